@@ -1,0 +1,1 @@
+"""Handlers, a flat route table a noun."""

@@ -1,0 +1,1 @@
+"""Wire structs to engine models and back, pure."""

@@ -1,0 +1,1 @@
+"""Containers: their state, life, streams and observation."""

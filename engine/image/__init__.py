@@ -1,0 +1,1 @@
+"""Images: names, pull, archives, inspection, removal."""

@@ -1,0 +1,1 @@
+"""Kernel verbs: ints, paths and descriptors in, OSError out, no policy."""

@@ -1,0 +1,1 @@
+"""Networks, endpoints, addresses and published ports."""

@@ -1,0 +1,62 @@
+"""The one bridge from the event loop to code that blocks.
+
+Pools are small and named by what their work waits for. A caller gathers all that a phase needs
+first and crosses once; nothing inside the crossing awaits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Disk work waits for the device, unpacking keeps a core busy each (the codecs release the GIL), and
+# kernel work (netlink, cgroups, mounts) is short but may not queue behind either.
+_SIZES = {"disk": 8, "unpack": 4, "kernel": 8}
+_pools: dict[str, ThreadPoolExecutor] = {}
+
+
+def _pool(name: str) -> ThreadPoolExecutor:
+    if name not in _pools:
+        _pools[name] = ThreadPoolExecutor(_SIZES[name], thread_name_prefix=name)
+    return _pools[name]
+
+
+async def _run(pool: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `fn` in the pool; its exception is raised here.
+
+    A cancelled caller stops waiting at once, but the call itself runs to its end: what it changed
+    must be whole or undone by itself.
+    """
+    call = functools.partial(contextvars.copy_context().run, fn, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_pool(pool), call)
+
+
+async def disk(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `fn`, which reads or writes files."""
+    return await _run("disk", fn, *args, **kwargs)
+
+
+async def unpack(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `fn`, which decompresses, hashes, packs or unpacks: long and busy."""
+    return await _run("unpack", fn, *args, **kwargs)
+
+
+async def kernel(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `fn`, which asks the kernel for something short."""
+    return await _run("kernel", fn, *args, **kwargs)
+
+
+def close() -> None:
+    """Wait for all work under way and end the pools."""
+    for pool in _pools.values():
+        pool.shutdown(wait=True)
+    _pools.clear()

@@ -1,0 +1,1 @@
+"""An OCI runtime: launcher, monitor and init."""
