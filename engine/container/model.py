@@ -1,0 +1,501 @@
+"""What a container is: what was asked for, what was made of it, how it stands.
+
+`Config` travels with an image, `HostConfig` belongs to the host, `EndpointConfig` to one network.
+All are frozen: a change is a new value, written to the database before it is believed.
+Durations end in `_s` or `_ns`, sizes in `_bytes`; absolute times are nanoseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from engine.ids import ContainerId
+
+VERSION = 1
+"""Version of the stored document; raised with a migration."""
+
+
+class Frozen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of the values below; defaults are not stored."""
+
+
+# What was asked for
+
+
+class Healthcheck(Frozen):
+    """`test` is empty to inherit, ("NONE",) to disable, else ("CMD", …) or ("CMD-SHELL", line)."""
+
+    test: tuple[str, ...] = ()
+    interval_ns: int = 0
+    timeout_ns: int = 0
+    start_period_ns: int = 0
+    start_interval_ns: int = 0
+    retries: int = 0
+
+
+class Config(Frozen):
+    """The portable half. `cmd`, `entrypoint` and the like are None where nothing was said."""
+
+    image: str = ""
+    hostname: str = ""
+    domainname: str = ""
+    user: str = ""
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    exposed_ports: tuple[str, ...] = ()  # "80/tcp"
+    tty: bool = False
+    open_stdin: bool = False
+    stdin_once: bool = False
+    env: tuple[str, ...] = ()  # "NAME=value"; "NAME" alone removes it
+    cmd: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    args_escaped: bool = False
+    healthcheck: Healthcheck | None = None
+    volumes: tuple[str, ...] = ()  # destinations of anonymous volumes
+    working_dir: str = ""
+    network_disabled: bool = False
+    mac_address: str = ""
+    on_build: tuple[str, ...] | None = None
+    labels: dict[str, str] = {}
+    stop_signal: str | None = None
+    stop_timeout_s: int | None = None
+    shell: tuple[str, ...] | None = None
+
+
+class PortBinding(Frozen):
+    """One publication of a container port; `host_port` may be "", a number or a range "a-b"."""
+
+    host_ip: str = ""
+    host_port: str = ""
+
+
+class RestartPolicyName(StrEnum):
+    NO = "no"
+    ALWAYS = "always"
+    UNLESS_STOPPED = "unless-stopped"
+    ON_FAILURE = "on-failure"
+
+
+class RestartPolicy(Frozen):
+    name: RestartPolicyName = RestartPolicyName.NO
+    maximum_retry_count: int = 0
+
+
+class LogConfig(Frozen):
+    """`type` is "" for the daemon's default."""
+
+    type: str = ""
+    config: dict[str, str] = {}
+
+
+class WeightDevice(Frozen):
+    path: str
+    weight: int
+
+
+class ThrottleDevice(Frozen):
+    path: str
+    rate: int
+
+
+class DeviceMapping(Frozen):
+    path_on_host: str
+    path_in_container: str = ""
+    cgroup_permissions: str = ""
+
+
+class DeviceRequest(Frozen):
+    driver: str = ""
+    count: int = 0
+    device_ids: tuple[str, ...] | None = None
+    capabilities: tuple[tuple[str, ...], ...] | None = None
+    options: dict[str, str] = {}
+
+
+class Ulimit(Frozen):
+    name: str
+    soft: int
+    hard: int
+
+
+class BindOptions(Frozen):
+    propagation: str = ""
+    non_recursive: bool = False
+    create_mountpoint: bool = False
+    read_only_non_recursive: bool = False
+    read_only_force_recursive: bool = False
+
+
+class VolumeOptions(Frozen):
+    no_copy: bool = False
+    labels: dict[str, str] = {}
+    driver_name: str = ""
+    driver_options: dict[str, str] = {}
+    has_driver_config: bool = False
+    subpath: str = ""
+
+
+class TmpfsOptions(Frozen):
+    size_bytes: int = 0
+    mode: int = 0
+    options: tuple[tuple[str, ...], ...] = ()
+
+
+class MountType(StrEnum):
+    BIND = "bind"
+    VOLUME = "volume"
+    TMPFS = "tmpfs"
+    IMAGE = "image"
+    NPIPE = "npipe"
+    CLUSTER = "cluster"
+
+
+class MountRequest(Frozen):
+    """An entry of `--mount`. `type` stays a str: an unknown one is refused with its name."""
+
+    type: str
+    source: str = ""
+    target: str = ""
+    read_only: bool = False
+    consistency: str = ""
+    bind_options: BindOptions | None = None
+    volume_options: VolumeOptions | None = None
+    tmpfs_options: TmpfsOptions | None = None
+    image_subpath: str | None = None
+
+
+class Resources(Frozen):
+    """Limits. 0 and "" mean no limit was asked for; None where 0 would mean something."""
+
+    cpu_shares: int = 0
+    memory_bytes: int = 0
+    nano_cpus: int = 0
+    cgroup_parent: str = ""
+    blkio_weight: int = 0
+    blkio_weight_device: tuple[WeightDevice, ...] | None = None
+    blkio_device_read_bps: tuple[ThrottleDevice, ...] | None = None
+    blkio_device_write_bps: tuple[ThrottleDevice, ...] | None = None
+    blkio_device_read_iops: tuple[ThrottleDevice, ...] | None = None
+    blkio_device_write_iops: tuple[ThrottleDevice, ...] | None = None
+    cpu_period_us: int = 0
+    cpu_quota_us: int = 0
+    cpu_realtime_period_us: int = 0
+    cpu_realtime_runtime_us: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    devices: tuple[DeviceMapping, ...] | None = None
+    device_cgroup_rules: tuple[str, ...] | None = None
+    device_requests: tuple[DeviceRequest, ...] | None = None
+    memory_reservation_bytes: int = 0
+    memory_swap_bytes: int = 0  # memory and swap together; -1 unlimited
+    memory_swappiness: int | None = None
+    oom_kill_disable: bool | None = None
+    pids_limit: int | None = None  # -1 unlimited
+    ulimits: tuple[Ulimit, ...] | None = None
+    cpu_count: int = 0
+    cpu_percent: int = 0
+    io_maximum_iops: int = 0
+    io_maximum_bandwidth: int = 0
+
+
+class HostConfig(Frozen):
+    """The half that belongs to this host. Tuples are None where the client said nothing."""
+
+    resources: Resources = Resources()
+    binds: tuple[str, ...] | None = None  # "source:target[:options]", as typed
+    container_id_file: str = ""
+    log_config: LogConfig = LogConfig()
+    network_mode: str = ""  # "" and "default" mean the default network
+    port_bindings: dict[str, tuple[PortBinding, ...]] = {}  # "80/tcp" → …
+    restart_policy: RestartPolicy = RestartPolicy()
+    auto_remove: bool = False
+    volume_driver: str = ""
+    volumes_from: tuple[str, ...] | None = None
+    console_size: tuple[int, int] = (0, 0)  # height, width
+    annotations: dict[str, str] = {}
+    cap_add: tuple[str, ...] | None = None
+    cap_drop: tuple[str, ...] | None = None
+    cgroupns_mode: str = ""
+    dns: tuple[str, ...] | None = None
+    dns_options: tuple[str, ...] | None = None
+    dns_search: tuple[str, ...] | None = None
+    extra_hosts: tuple[str, ...] | None = None  # "name:address"
+    group_add: tuple[str, ...] | None = None
+    ipc_mode: str = ""
+    cgroup: str = ""
+    links: tuple[str, ...] | None = None
+    oom_score_adj: int = 0
+    pid_mode: str = ""
+    privileged: bool = False
+    publish_all_ports: bool = False
+    readonly_rootfs: bool = False
+    security_opt: tuple[str, ...] | None = None
+    storage_opt: dict[str, str] = {}
+    tmpfs: dict[str, str] = {}  # target → options
+    uts_mode: str = ""
+    userns_mode: str = ""
+    shm_size_bytes: int = 0  # 0: the daemon's default
+    sysctls: dict[str, str] = {}
+    runtime: str = ""
+    isolation: str = ""
+    mounts: tuple[MountRequest, ...] | None = None
+    masked_paths: tuple[str, ...] | None = None  # None: the defaults; (): none
+    readonly_paths: tuple[str, ...] | None = None
+    has_init: bool | None = None  # None: the daemon's default
+
+
+class EndpointIPAM(Frozen):
+    ipv4_address: str = ""
+    ipv6_address: str = ""
+    link_local_ips: tuple[str, ...] | None = None
+
+
+class EndpointConfig(Frozen):
+    """How a container wishes to stand on one network."""
+
+    ipam: EndpointIPAM | None = None
+    links: tuple[str, ...] | None = None
+    aliases: tuple[str, ...] | None = None
+    mac_address: str = ""
+    driver_opts: dict[str, str] = {}
+    gw_priority: int = 0
+
+
+class CreateRequest(Frozen):
+    """Everything `create` takes. `name` has no slash; "" asks for a generated one."""
+
+    name: str = ""
+    platform: str = ""
+    config: Config
+    host_config: HostConfig = HostConfig()
+    endpoints: dict[str, EndpointConfig] = {}  # by what the client called the network
+
+
+# How it stands
+
+
+class Status(StrEnum):
+    """One value inside; the API's overlapping booleans are made of it in compat."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    RESTARTING = "restarting"  # waits to be started again by its policy
+    EXITED = "exited"
+    REMOVING = "removing"
+    DEAD = "dead"  # removal failed half way; only removal is possible
+
+
+class HealthStatus(StrEnum):
+    NONE = "none"
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+class HealthResult(Frozen):
+    start_ns: int
+    end_ns: int
+    exit_code: int
+    output: str
+
+
+class Health(Frozen):
+    status: HealthStatus = HealthStatus.STARTING
+    failing_streak: int = 0
+    log: tuple[HealthResult, ...] = ()
+
+
+class State(Frozen):
+    """`pid` is 0 unless a process exists; `error` is the sentence of a failed start."""
+
+    status: Status = Status.CREATED
+    pid: int = 0
+    exit_code: int = 0
+    error: str = ""
+    oom_killed: bool = False
+    started_ns: int = 0  # 0: never
+    finished_ns: int = 0
+    restart_count: int = 0
+    is_manually_stopped: bool = False
+    health: Health | None = None
+
+
+class MountPoint(Frozen):
+    """A mount of the container other than its root, resolved: where from, where to, how."""
+
+    type: MountType
+    source: str  # a path on the host ("" for tmpfs)
+    destination: str
+    name: str = ""  # of the volume
+    driver: str = ""
+    mode: str = ""  # as typed after the second colon
+    is_writable: bool = True
+    propagation: str = ""
+    no_copy: bool = False
+    is_anonymous: bool = False  # a volume that goes with the container
+    subpath: str = ""
+    spec: MountRequest | None = None
+    created_source: bool = False
+
+
+class Endpoint(Frozen):
+    """A container's place on a network, as it stands or (when not running) was asked for."""
+
+    network_name: str
+    network_id: str = ""
+    config: EndpointConfig = EndpointConfig()
+    endpoint_id: str = ""
+    gateway: str = ""
+    ipv4_address: str = ""
+    ipv4_prefix: int = 0
+    ipv6_gateway: str = ""
+    ipv6_address: str = ""
+    ipv6_prefix: int = 0
+    mac_address: str = ""
+    dns_names: tuple[str, ...] | None = None
+
+
+class PublishedPort(Frozen):
+    """A port that is open on the host: `container_port` and `protocol` as in "80", "tcp"."""
+
+    container_port: int
+    protocol: str
+    host_ip: str
+    host_port: int
+
+
+class Container(Frozen):
+    """The stored document of one container: the row is this, and nothing else is believed."""
+
+    version: int = VERSION
+    id: ContainerId
+    name: str
+    created_ns: int
+    config: Config  # the image's config merged in
+    host_config: HostConfig  # defaults filled in
+    image_id: str  # "sha256:…"
+    platform_os: str = "linux"
+    path: str = ""  # what runs: entrypoint and cmd joined, then split
+    args: tuple[str, ...] = ()
+    state: State = State()
+    mount_points: tuple[MountPoint, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+    ports: tuple[PublishedPort, ...] = ()
+    sandbox_id: str = ""
+    sandbox_key: str = ""
+    snapshot_key: str = ""
+    log_path: str = ""
+    resolv_conf_path: str = ""
+    hosts_path: str = ""
+    hostname_path: str = ""
+    cgroup_path: str = ""
+    apparmor_profile: str = ""
+
+
+class ExecConfig(Frozen):
+    user: str = ""
+    is_privileged: bool = False
+    tty: bool = False
+    console_size: tuple[int, int] | None = None
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    detach_keys: str = ""
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    cmd: tuple[str, ...] = ()
+
+
+class Exec(Frozen):
+    """One exec'd process; `exit_code` is None until it ended."""
+
+    id: str
+    container_id: ContainerId
+    config: ExecConfig
+    pid: int = 0
+    is_running: bool = False
+    exit_code: int | None = None
+    can_remove: bool = False
+
+
+# Answers of the public verbs
+
+
+class Created(Frozen):
+    id: ContainerId
+    warnings: tuple[str, ...] = ()
+
+
+class Sizes(Frozen):
+    """`rw_bytes`: the container's own layer; `rootfs_bytes`: that and its image's together."""
+
+    rw_bytes: int
+    rootfs_bytes: int
+
+
+class ContainerView(Frozen):
+    """All that inspect shows; `directories` are the overlay's, empty when there is none."""
+
+    container: Container
+    exec_ids: tuple[str, ...] = ()
+    directories: dict[str, str] = {}  # LowerDir, UpperDir, WorkDir, MergedDir
+    sizes: Sizes | None = None
+    image_name: str = ""  # what a list shows: the reference typed, or the id if it moved on
+
+
+class ListQuery(Frozen):
+    """`filters` maps a filter's name to its values; `limit` 0 means all."""
+
+    all: bool = False
+    limit: int = 0
+    with_size: bool = False
+    filters: dict[str, tuple[str, ...]] = {}
+
+
+class WaitCondition(StrEnum):
+    NOT_RUNNING = "not-running"
+    NEXT_EXIT = "next-exit"
+    REMOVED = "removed"
+
+
+class WaitResult(Frozen):
+    exit_code: int
+    error: str = ""
+
+
+class LogsQuery(Frozen):
+    """`tail` is a number of lines, None for all; times in nanoseconds, None for no bound."""
+
+    stdout: bool = False
+    stderr: bool = False
+    follow: bool = False
+    timestamps: bool = False
+    details: bool = False
+    since_ns: int | None = None
+    until_ns: int | None = None
+    tail: int | None = None
+
+
+class AttachOptions(Frozen):
+    stdin: bool = False
+    stdout: bool = False
+    stderr: bool = False
+    stream: bool = False
+    logs: bool = False
+    detach_keys: str = ""  # "" for the default, ctrl-p,ctrl-q
+
+
+class Processes(Frozen):
+    """Answer of top: column titles and one row a process, as ps prints them."""
+
+    titles: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class Pruned(Frozen):
+    ids: tuple[str, ...]
+    reclaimed_bytes: int
