@@ -1,0 +1,51 @@
+"""Signals as users write them: a number, or a name with or without SIG."""
+
+from __future__ import annotations
+
+import signal
+
+from engine.errors import InvalidParameter
+
+SIGTERM = int(signal.SIGTERM)
+SIGKILL = int(signal.SIGKILL)
+_RTMIN = 34  # what a process may use; glibc keeps 32 and 33
+_RTMAX = 64
+
+_NAMES: dict[str, int] = {
+    **{s.name.removeprefix("SIG"): int(s) for s in signal.Signals},
+    "CLD": int(signal.SIGCHLD),
+    "POLL": int(signal.SIGIO),
+    "IOT": int(signal.SIGABRT),
+    "STKFLT": 16,
+    "UNUSED": 31,
+    "RTMIN": _RTMIN,
+    "RTMAX": _RTMAX,
+    **{f"RTMIN+{n}": _RTMIN + n for n in range(1, 16)},
+    **{f"RTMAX-{n}": _RTMAX - n for n in range(1, 15)},
+}
+
+
+class InvalidSignal(InvalidParameter):
+    def __init__(self, text: str) -> None:
+        super().__init__(f"invalid signal: {text}")
+
+
+def parse(text: str) -> int:
+    """The signal's number; raises InvalidSignal. Zero is no signal."""
+    if text.lstrip("+-").isdecimal():
+        number = int(text)
+        if not 0 < number <= _RTMAX:
+            raise InvalidSignal(text)
+        return number
+    try:
+        return _NAMES[text.upper().removeprefix("SIG")]
+    except KeyError:
+        raise InvalidSignal(text) from None
+
+
+def stop_signal(text: str | None) -> int:
+    """The signal that asks a container to stop; what does not parse is SIGTERM, as in dockerd."""
+    try:
+        return parse(text) if text else SIGTERM
+    except InvalidSignal:
+        return SIGTERM
