@@ -29,6 +29,16 @@ F_SEAL_SHRINK: Final = 0x2
 F_SEAL_WRITE: Final = 0x8
 O_PATH: Final = os.O_PATH
 
+# <linux/bpf.h>
+BPF_CGROUP_DEVICE: Final = 6
+BPF_F_ALLOW_MULTI: Final = 2
+BPF_PROG_ATTACH: Final = 8
+BPF_PROG_DETACH: Final = 9
+BPF_PROG_GET_FD_BY_ID: Final = 13
+BPF_PROG_LOAD: Final = 5
+BPF_PROG_QUERY: Final = 16
+BPF_PROG_TYPE_CGROUP_DEVICE: Final = 15
+
 # <linux/openat2.h>
 RESOLVE_BENEATH: Final = 0x08
 RESOLVE_CACHED: Final = 0x20
@@ -143,6 +153,7 @@ MFD_CLOEXEC: Final = 0x1
 MFD_EXEC: Final = 0x10
 
 # <asm/unistd.h>. From 424 on the numbers are the same on every architecture.
+NR_pidfd_send_signal: Final = 424
 NR_open_tree: Final = 428
 NR_move_mount: Final = 429
 NR_fsopen: Final = 430
@@ -153,14 +164,15 @@ NR_close_range: Final = 436
 NR_openat2: Final = 437
 NR_mount_setattr: Final = 442
 _NR_OF_MACHINE: Final = {
-    "x86_64": {"keyctl": 250, "seccomp": 317},
-    "aarch64": {"keyctl": 219, "seccomp": 277},
-    "riscv64": {"keyctl": 219, "seccomp": 277},
-    "armv7l": {"keyctl": 311, "seccomp": 383},
-    "ppc64le": {"keyctl": 271, "seccomp": 358},
-    "s390x": {"keyctl": 280, "seccomp": 348},
+    "x86_64": {"bpf": 321, "keyctl": 250, "seccomp": 317},
+    "aarch64": {"bpf": 280, "keyctl": 219, "seccomp": 277},
+    "riscv64": {"bpf": 280, "keyctl": 219, "seccomp": 277},
+    "armv7l": {"bpf": 386, "keyctl": 311, "seccomp": 383},
+    "ppc64le": {"bpf": 361, "keyctl": 271, "seccomp": 358},
+    "s390x": {"bpf": 351, "keyctl": 280, "seccomp": 348},
 }
 _MACHINE_NR: Final = _NR_OF_MACHINE.get(os.uname().machine, {})
+NR_bpf: Final = _MACHINE_NR.get("bpf", -1)
 NR_keyctl: Final = _MACHINE_NR.get("keyctl", -1)
 NR_seccomp: Final = _MACHINE_NR.get("seccomp", -1)
 
@@ -191,6 +203,56 @@ class __user_cap_data_struct(ctypes.Structure):
         ("effective", ctypes.c_uint32),
         ("permitted", ctypes.c_uint32),
         ("inheritable", ctypes.c_uint32),
+    ]
+
+
+class bpf_attr_prog_load(ctypes.Structure):
+    """The arm of `union bpf_attr` for BPF_PROG_LOAD, up to `expected_attach_type` (Linux 4.17)."""
+
+    _fields_ = [
+        ("prog_type", ctypes.c_uint32),
+        ("insn_cnt", ctypes.c_uint32),
+        ("insns", ctypes.c_uint64),
+        ("license", ctypes.c_uint64),
+        ("log_level", ctypes.c_uint32),
+        ("log_size", ctypes.c_uint32),
+        ("log_buf", ctypes.c_uint64),
+        ("kern_version", ctypes.c_uint32),
+        ("prog_flags", ctypes.c_uint32),
+        ("prog_name", ctypes.c_char * 16),
+        ("prog_ifindex", ctypes.c_uint32),
+        ("expected_attach_type", ctypes.c_uint32),
+    ]
+
+
+class bpf_attr_prog_attach(ctypes.Structure):
+    """The arm for BPF_PROG_ATTACH and BPF_PROG_DETACH."""
+
+    _fields_ = [
+        ("target_fd", ctypes.c_uint32),
+        ("attach_bpf_fd", ctypes.c_uint32),
+        ("attach_type", ctypes.c_uint32),
+        ("attach_flags", ctypes.c_uint32),
+    ]
+
+
+class bpf_attr_query(ctypes.Structure):
+    _fields_ = [
+        ("target_fd", ctypes.c_uint32),
+        ("attach_type", ctypes.c_uint32),
+        ("query_flags", ctypes.c_uint32),
+        ("attach_flags", ctypes.c_uint32),
+        ("prog_ids", ctypes.c_uint64),
+        ("prog_cnt", ctypes.c_uint32),
+        ("_pad", ctypes.c_uint32),
+    ]
+
+
+class bpf_attr_id(ctypes.Structure):
+    _fields_ = [
+        ("id", ctypes.c_uint32),
+        ("next_id", ctypes.c_uint32),
+        ("open_flags", ctypes.c_uint32),
     ]
 
 
@@ -420,3 +482,50 @@ def signalfd(fd: int, signals: set[int], flags: int = SFD_CLOEXEC | SFD_NONBLOCK
     if result < 0:
         raise oserror()
     return result
+
+
+def pidfd_send_signal(pidfd: int, signo: int) -> None:
+    """The module `signal` has it too, but brings `enum` along."""
+    _syscall(NR_pidfd_send_signal, pidfd, signo, 0, 0)
+
+
+def _bpf(command: int, attr: ctypes.Structure) -> int:
+    return _syscall(NR_bpf, command, ctypes.byref(attr), ctypes.sizeof(attr))
+
+
+def bpf_prog_load(prog_type: int, instructions: bytes, *, license: str) -> int:
+    """A new close-on-exec descriptor. `instructions` is an array of `struct bpf_insn`."""
+    insns = ctypes.create_string_buffer(instructions, len(instructions))
+    name = ctypes.create_string_buffer(license.encode())
+    attr = bpf_attr_prog_load(
+        prog_type=prog_type,
+        insn_cnt=len(instructions) // 8,
+        insns=ctypes.addressof(insns),
+        license=ctypes.addressof(name),
+    )
+    return _bpf(BPF_PROG_LOAD, attr)
+
+
+def bpf_prog_attach(target_fd: int, prog_fd: int, attach_type: int, flags: int) -> None:
+    _bpf(BPF_PROG_ATTACH, bpf_attr_prog_attach(target_fd, prog_fd, attach_type, flags))
+
+
+def bpf_prog_detach(target_fd: int, prog_fd: int, attach_type: int) -> None:
+    _bpf(BPF_PROG_DETACH, bpf_attr_prog_attach(target_fd, prog_fd, attach_type, 0))
+
+
+def bpf_prog_query(target_fd: int, attach_type: int) -> list[int]:
+    """The ids of the programs attached to exactly this group (at most 64, the kernel's bound)."""
+    ids = (ctypes.c_uint32 * 64)()
+    attr = bpf_attr_query(
+        target_fd=target_fd,
+        attach_type=attach_type,
+        prog_ids=ctypes.addressof(ids),
+        prog_cnt=len(ids),
+    )
+    _bpf(BPF_PROG_QUERY, attr)
+    return list(ids[: attr.prog_cnt])
+
+
+def bpf_prog_get_fd_by_id(prog_id: int) -> int:
+    return _bpf(BPF_PROG_GET_FD_BY_ID, bpf_attr_id(prog_id, 0, 0))
