@@ -1,0 +1,230 @@
+"""The default network, and ports that answer."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import http.client
+import json
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.conftest import eventually
+
+if TYPE_CHECKING:
+    from tests.support.engine import Engine
+
+pytestmark = pytest.mark.stock
+CLONE_NEWNET = 0x40000000
+SERVER = ("sh", "-c", "mkdir /www; echo served > /www/index.html; exec httpd -f -p 80 -h /www")
+
+
+def fetch(address: str, port: int, path: str = "/") -> str:
+    connection = http.client.HTTPConnection(address, port, timeout=5)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
+
+
+def answers(address: str, port: int) -> str:
+    def probe() -> str:
+        try:
+            return fetch(address, port)
+        except OSError as error:
+            return str(error)
+
+    return eventually(probe, lambda text: text == "served\n")
+
+
+def published(engine: Engine, ref: str, port: str = "80/tcp") -> int:
+    return int(engine.inspect(ref)["NetworkSettings"]["Ports"][port][0]["HostPort"])
+
+
+def own_address() -> str:
+    """An address of this machine other than loopback, or "" where there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return ""
+        return str(probe.getsockname()[0])
+
+
+def test_published_port_answers_everywhere(engine: Engine, name: str) -> None:
+    engine.docker("run", "-d", "--name", name, "-p", "80", "busybox", *SERVER)
+    port = published(engine, name)
+    assert answers("127.0.0.1", port) == "served\n"
+    assert answers("::1", port) == "served\n"
+    gateway = engine.inspect(name)["NetworkSettings"]["Gateway"]
+    assert answers(gateway, port) == "served\n"
+    assert engine.out("port", name, "80").splitlines() == [f"0.0.0.0:{port}", f"[::]:{port}"]
+    out = engine.out("run", "--rm", "busybox", "wget", "-qO-", f"http://{gateway}:{port}/")
+    assert out == "served"
+    inner = engine.out("exec", name, "wget", "-qO-", f"http://{gateway}:{port}/")
+    assert inner == "served"
+
+
+def test_port_on_loopback_only(engine: Engine, name: str) -> None:
+    engine.docker("run", "-d", "--name", name, "-p", "127.0.0.1::80", "busybox", *SERVER)
+    port = published(engine, name)
+    assert answers("127.0.0.1", port) == "served\n"
+    assert engine.out("port", name) == f"80/tcp -> 127.0.0.1:{port}"
+    gateway = engine.inspect(name)["NetworkSettings"]["Gateway"]
+    with pytest.raises(OSError):
+        fetch(gateway, port)
+
+
+def test_containers_reach_each_other_by_address(engine: Engine, name: str) -> None:
+    engine.docker("run", "-d", "--name", name, "busybox", *SERVER)
+    address = engine.inspect(name)["NetworkSettings"]["IPAddress"]
+    out = engine.out("run", "--rm", "busybox", "sh", "-c",
+                     f"for i in 1 2 3 4 5; do wget -qO- http://{address}/ && exit; sleep 0.2; done")  # fmt: skip
+    assert out == "served"
+
+
+def socket_inside(pid: int, kind: socket.SocketKind) -> socket.socket:
+    """A socket in the network namespace of `pid`, opened by a thread that ends at once."""
+    opened: list[socket.socket] = []
+
+    def enter() -> None:
+        with open(f"/proc/{pid}/ns/net") as namespace:
+            if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET) == 0:
+                opened.append(socket.socket(socket.AF_INET, kind))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    return opened[0]
+
+
+def test_udp(engine: Engine, name: str) -> None:
+    engine.docker("run", "-d", "--name", name, "-p", "127.0.0.1::9000/udp", "busybox", "sleep", "60")
+    port = published(engine, name, "9000/udp")
+    pid = engine.inspect(name)["State"]["Pid"]
+    with (
+        socket_inside(pid, socket.SOCK_DGRAM) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        server.bind(("0.0.0.0", 9000))
+        server.settimeout(5)
+        client.settimeout(5)
+        client.connect(("127.0.0.1", port))
+        for word in (b"one", b"two"):
+            client.send(word)
+            received, sender = server.recvfrom(100)
+            assert received == word
+            server.sendto(b"re:" + word, sender)
+            assert client.recv(100) == b"re:" + word
+
+
+def test_publish_all(engine: Engine, name: str) -> None:
+    engine.docker("run", "-d", "--name", name, "--expose", "80", "-P", "busybox", *SERVER)
+    assert answers("127.0.0.1", published(engine, name)) == "served\n"
+
+
+def test_a_range_of_ports(engine: Engine, name: str) -> None:
+    engine.docker("run", "-d", "--name", name, "-p", "127.0.0.1:45100-45104:80-84", "busybox", *SERVER)
+    assert answers("127.0.0.1", 45100) == "served\n"
+    assert len(engine.out("port", name).splitlines()) == 5
+
+
+def test_a_taken_port(engine: Engine, name: str) -> None:
+    engine.docker("run", "-d", "--name", f"{name}-a", "-p", "127.0.0.1:45110:80", "busybox", *SERVER)
+    done = engine.docker("run", "-d", "--name", f"{name}-b", "-p", "127.0.0.1:45110:80", "busybox", *SERVER,
+                         check=False)  # fmt: skip
+    assert done.returncode == 125
+    text = done.stderr.decode()
+    assert "Bind for 127.0.0.1:45110 failed: port is already allocated" in text
+    assert f"driver failed programming external connectivity on endpoint {name}-b" in text
+    assert engine.inspect(f"{name}-b")["State"]["Status"] == "created"
+    engine.docker("rm", "-f", f"{name}-a")
+    engine.docker("start", f"{name}-b")
+    assert answers("127.0.0.1", 45110) == "served\n"
+
+
+def test_a_port_taken_by_the_host(engine: Engine, name: str) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        done = engine.docker("run", "-d", "--name", name, "-p", f"127.0.0.1:{port}:80", "busybox", *SERVER,
+                             check=False)  # fmt: skip
+    assert done.returncode == 125
+    assert b"address already in use" in done.stderr
+
+
+def test_port_is_free_after_stop(engine: Engine, name: str) -> None:
+    engine.docker("run", "-d", "--name", name, "-p", "127.0.0.1:45120:80", "busybox", *SERVER)
+    assert answers("127.0.0.1", 45120) == "served\n"
+    engine.docker("kill", name)
+    engine.docker("wait", name)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", 45120))
+    assert engine.inspect(name)["NetworkSettings"]["Ports"] == {}
+
+
+def test_network_settings(engine: Engine, name: str) -> None:
+    engine.docker("run", "-d", "--name", name, "busybox", "sleep", "60")
+    settings = engine.inspect(name)["NetworkSettings"]
+    bridge = settings["Networks"]["bridge"]
+    assert settings["IPAddress"] == bridge["IPAddress"]
+    out = engine.out("exec", name, "ip", "-o", "-4", "addr", "show", "eth0")
+    assert f"{bridge['IPAddress']}/{bridge['IPPrefixLen']}" in out
+    route = engine.out("exec", name, "ip", "route")
+    assert f"default via {bridge['Gateway']} dev eth0" in route
+    assert bridge["MacAddress"] in engine.out("exec", name, "ip", "link", "show", "eth0")
+    network = json.loads(engine.out("network", "inspect", "bridge"))[0]
+    assert network["Id"] == bridge["NetworkID"]
+    assert engine.inspect(name)["Id"] in network["Containers"]
+
+
+def test_hosts_file(engine: Engine) -> None:
+    out = engine.out("run", "--rm", "-h", "web", "--add-host", "db:10.1.2.3", "busybox", "cat", "/etc/hosts")
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert lines[0] == ["127.0.0.1", "localhost"]
+    assert ["10.1.2.3", "db"] in lines
+    assert lines[-1][1] == "web"
+
+
+def test_host_gateway(engine: Engine, name: str) -> None:
+    out = engine.out("run", "--rm", "--add-host", "up:host-gateway", "busybox", "cat", "/etc/hosts")
+    gateway = json.loads(engine.out("network", "inspect", "bridge"))[0]["IPAM"]["Config"][0].get("Gateway")
+    assert f"{gateway}\tup" in out
+
+
+def test_dns_flags(engine: Engine) -> None:
+    out = engine.out("run", "--rm", "--dns", "9.9.9.9", "--dns-search", "example.test", "--dns-option", "ndots:2",
+                     "busybox", "cat", "/etc/resolv.conf")  # fmt: skip
+    lines = [line for line in out.splitlines() if line and not line.startswith("#")]
+    assert lines == ["nameserver 9.9.9.9", "search example.test", "options ndots:2"]
+
+
+def test_network_none(engine: Engine) -> None:
+    out = engine.out("run", "--rm", "--network", "none", "busybox", "ls", "/sys/class/net")
+    assert "eth0" not in out
+    assert "lo" in out
+
+
+def test_unknown_network(engine: Engine, name: str) -> None:
+    done = engine.docker("run", "-d", "--name", name, "--network", "nosuchnet", "busybox", "true", check=False)
+    assert done.returncode == 125
+    assert b"network nosuchnet not found" in done.stderr
+
+
+def test_mac_address(engine: Engine) -> None:
+    out = engine.out("run", "--rm", "--mac-address", "02:42:aa:bb:cc:dd", "busybox", "cat", "/sys/class/net/eth0/address")
+    assert out == "02:42:aa:bb:cc:dd"
+
+
+def test_a_network_of_ones_own(engine: Engine, name: str) -> None:
+    engine.docker("network", "create", "--subnet", "10.222.7.0/24", name)
+    engine.docker("run", "-d", "--name", name, "--network", name, "--ip", "10.222.7.9", "busybox", *SERVER)
+    assert engine.inspect(name)["NetworkSettings"]["Networks"][name]["IPAddress"] == "10.222.7.9"
+    done = engine.docker("network", "rm", name, check=False)
+    assert b"has active endpoints" in done.stderr
+    engine.docker("rm", "-f", name)
+    assert engine.out("network", "rm", name) == name
