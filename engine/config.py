@@ -27,6 +27,9 @@ class AddressPool:
     base: str
     size: int
 
+    def __str__(self) -> str:
+        return f"{self.base} {self.size}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
@@ -46,6 +49,9 @@ class Ulimit:
     name: str
     soft: int
     hard: int
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.soft}:{self.hard}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
