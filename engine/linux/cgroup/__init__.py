@@ -16,7 +16,11 @@ from engine.linux.cgroup import devices as _devices
 from engine.linux.cgroup import resources as _resources
 from engine.linux.cgroup import setup, v1, v2
 from engine.linux.cgroup.file import LimitError
+from engine.linux.cgroup.oom import OomWatch
+from engine.linux.cgroup.parent import open_parent
 from engine.linux.cgroup.resources import Setting
+from engine.linux.cgroup.stats import stats
+from engine.linux.cgroup.support import available_cpus, available_mems, supported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,9 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LimitError",
+    "OomWatch",
     "Setting",
     "apply",
     "attach",
+    "available_cpus",
+    "available_mems",
     "controllers",
     "create",
     "devices",
@@ -36,10 +43,14 @@ __all__ = [
     "is_frozen",
     "kill",
     "oom_count",
+    "oom_watch",
     "open_directory",
+    "open_parent",
     "plan",
     "processes",
     "remove",
+    "stats",
+    "supported",
     "thaw",
     "version",
 ]
@@ -152,3 +163,8 @@ def remove(path: str, timeout_s: float = 2.0) -> None:
 def oom_count(path: str) -> int:
     """How many processes the kernel killed here for want of memory, so far."""
     return v1.oom_count(path) if version() == 1 else v2.oom_count(path)
+
+
+def oom_watch(path: str) -> OomWatch:
+    """A descriptor that becomes ready when that happens; the caller's to close."""
+    return OomWatch(path)

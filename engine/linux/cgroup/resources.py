@@ -60,13 +60,13 @@ def plan(resources: Json, version: int) -> list[Setting]:
 
 
 def _plan_v1(resources: Json) -> Iterator[Setting]:
-    yield from _cpu_v1(resources.get("cpu") or {})
-    yield from _cpuset(resources.get("cpu") or {})
-    yield from _memory_v1(resources.get("memory") or {})
+    yield from _cpu_v1(_section(resources, "cpu"))
+    yield from _cpuset(_section(resources, "cpu"))
+    yield from _memory_v1(_section(resources, "memory"))
     yield from _pids(resources)
-    yield from _blkio_v1(resources.get("blockIO") or {})
+    yield from _blkio_v1(_section(resources, "blockIO"))
     yield from _hugetlb(resources, "limit_in_bytes")
-    yield from _network_v1(resources.get("network") or {})
+    yield from _network_v1(_section(resources, "network"))
 
 
 def _cpu_v1(cpu: Json) -> Iterator[Setting]:
@@ -107,13 +107,13 @@ def _blkio_v1(block: Json) -> Iterator[Setting]:
     if block.get("weight"):
         bfq = Setting("blkio", "blkio.bfq.weight", str(block["weight"]))
         yield Setting("blkio", "blkio.weight", str(block["weight"]), fallback=bfq)
-    for device in block.get("weightDevice") or []:
+    for device in _each(block, "weightDevice"):
         if device.get("weight"):
             value = f"{_number(device)} {device['weight']}"
             bfq = Setting("blkio", "blkio.bfq.weight_device", value)
             yield Setting("blkio", "blkio.weight_device", value, fallback=bfq)
     for key, word in _THROTTLES_V1:
-        for device in block.get(key) or []:
+        for device in _each(block, key):
             yield Setting(
                 "blkio", f"blkio.throttle.{word}_device", f"{_number(device)} {device['rate']}"
             )
@@ -129,7 +129,7 @@ _THROTTLES_V1 = (
 
 def _network_v1(network: Json) -> Iterator[Setting]:
     yield from _nonzero("net_cls", "net_cls.classid", network.get("classID"))
-    for priority in network.get("priorities") or []:
+    for priority in _each(network, "priorities"):
         value = f"{priority['name']} {priority['priority']}"
         yield Setting("net_prio", "net_prio.ifpriomap", value)
 
@@ -139,12 +139,12 @@ def _network_v1(network: Json) -> Iterator[Setting]:
 
 def _plan_v2(resources: Json) -> Iterator[Setting]:
     yield from _pids(resources)
-    yield from _memory_v2(resources.get("memory") or {})
-    yield from _io_v2(resources.get("blockIO") or {})
-    yield from _cpu_v2(resources.get("cpu") or {})
-    yield from _cpuset(resources.get("cpu") or {})
+    yield from _memory_v2(_section(resources, "memory"))
+    yield from _io_v2(_section(resources, "blockIO"))
+    yield from _cpu_v2(_section(resources, "cpu"))
+    yield from _cpuset(_section(resources, "cpu"))
     yield from _hugetlb(resources, "max")
-    for name, value in (resources.get("unified") or {}).items():
+    for name, value in _section(resources, "unified").items():
         yield from _unified(name, value)
 
 
@@ -238,12 +238,12 @@ def _io_v2(block: Json) -> Iterator[Setting]:
     if block.get("weight"):
         plain = Setting("io", "io.weight", str(weight_of_blkio(block["weight"])))
         yield Setting("io", "io.bfq.weight", str(block["weight"]), fallback=plain)
-    for device in block.get("weightDevice") or []:
+    for device in _each(block, "weightDevice"):
         if device.get("weight"):
             value = f"{_number(device)} {device['weight']}"
             yield Setting("io", "io.bfq.weight", value, is_optional=True)
     for key, word in _THROTTLES_V2:
-        for device in block.get(key) or []:
+        for device in _each(block, key):
             yield Setting("io", "io.max", f"{_number(device)} {word}={device['rate']}")
 
 
@@ -265,13 +265,13 @@ def _cpuset(cpu: Json) -> Iterator[Setting]:
 
 
 def _pids(resources: Json) -> Iterator[Setting]:
-    limit = (resources.get("pids") or {}).get("limit")
+    limit = _section(resources, "pids").get("limit")
     if limit is not None:
         yield Setting("pids", "pids.max", str(limit) if limit > 0 else "max")
 
 
 def _hugetlb(resources: Json, word: str) -> Iterator[Setting]:
-    for limit in resources.get("hugepageLimits") or []:
+    for limit in _each(resources, "hugepageLimits"):
         name, value = f"hugetlb.{limit['pageSize']}", str(limit["limit"])
         yield Setting("hugetlb", f"{name}.{word}", value)
         yield Setting("hugetlb", f"{name}.rsvd.{word}", value, is_optional=True)
@@ -280,6 +280,17 @@ def _hugetlb(resources: Json, word: str) -> Iterator[Setting]:
 def _nonzero(controller: str, file: str, value: int | None) -> Iterator[Setting]:
     if value:
         yield Setting(controller, file, str(value))
+
+
+def _section(resources: Json, key: str) -> Json:
+    """Absent, null and empty all say nothing."""
+    section: Json = resources.get(key) or {}
+    return section
+
+
+def _each(section: Json, key: str) -> list[Json]:
+    entries: list[Json] = section.get(key) or []
+    return entries
 
 
 def _number(device: Json) -> str:
