@@ -1,0 +1,704 @@
+"""The daemon's side of the runtime: starts monitors through the launcher and talks to them.
+
+`Runtime` is one a daemon, `Task` one a container whose monitor is connected. All of it runs on the
+event loop and waits for nothing but answers; what touches a disk or forks crosses `offload`.
+A monitor outlives this process: `Runtime.adopt` finds it again, `Runtime.recorded` reads what one
+that is gone has written down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+
+import engine
+from engine import offload
+from engine.errors import EngineError
+from engine.linux import syscalls
+from engine.runtime import protocol
+from engine.runtime.protocol import AttachOptions, Bundle, Entry, Exit, ListenerOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from engine.runtime.protocol import Json, Message
+
+__all__ = [
+    "Attachment",
+    "Bundle",
+    "Entry",
+    "Exit",
+    "Listener",
+    "Runtime",
+    "RuntimeEvents",
+    "RuntimeFailure",
+    "Task",
+]
+
+log = logging.getLogger(__name__)
+
+# A monitor answers a state request in microseconds; one that does not in this time is taken for
+# dead.
+_ADOPT_TIMEOUT_S = 10.0
+_NO_FDS: list[int] = []
+AnswerT = TypeVar("AnswerT", bound=protocol.Answer)
+
+
+class RuntimeFailure(EngineError):
+    """A container or process could not be made; `step` says where, `str()` is the inner sentence.
+
+    `errno` is 0 where no system call failed.
+    """
+
+    def __init__(self, step: str, number: int, text: str) -> None:
+        super().__init__(text)
+        self.step = step
+        self.errno = number
+        self.text = text
+
+
+class MonitorGone(RuntimeFailure):
+    """The monitor ended before it answered."""
+
+    def __init__(self) -> None:
+        super().__init__("monitor", errno.EPIPE, "the container's monitor ended unexpectedly")
+
+
+class Attachment:
+    """A client's connected stream socket; the descriptor passes to the monitor.
+
+    `prefix` are bytes of stdin that were read already. `detach_keys` empty means ctrl-p ctrl-q.
+    """
+
+    __slots__ = ("detach_keys", "fd", "multiplexed", "prefix", "stderr", "stdin", "stdout")
+
+    def __init__(
+        self,
+        fd: int,
+        *,
+        stdin: bool = False,
+        stdout: bool = True,
+        stderr: bool = True,
+        detach_keys: bytes = b"",
+        multiplexed: bool = False,
+        prefix: bytes = b"",
+    ) -> None:
+        self.fd = fd
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+        self.detach_keys = detach_keys
+        self.multiplexed = multiplexed
+        self.prefix = prefix
+
+    def options(self) -> AttachOptions:
+        return AttachOptions(
+            stdin=self.stdin,
+            stdout=self.stdout,
+            stderr=self.stderr,
+            multiplexed=self.multiplexed,
+            detach_keys=self.detach_keys.decode("latin-1"),
+            prefix=self.prefix.decode("latin-1"),
+        )
+
+
+class Listener:
+    """A bound socket of a published port (tcp: listening); the descriptor passes to the monitor."""
+
+    __slots__ = ("fd", "host_ip", "host_port", "protocol", "target_ip", "target_port")
+
+    def __init__(
+        self,
+        fd: int,
+        *,
+        protocol: str,
+        host_ip: str,
+        host_port: int,
+        target_ip: str,
+        target_port: int,
+    ) -> None:
+        self.fd = fd
+        self.protocol = protocol
+        self.host_ip = host_ip
+        self.host_port = host_port
+        self.target_ip = target_ip
+        self.target_port = target_port
+
+    def options(self) -> ListenerOptions:
+        return ListenerOptions(
+            protocol=self.protocol,
+            host_ip=self.host_ip,
+            host_port=self.host_port,
+            target_ip=self.target_ip,
+            target_port=self.target_port,
+        )
+
+
+class RuntimeEvents(Protocol):
+    """What the runtime reports unasked, called on the event loop; must not block or raise."""
+
+    def on_exit(self, container_id: str, exit: Exit) -> None: ...
+    def on_exec_exit(self, container_id: str, exec_id: str, code: int, at_ns: int) -> None: ...
+    def on_oom(self, container_id: str) -> None: ...
+    def on_detach(self, container_id: str, exec_id: str | None) -> None: ...
+    def on_lost(self, container_id: str) -> None: ...
+
+
+class _Connection:
+    """A channel on the event loop: requests get answers, the rest goes to `on_message`."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        on_message: Callable[[Message, list[int]], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._channel = protocol.Channel(sock)
+        self._on_message = on_message
+        self._on_end = on_end
+        self._seq = 0
+        self._waiting: dict[int, asyncio.Future[tuple[protocol.Answer, list[int]]]] = {}
+        self._writing = False
+        self.is_open = True
+        self.heard = False
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        """Queue a message; `fds` are closed once sent. On a dead connection both are dropped."""
+        if not self.is_open:
+            for fd in fds:
+                os.close(fd)
+            return
+        try:
+            self._watch_writable(not self._channel.send(message, fds))
+        except OSError:
+            # What was sent before may hold the reason: the end of the stream is found by reading.
+            log.debug("a monitor's connection is gone while sending", exc_info=True)
+
+    def post(
+        self, request: protocol.Request, fds: Sequence[int] = ()
+    ) -> asyncio.Future[tuple[protocol.Answer, list[int]]]:
+        """Send a request; the future brings its answer, or MonitorGone."""
+        self._seq += 1
+        request.seq = self._seq
+        future: asyncio.Future[tuple[protocol.Answer, list[int]]] = self._loop.create_future()
+        if not self.is_open:
+            future.set_exception(MonitorGone())
+        else:
+            self._waiting[self._seq] = future
+        self.send(request, fds)
+        return future
+
+    async def ask(
+        self, request: protocol.Request, kind: type[AnswerT], fds: Sequence[int] = ()
+    ) -> tuple[AnswerT, list[int]]:
+        """The answer; raises RuntimeFailure if the monitor says so or is gone."""
+        return answer_of(await self.post(request, fds), kind)
+
+    def close(self) -> None:
+        if not self.is_open:
+            return
+        self.is_open = False
+        self._loop.remove_reader(self._channel.fileno())
+        if self._writing:
+            self._loop.remove_writer(self._channel.fileno())
+        self._channel.close()
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(MonitorGone())
+
+    def _watch_writable(self, wanted: bool) -> None:
+        if wanted and not self._writing:
+            self._loop.add_writer(self._channel.fileno(), self._writable)
+        elif self._writing and not wanted:
+            self._loop.remove_writer(self._channel.fileno())
+        self._writing = wanted
+
+    def _writable(self) -> None:
+        try:
+            self._watch_writable(not self._channel.flush())
+        except OSError:
+            self._watch_writable(False)
+
+    def _readable(self) -> None:
+        try:
+            messages = self._channel.receive()
+        except (OSError, protocol.ProtocolError) as exc:
+            log.debug("a monitor's connection broke: %s", exc)
+            messages = None
+        if messages is None:
+            self.close()
+            self._on_end()
+            return
+        for message, fds in messages:
+            self.heard = True
+            self._dispatch(message, fds)
+
+    def _dispatch(self, message: Message, fds: list[int]) -> None:
+        if isinstance(message, protocol.Answer):
+            future = self._waiting.pop(message.seq, None)
+            if future is not None and not future.done():
+                future.set_result((message, fds))
+                return
+        else:
+            self._on_message(message, fds)
+            return
+        for fd in fds:
+            os.close(fd)
+
+
+def answer_of(
+    answer: tuple[protocol.Answer, list[int]], kind: type[AnswerT]
+) -> tuple[AnswerT, list[int]]:
+    """Narrow an answer to the kind expected; a Failed becomes RuntimeFailure."""
+    message, fds = answer
+    if isinstance(message, protocol.Failed):
+        raise RuntimeFailure(message.step, message.errno, message.text)
+    if not isinstance(message, kind):
+        raise RuntimeFailure("protocol", 0, f"the monitor answered {type(message).__name__}")
+    return message, fds
+
+
+class Task:
+    """A container whose monitor is connected. Owns the pidfd until it has ended."""
+
+    def __init__(self, runtime: Runtime, container_id: str, sock: socket.socket) -> None:
+        self.id = container_id
+        self.pid = 0
+        self.pidfd = -1
+        self.started_ns = 0
+        self.exit: Exit | None = None
+        self._runtime = runtime
+        self._connection = _Connection(sock, on_message=self._on_message, on_end=self._on_end)
+        self._quiet = True
+
+    async def start(self) -> int:
+        """Let the program run. Returns the time of its execve in ns; raises RuntimeFailure."""
+        answer, _fds = await self._connection.ask(protocol.Start(), protocol.Started)
+        self.started_ns = answer.at_ns
+        return answer.at_ns
+
+    async def signal(self, signo: int, exec_id: str | None = None) -> None:
+        """Raises ProcessLookupError when the process has ended."""
+        if exec_id is not None:
+            await self._request(protocol.Signal(signo=signo, exec_id=exec_id))
+            return
+        if self.pidfd < 0:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        signal.pidfd_send_signal(self.pidfd, signo)
+
+    async def resize(self, height: int, width: int, exec_id: str | None = None) -> None:
+        await self._request(protocol.Resize(height=height, width=width, exec_id=exec_id))
+
+    async def attach(self, attachment: Attachment) -> None:
+        """The client sees what the container writes from now on; its fd is not ours any more."""
+        request = protocol.Attach(options=attachment.options().to_json())
+        await self._request(request, [attachment.fd])
+
+    async def exec(
+        self,
+        exec_id: str,
+        process: Json,
+        *,
+        stdin: bool = False,
+        stdout: bool = True,
+        stderr: bool = True,
+        tty: bool = False,
+        console_size: tuple[int, int] | None = None,
+        attachment: Attachment | None = None,
+    ) -> int:
+        """Run a runtime-spec Process in the container; the pid it has here. (height, width).
+
+        What `process` leaves out (capabilities, noNewPrivileges …) is as for the first process.
+        """
+        request = protocol.Exec(
+            exec_id=exec_id,
+            process=process,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            tty=tty,
+            console_size=None if console_size is None else list(console_size),
+            options=None if attachment is None else attachment.options().to_json(),
+        )
+        fds = [] if attachment is None else [attachment.fd]
+        answer, _fds = await self._connection.ask(request, protocol.Executed, fds)
+        return answer.pid
+
+    async def state(self) -> Json:
+        """{"status", "pid", "started_ns", "exit", "execs"}: see protocol.StateReply."""
+        answer, fds = await self._connection.ask(protocol.State(), protocol.StateReply)
+        for fd in fds:
+            os.close(fd)
+        return answer.to_json()
+
+    def close(self) -> None:
+        """Let go of the monitor, which goes on."""
+        self._connection.close()
+        self._close_pidfd()
+
+    async def _request(self, request: protocol.Request, fds: Sequence[int] = ()) -> None:
+        await self._connection.ask(request, protocol.Done, fds)
+
+    def _close_pidfd(self) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+    # Used by Runtime, which alone makes tasks.
+
+    @property
+    def has_monitor(self) -> bool:
+        """The monitor has said something."""
+        return self._connection.heard
+
+    async def create(self, request: protocol.Create, fds: Sequence[int]) -> Self:
+        answer, pidfds = await self._connection.ask(request, protocol.Created, fds)
+        self.pid, self.pidfd = answer.pid, pidfds[0]
+        self._quiet = False
+        return self
+
+    async def adopt(self) -> Self:
+        answer, pidfds = await self._connection.ask(protocol.State(), protocol.StateReply)
+        self.pid, self.started_ns = answer.pid, answer.started_ns
+        self.pidfd = pidfds[0] if pidfds else -1
+        self._quiet = False
+        # What happened while no daemon listened is told as if it happened now, once the caller
+        # has the task.
+        loop = asyncio.get_running_loop()
+        for exec_id, facts in answer.execs.items():
+            if not facts["running"]:
+                message = protocol.ExecExited(
+                    exec_id=exec_id, code=facts["exit_code"], at_ns=facts["at_ns"]
+                )
+                loop.call_soon(self._on_message, message, _NO_FDS)
+        if answer.exit is not None:
+            loop.call_soon(self._on_message, protocol.Exited(exit=answer.exit), _NO_FDS)
+        return self
+
+    def _on_message(self, message: Message, fds: list[int]) -> None:
+        for fd in fds:
+            os.close(fd)
+        events = self._runtime.events
+        match message:
+            case protocol.Exited():
+                self._on_exit(Exit.from_json(message.exit))
+            case protocol.ExecExited():
+                events.on_exec_exit(self.id, message.exec_id, message.code, message.at_ns)
+                self._connection.send(protocol.Acknowledge(exec_id=message.exec_id))
+            case protocol.Oom():
+                events.on_oom(self.id)
+            case protocol.Detached():
+                events.on_detach(self.id, message.exec_id)
+            case protocol.Superseded():
+                log.warning("another daemon took over container %s", self.id)
+                self._quiet = True
+                self._runtime.drop(self)
+            case _:
+                pass
+
+    def _on_exit(self, exit: Exit) -> None:
+        if self.exit is not None:
+            return
+        self.exit = exit
+        self._close_pidfd()
+        self._runtime.drop(self)
+        if not self._quiet:
+            self._runtime.events.on_exit(self.id, exit)
+        self._connection.send(protocol.Acknowledge())
+
+    def _on_end(self) -> None:
+        self._runtime.drop(self)
+        if self.exit is not None or self._quiet:
+            self._close_pidfd()
+            return
+        recorded = [e for e in self._runtime.recorded(self.id) if e.event == Entry.EXITED]
+        if recorded:
+            self.exit = Exit.from_json(recorded[-1].facts)
+            self._runtime.events.on_exit(self.id, self.exit)
+        else:
+            log.error("the monitor of container %s died; its container is ended", self.id)
+            # A container without its monitor has no log, no streams and nobody to reap it.
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            self._runtime.events.on_lost(self.id)
+        self._close_pidfd()
+
+
+class Runtime:
+    """Makes, finds and forgets tasks. One a daemon."""
+
+    def __init__(self, exec_root: str, *, events: RuntimeEvents) -> None:
+        self.exec_root = exec_root
+        self.events = events
+        self._launcher: _Launcher | None = None
+        self._spawning = asyncio.Lock()
+        self._tasks: dict[str, Task] = {}
+
+    async def open(self) -> None:
+        """Make the exec-root's folder and start the launcher."""
+        await offload.disk(_make_folder, self.exec_root)
+        await self._live_launcher()
+
+    async def close(self) -> None:
+        """End the launcher and let go of all monitors, which go on."""
+        for task in list(self._tasks.values()):
+            task.close()
+        self._tasks.clear()
+        if self._launcher is not None:
+            launched, self._launcher = self._launcher, None
+            await launched.close()
+
+    async def create(
+        self,
+        bundle: Bundle,
+        *,
+        listeners: Sequence[Listener] = (),
+        attachments: Sequence[Attachment] = (),
+    ) -> Task:
+        """Bring a container to the point where `Task.start` is all that is missing.
+
+        The descriptors of `listeners` and `attachments` are the runtime's from here on, whatever
+        comes. Raises RuntimeFailure; nothing is left running then.
+        """
+        given = [*(x.fd for x in listeners), *(x.fd for x in attachments)]
+        request = protocol.Create(
+            bundle=bundle.to_json(),
+            listeners=[x.options().to_json() for x in listeners],
+            attachments=[x.options().to_json() for x in attachments],
+        )
+        try:
+            return await self._create(bundle.id, request, given)
+        finally:
+            for fd in given:
+                os.close(fd)
+
+    async def adopt(self, container_id: str) -> Task | None:
+        """Connect to the living monitor of a container; None if there is none."""
+        sock = await offload.kernel(_connect, self._folder(container_id))
+        if sock is None:
+            return None
+        task = Task(self, container_id, sock)
+        self._tasks[container_id] = task
+        try:
+            return await asyncio.wait_for(task.adopt(), _ADOPT_TIMEOUT_S)
+        except (RuntimeFailure, TimeoutError) as exc:
+            log.warning("no answer from the monitor of container %s: %s", container_id, exc)
+            self.drop(task)
+            task.close()
+            return None
+
+    def recorded(self, container_id: str) -> list[Entry]:
+        """The journal of a container's last run, oldest first; reads a file."""
+        return read_journal(os.path.join(self._folder(container_id), "journal"))
+
+    def forget(self, container_id: str) -> None:
+        """Remove a container's folder under the exec-root (idempotent); touches the disk."""
+        shutil.rmtree(self._folder(container_id), ignore_errors=True)
+
+    def drop(self, task: Task) -> None:
+        """Forget a task that has ended or was taken over."""
+        if self._tasks.get(task.id) is task:
+            del self._tasks[task.id]
+
+    async def _create(self, container_id: str, request: protocol.Create, given: list[int]) -> Task:
+        for attempt in (1, 2):
+            task = await self._launch(container_id)
+            fds = [os.dup(fd) for fd in given]
+            try:
+                return await task.create(request, fds)
+            except MonitorGone:
+                task.close()
+                # The launcher died with the request unread: nothing has happened yet.
+                if task.has_monitor or attempt == 2:
+                    raise
+            except BaseException:
+                self.drop(task)
+                task.close()
+                raise
+        raise AssertionError("unreachable")
+
+    async def _launch(self, container_id: str) -> Task:
+        launched = await self._live_launcher()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        task = Task(self, container_id, ours)
+        self._tasks[container_id] = task
+        launched.connection.send(protocol.Launch(id=container_id), [theirs.detach()])
+        return task
+
+    async def _live_launcher(self) -> _Launcher:
+        async with self._spawning:
+            if self._launcher is None or not self._launcher.connection.is_open:
+                if self._launcher is not None:
+                    log.warning("the launcher died; starting another")
+                    await self._launcher.close()
+                self._launcher = await _Launcher.spawn(self.exec_root)
+            return self._launcher
+
+    def _folder(self, container_id: str) -> str:
+        return os.path.join(self.exec_root, "containers", container_id)
+
+
+class _Launcher:
+    """The fork server as a child of ours."""
+
+    def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket) -> None:
+        self.process = process
+        self.connection = _Connection(sock, on_message=self._on_message, on_end=self._on_end)
+
+    @classmethod
+    async def spawn(cls, exec_root: str) -> Self:
+        return cls(*await offload.kernel(_spawn, exec_root))
+
+    async def close(self) -> None:
+        """The launcher ends with its connection."""
+        self.connection.close()
+        await offload.kernel(_reap, self.process)
+
+    def _on_message(self, message: Message, fds: list[int]) -> None:
+        log.warning("the launcher says: %r", message)
+        for fd in fds:
+            os.close(fd)
+
+    def _on_end(self) -> None:
+        log.warning("the launcher's connection ended")
+
+
+def read_journal(path: str) -> list[Entry]:
+    """The entries of a journal file; a line torn by a crash ends it."""
+    entries: list[Entry] = []
+    try:
+        with open(path, "rb") as file:
+            for line in file:
+                document: dict[str, Any] = json.loads(line)
+                entries.append(Entry.from_json(document))
+    except FileNotFoundError:
+        pass
+    except (ValueError, TypeError, AttributeError):
+        log.warning("journal %s ends in a torn line", path)
+    return entries
+
+
+def _make_folder(exec_root: str) -> None:
+    os.makedirs(os.path.join(exec_root, "containers"), mode=0o700, exist_ok=True)
+
+
+def _connect(folder: str) -> socket.socket | None:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # The path of a Unix socket is limited to 107 bytes; by its folder's descriptor it is short.
+        folder_fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+        try:
+            sock.settimeout(_ADOPT_TIMEOUT_S)
+            sock.connect(f"/proc/self/fd/{folder_fd}/monitor.sock")
+        finally:
+            os.close(folder_fd)
+    except OSError:
+        sock.close()
+        return None
+    return sock
+
+
+# The launcher's whole program. The tree it is imported from comes last, so that nothing beside our
+# packages (site-packages, a checkout) can stand in for a module of the standard library.
+_PROGRAM = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from engine.runtime import launcher; launcher.main(int(sys.argv[2]), sys.argv[3])"
+)
+
+
+def _spawn(exec_root: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start the fork server: its process, and our end of its socket."""
+    tree = os.path.dirname(os.path.dirname(os.path.abspath(engine.__file__)))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with contextlib.ExitStack() as stack:
+        stack.callback(theirs.close)
+        executable = _sealed_executable()
+        stack.callback(os.close, executable)
+        arguments = ["-I", "-S", "-X", "utf8", "-c", _PROGRAM, tree]
+        try:
+            process = subprocess.Popen(
+                [sys.executable, *arguments, str(theirs.fileno()), exec_root],
+                executable=f"/proc/self/fd/{executable}",
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=_library_path(),
+                cwd="/",
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return process, ours
+
+
+def _sealed_executable() -> int:
+    """A sealed copy of this interpreter in memory.
+
+    Processes that have not yet left it for the container's program are seen by the container, and
+    /proc/<pid>/exe leads to this copy, which nobody can write to, instead of the file on disk.
+    """
+    fd = _memfd("wharf")
+    try:
+        with open("/proc/self/exe", "rb") as source:
+            size = os.fstat(source.fileno()).st_size
+            while size > 0:
+                size -= os.sendfile(fd, source.fileno(), None, size)
+        seals = syscalls.F_SEAL_SEAL | syscalls.F_SEAL_SHRINK
+        seals |= syscalls.F_SEAL_GROW | syscalls.F_SEAL_WRITE
+        fcntl.fcntl(fd, syscalls.F_ADD_SEALS, seals)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _memfd(name: str) -> int:
+    flags = syscalls.MFD_CLOEXEC | syscalls.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create(name, flags | syscalls.MFD_EXEC)
+    except OSError as exc:
+        # Kernels before 6.3 have no MFD_EXEC, and every memfd may be executed.
+        if exc.errno != errno.EINVAL:
+            raise
+        return os.memfd_create(name, flags)
+
+
+def _library_path() -> dict[str, str]:
+    """The launcher's environment: where libpython is, if this interpreter has it apart.
+
+    A search path relative to the executable ($ORIGIN) leads nowhere from a memfd.
+    """
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            path = line.rstrip("\n").partition("/")[2]
+            if os.path.basename(path).startswith("libpython"):
+                return {"LD_LIBRARY_PATH": os.path.dirname("/" + path)}
+    return {}
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the launcher to end by itself, then make it."""
+    deadline = time.monotonic() + 2
+    while process.poll() is None:
+        if time.monotonic() > deadline:
+            process.kill()
+            process.wait()
+            return
+        time.sleep(0.005)

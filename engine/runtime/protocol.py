@@ -1,0 +1,649 @@
+"""What daemon, launcher, monitor and init say to each other.
+
+    daemon            launcher           monitor                        init
+      │ Launch +socket   │                  │                             │
+      ├─────────────────▶│ fork             │                             │
+      │                  ├─────────────────▶│                             │
+      │◀─────────────────┼───────────Hello──┤                             │
+      │ Create +fds      │                  │ fork                        │
+      ├──────────────────┼─────────────────▶├────────────────────────────▶│ "S": cgroup and
+      │ Start            │                  │◀──────────────────────ready─┤ namespaces entered,
+      ├──────────────────┼─────────────────▶│      (or failed)            │ rootfs stands, the
+      │◀────────────Created(pid) +pidfd─────┤                             │ program is found
+      │                  │                  ├─go─────────────────────────▶│
+      │                  │                  │◀────────end of file: execve─┤
+      │◀──────────────────────────Started───┤  (or failed)                ▼
+      │ Exec, Attach, Resize, State …       │
+      ├──────────────────┼─────────────────▶│
+      │◀──────────────Executed, Done, …─────┤
+      │◀─────ExecExited, Oom, Detached──────┤
+      │◀──────────────────────────Exited────┤
+      │ Acknowledge      │                  │
+      ├──────────────────┼─────────────────▶│ ends
+
+The socket to a monitor exists before the monitor does, so the daemon sends Create and Start at
+once. Every request carries `seq` and is answered by one message with the same `seq`: the answer
+named for it, Done, or Failed. What the monitor says unasked carries none. It never asks. What
+happens is appended to its journal first (`Entry`), so a daemon that was away learns of it; a later
+daemon reaches the monitor at `monitor.sock` in the container's folder under the exec-root and is
+greeted the same way. A new connection takes over from the one before.
+
+On the wire a message is four bytes of length (big endian) and as many of JSON: `type`, the slots
+of its class, `fds`, the number of descriptors that belong to it. Those travel as SCM_RIGHTS in
+order. A reader drops keys it does not know and a missing key takes its default: this is how daemon
+and monitor of different versions talk. `VERSION` grows when that is not enough.
+
+This module is imported by launcher, monitor and init: light standard library only, so no msgspec.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import socket
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, ClassVar, Self
+
+    Json = dict[str, Any]
+
+VERSION = 1
+
+_LENGTH = struct.Struct(">I")
+# A specification with the largest environment the kernel takes (2 MB) is far below.
+_MAX_MESSAGE_BYTES = 64 << 20
+# SCM_MAX_FD of the kernel: descriptors one sendmsg may carry.
+_MAX_FDS = 253
+_READ_BYTES = 1 << 16
+_NO_DESCRIPTORS: tuple[int, ...] = ()
+
+
+class ProtocolError(Exception):
+    """The other side broke the protocol; the connection is of no more use."""
+
+
+class Document:
+    """A value that is written as JSON: its slots are its keys."""
+
+    __slots__ = ()
+
+    def to_json(self) -> Json:
+        return {name: getattr(self, name) for name in _slots(type(self))}
+
+    @classmethod
+    def from_json(cls, document: Json) -> Self:
+        """Unknown keys are dropped; a missing key takes the default of `__init__`."""
+        return cls(**{name: document[name] for name in _slots(cls) if name in document})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and self.to_json() == other.to_json()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name}={getattr(self, name)!r}" for name in _slots(type(self)))
+        return f"{type(self).__name__}({facts})"
+
+
+def _slots(cls: type) -> list[str]:
+    return [name for base in reversed(cls.__mro__) for name in getattr(base, "__slots__", ())]
+
+
+# Documents within messages
+
+
+class Bundle(Document):
+    """Everything a monitor needs to run one container, as one document.
+
+    `spec` is runtime-spec JSON; `linux.cgroupsPath` is relative to the cgroup roots and
+    `root.path` an empty directory that init mounts `rootfs` on, in the container's own mount
+    namespace. `seccomp` is the file of a compiled filter; if it is None no filter is loaded,
+    whatever `linux.seccomp` says. `log` is {"driver", "path", "max_size", "max_file", "attrs"};
+    sizes in bytes, -1 for no limit. `console_size` is [height, width]. The last three are kept for
+    later versions of this document.
+    """
+
+    __slots__ = (
+        "console_size",
+        "health",
+        "id",
+        "init",
+        "log",
+        "names",
+        "open_stdin",
+        "restart",
+        "rootfs",
+        "seccomp",
+        "spec",
+        "stdin_once",
+        "tty",
+    )
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        spec: Json,
+        rootfs: list[Json] | None = None,
+        seccomp: str | None = None,
+        log: Json | None = None,
+        tty: bool = False,
+        open_stdin: bool = False,
+        stdin_once: bool = False,
+        console_size: list[int] | None = None,
+        init: bool = False,
+        restart: Json | None = None,
+        health: Json | None = None,
+        names: Json | None = None,
+    ) -> None:
+        self.id = id
+        self.spec = spec
+        self.rootfs = rootfs or []
+        self.seccomp = seccomp
+        self.log = log or {"driver": "none"}
+        self.tty = tty
+        self.open_stdin = open_stdin
+        self.stdin_once = stdin_once
+        self.console_size = console_size
+        self.init = init
+        self.restart = restart
+        self.health = health
+        self.names = names
+
+
+class AttachOptions(Document):
+    """How an attached client is served; its socket travels beside it.
+
+    `detach_keys` and `prefix` are bytes written as latin-1, a character a byte. An empty
+    `detach_keys` means Docker's ctrl-p ctrl-q.
+    """
+
+    __slots__ = ("detach_keys", "multiplexed", "prefix", "stderr", "stdin", "stdout")
+
+    def __init__(
+        self,
+        *,
+        stdin: bool = False,
+        stdout: bool = True,
+        stderr: bool = True,
+        multiplexed: bool = False,
+        detach_keys: str = "",
+        prefix: str = "",
+    ) -> None:
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+        self.multiplexed = multiplexed
+        self.detach_keys = detach_keys
+        self.prefix = prefix
+
+
+class ListenerOptions(Document):
+    """A published port; its bound socket travels beside it. What arrives there is relayed."""
+
+    __slots__ = ("host_ip", "host_port", "protocol", "target_ip", "target_port")
+
+    def __init__(
+        self, *, protocol: str, host_ip: str, host_port: int, target_ip: str, target_port: int
+    ) -> None:
+        self.protocol = protocol
+        self.host_ip = host_ip
+        self.host_port = host_port
+        self.target_ip = target_ip
+        self.target_port = target_port
+
+
+class Exit(Document):
+    """How a container ended. `code` is 128 + `signal` where a signal ended it."""
+
+    __slots__ = ("at_ns", "code", "oom", "signal")
+
+    def __init__(self, *, code: int, at_ns: int, signal: int | None = None, oom: bool = False):
+        self.code = code
+        self.signal = signal
+        self.at_ns = at_ns
+        self.oom = oom
+
+
+class Entry(Document):
+    """A line of the journal: what happened at `at_ns` (wall clock), with its facts."""
+
+    __slots__ = ("at_ns", "event", "facts")
+
+    CREATED: ClassVar = "created"
+    STARTED: ClassVar = "started"
+    FAILED: ClassVar = "failed"
+    EXITED: ClassVar = "exited"
+    OOM: ClassVar = "oom"
+    EXEC_STARTED: ClassVar = "exec_started"
+    EXEC_EXITED: ClassVar = "exec_exited"
+    LOG_LOST: ClassVar = "log_lost"
+
+    def __init__(self, *, event: str, at_ns: int, facts: Json | None = None) -> None:
+        self.event = event
+        self.at_ns = at_ns
+        self.facts = facts or {}
+
+
+# Messages
+
+
+class Message(Document):
+    """A document that travels alone; `type` on the wire is the name of its class."""
+
+    __slots__ = ()
+
+
+class Request(Message):
+    __slots__ = ("seq",)
+
+    def __init__(self, *, seq: int = 0) -> None:
+        self.seq = seq
+
+
+class Answer(Message):
+    __slots__ = ("seq",)
+
+    def __init__(self, *, seq: int = 0) -> None:
+        self.seq = seq
+
+
+class Launch(Message):
+    """daemon → launcher, with the monitor's end of a socket pair."""
+
+    __slots__ = ("id",)
+
+    def __init__(self, *, id: str) -> None:
+        self.id = id
+
+
+class Hello(Message):
+    """monitor → daemon, first on every connection."""
+
+    __slots__ = ("id", "pid", "version")
+
+    def __init__(self, *, id: str = "", pid: int = 0, version: int = VERSION) -> None:
+        self.id = id
+        self.pid = pid
+        self.version = version
+
+
+class Create(Request):
+    """Descriptors: a socket a listener, then one an attachment."""
+
+    __slots__ = ("attachments", "bundle", "listeners")
+
+    def __init__(
+        self,
+        *,
+        seq: int = 0,
+        bundle: Json,
+        listeners: list[Json] | None = None,
+        attachments: list[Json] | None = None,
+    ) -> None:
+        super().__init__(seq=seq)
+        self.bundle = bundle
+        self.listeners = listeners or []
+        self.attachments = attachments or []
+
+
+class Start(Request):
+    __slots__ = ()
+
+
+class Signal(Request):
+    """`exec_id` None means the container's first process."""
+
+    __slots__ = ("exec_id", "signo")
+
+    def __init__(self, *, seq: int = 0, signo: int, exec_id: str | None = None) -> None:
+        super().__init__(seq=seq)
+        self.signo = signo
+        self.exec_id = exec_id
+
+
+class Resize(Request):
+    __slots__ = ("exec_id", "height", "width")
+
+    def __init__(
+        self, *, seq: int = 0, height: int, width: int, exec_id: str | None = None
+    ) -> None:
+        super().__init__(seq=seq)
+        self.height = height
+        self.width = width
+        self.exec_id = exec_id
+
+
+class Attach(Request):
+    """Descriptor: the client's socket."""
+
+    __slots__ = ("options",)
+
+    def __init__(self, *, seq: int = 0, options: Json) -> None:
+        super().__init__(seq=seq)
+        self.options = options
+
+
+class Exec(Request):
+    """Run one more process. `process` is a runtime-spec Process; what it leaves out (capabilities,
+    noNewPrivileges, rlimits, oomScoreAdj) is as for the container's first process, and so is
+    seccomp.
+
+    Descriptor: the client's socket, if `options` is given.
+    """
+
+    __slots__ = (
+        "console_size",
+        "exec_id",
+        "options",
+        "process",
+        "stderr",
+        "stdin",
+        "stdout",
+        "tty",
+    )
+
+    def __init__(
+        self,
+        *,
+        seq: int = 0,
+        exec_id: str,
+        process: Json,
+        stdin: bool = False,
+        stdout: bool = True,
+        stderr: bool = True,
+        tty: bool = False,
+        console_size: list[int] | None = None,
+        options: Json | None = None,
+    ) -> None:
+        super().__init__(seq=seq)
+        self.exec_id = exec_id
+        self.process = process
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+        self.tty = tty
+        self.console_size = console_size
+        self.options = options
+
+
+class State(Request):
+    __slots__ = ()
+
+
+class Acknowledge(Message):
+    """daemon → monitor: an exit was taken note of; `exec_id` None means the container's own."""
+
+    __slots__ = ("exec_id",)
+
+    def __init__(self, *, exec_id: str | None = None) -> None:
+        self.exec_id = exec_id
+
+
+class Done(Answer):
+    __slots__ = ()
+
+
+class Failed(Answer):
+    """`text` is the sentence; `step` says where, `errno` 0 means no system call failed."""
+
+    __slots__ = ("errno", "step", "text")
+
+    def __init__(self, *, seq: int = 0, step: str, errno: int = 0, text: str) -> None:
+        super().__init__(seq=seq)
+        self.step = step
+        self.errno = errno
+        self.text = text
+
+
+class Created(Answer):
+    """Descriptor: the pidfd of the container's first process."""
+
+    __slots__ = ("pid",)
+
+    def __init__(self, *, seq: int = 0, pid: int) -> None:
+        super().__init__(seq=seq)
+        self.pid = pid
+
+
+class Started(Answer):
+    __slots__ = ("at_ns",)
+
+    def __init__(self, *, seq: int = 0, at_ns: int = 0) -> None:
+        super().__init__(seq=seq)
+        self.at_ns = at_ns
+
+
+class Executed(Answer):
+    __slots__ = ("pid",)
+
+    def __init__(self, *, seq: int = 0, pid: int) -> None:
+        super().__init__(seq=seq)
+        self.pid = pid
+
+
+class StateReply(Answer):
+    """`execs` maps an id to {"pid", "running", "exit_code", "at_ns"}: those running, and those that
+    ended and were not acknowledged. Descriptor: the pidfd, unless the container ended.
+    """
+
+    __slots__ = ("execs", "exit", "pid", "started_ns", "status")
+
+    CREATED: ClassVar = "created"
+    RUNNING: ClassVar = "running"
+    STOPPED: ClassVar = "stopped"
+
+    def __init__(
+        self,
+        *,
+        seq: int = 0,
+        status: str,
+        pid: int = 0,
+        started_ns: int = 0,
+        exit: Json | None = None,
+        execs: dict[str, Json] | None = None,
+    ) -> None:
+        super().__init__(seq=seq)
+        self.status = status
+        self.pid = pid
+        self.started_ns = started_ns
+        self.exit = exit
+        self.execs = execs or {}
+
+
+class Exited(Message):
+    __slots__ = ("exit",)
+
+    def __init__(self, *, exit: Json) -> None:
+        self.exit = exit
+
+
+class ExecExited(Message):
+    __slots__ = ("at_ns", "code", "exec_id")
+
+    def __init__(self, *, exec_id: str, code: int, at_ns: int) -> None:
+        self.exec_id = exec_id
+        self.code = code
+        self.at_ns = at_ns
+
+
+class Oom(Message):
+    __slots__ = ("at_ns",)
+
+    def __init__(self, *, at_ns: int) -> None:
+        self.at_ns = at_ns
+
+
+class Superseded(Message):
+    """monitor → daemon: another daemon has connected; this connection ends."""
+
+    __slots__ = ()
+
+
+class Detached(Message):
+    __slots__ = ("exec_id",)
+
+    def __init__(self, *, exec_id: str | None = None) -> None:
+        self.exec_id = exec_id
+
+
+_MESSAGES: dict[str, type[Message]] = {
+    cls.__name__: cls
+    for cls in (
+        Acknowledge,
+        Attach,
+        Create,
+        Created,
+        Detached,
+        Done,
+        Exec,
+        ExecExited,
+        Executed,
+        Exited,
+        Failed,
+        Hello,
+        Launch,
+        Oom,
+        Resize,
+        Signal,
+        Start,
+        Started,
+        State,
+        StateReply,
+        Superseded,
+    )
+}
+
+
+class Unknown(Message):
+    """A message of a later version; a request of this kind is answered with Failed."""
+
+    __slots__ = ("name", "seq")
+
+    def __init__(self, *, name: str, seq: int | None = None) -> None:
+        self.name = name
+        self.seq = seq
+
+
+def encode(message: Message, fds: int) -> bytes:
+    document = {"type": type(message).__name__, "fds": fds, **message.to_json()}
+    body = json.dumps(document, separators=(",", ":")).encode()
+    return _LENGTH.pack(len(body)) + body
+
+
+def _decode(body: bytes) -> tuple[Message, int]:
+    try:
+        document = json.loads(body)
+        name, fds = document["type"], int(document.get("fds", 0))
+        cls = _MESSAGES.get(name)
+        if cls is None:
+            return Unknown(name=name, seq=document.get("seq")), fds
+        return cls.from_json(document), fds
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ProtocolError(f"unreadable message: {exc}") from exc
+
+
+class Decoder:
+    """Bytes and descriptors in, messages out; knows no socket."""
+
+    __slots__ = ("_bytes", "_fds")
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self._fds: collections.deque[int] = collections.deque()
+
+    def feed(self, data: bytes, fds: Sequence[int]) -> list[tuple[Message, list[int]]]:
+        """The messages completed by `data`, each with the descriptors that it owns now."""
+        self._bytes += data
+        self._fds.extend(fds)
+        messages: list[tuple[Message, list[int]]] = []
+        while len(self._bytes) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._bytes)
+            if length > _MAX_MESSAGE_BYTES:
+                raise ProtocolError(f"a message of {length} bytes")
+            end = _LENGTH.size + length
+            if len(self._bytes) < end:
+                break
+            message, count = _decode(bytes(self._bytes[_LENGTH.size : end]))
+            if count > len(self._fds):
+                raise ProtocolError(f"{count} descriptors were announced, {len(self._fds)} came")
+            messages.append((message, [self._fds.popleft() for _ in range(count)]))
+            del self._bytes[:end]
+        return messages
+
+    def close(self) -> None:
+        """Close the descriptors that no message took."""
+        while self._fds:
+            os.close(self._fds.popleft())
+
+
+class Channel:
+    """A stream socket that carries messages; never blocks.
+
+    Descriptors given to `send` are the channel's from then on: it closes them once sent, or
+    dropped.
+    """
+
+    __slots__ = ("_decoder", "_queue", "sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self._decoder = Decoder()
+        self._queue: collections.deque[tuple[memoryview, list[int]]] = collections.deque()
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def send(self, message: Message, fds: Sequence[int] = _NO_DESCRIPTORS) -> bool:
+        """Queue a message and send what can be sent; as `flush`."""
+        rest = list(fds)
+        data = memoryview(encode(message, len(rest)))
+        # A stream has no message borders, so descriptors beyond one sendmsg ride on a byte each.
+        while len(rest) > _MAX_FDS:
+            self._queue.append((data[:1], rest[:_MAX_FDS]))
+            data, rest = data[1:], rest[_MAX_FDS:]
+        self._queue.append((data, rest))
+        return self.flush()
+
+    def flush(self) -> bool:
+        """True when nothing is left to send. Raises OSError when the other side is gone."""
+        while self._queue:
+            data, fds = self._queue[0]
+            try:
+                if fds:
+                    sent = socket.send_fds(self.sock, [data], fds, socket.MSG_NOSIGNAL)
+                else:
+                    sent = self.sock.send(data, socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                return False
+            for fd in fds:
+                os.close(fd)
+            self._queue[0] = (data[sent:], [])
+            if sent == len(data):
+                self._queue.popleft()
+        return True
+
+    def receive(self) -> list[tuple[Message, list[int]]] | None:
+        """The messages that came; None at the end of the stream. Raises OSError, ProtocolError."""
+        try:
+            data, fds, _flags, _address = socket.recv_fds(
+                self.sock, _READ_BYTES, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return []
+        if not data:
+            return None
+        return self._decoder.feed(data, fds)
+
+    def close(self) -> None:
+        for _data, fds in self._queue:
+            for fd in fds:
+                os.close(fd)
+        self._queue.clear()
+        self._decoder.close()
+        self.sock.close()
