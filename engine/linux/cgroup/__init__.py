@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import os
 
-from engine.linux.cgroup import devices as _devices
+from engine.linux.cgroup import device_policy, setup, v1, v2
 from engine.linux.cgroup import resources as _resources
-from engine.linux.cgroup import setup, v1, v2
 from engine.linux.cgroup.file import LimitError
+from engine.linux.cgroup.metrics import stats
 from engine.linux.cgroup.oom import OomWatch
 from engine.linux.cgroup.parent import open_parent
 from engine.linux.cgroup.resources import Setting
-from engine.linux.cgroup.stats import stats
 from engine.linux.cgroup.support import available_cpus, available_mems, supported
 
 TYPE_CHECKING = False
@@ -116,9 +115,9 @@ def apply(path: str, resources: dict[str, Any]) -> None:
 
 def devices(path: str, rules: list[dict[str, Any]]) -> None:
     """Allow the devices that the rules come to, and those every container has."""
-    policy = _devices.policy([*rules, *_devices.RUNTIME_RULES])
+    policy = device_policy.policy([*rules, *device_policy.RUNTIME_RULES])
     if version() == 1:
-        v1.devices(path, _devices.commands(policy))
+        v1.devices(path, device_policy.commands(policy))
     else:
         v2.devices(path, policy)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import struct
 
-from engine.linux.cgroup import devices
+from engine.linux.cgroup.device_policy import ALL, ANY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from engine.linux.cgroup.devices import Key, Policy
+    from engine.linux.cgroup.device_policy import Key, Policy
 
 LICENSE = "Apache-2.0"
 
@@ -64,16 +64,16 @@ def _exception(key: Key, access: int, *, is_allowed_by_default: bool) -> list[by
     """
     kind, major, minor = key
     tests = [(_JNE_K, _TYPE, 0, _DEVICE_TYPE[kind])]
-    if major != devices.ANY:
+    if major != ANY:
         tests.append((_JNE_K, _MAJOR, 0, major))
-    if minor != devices.ANY:
+    if minor != ANY:
         tests.append((_JNE_K, _MINOR, 0, minor))
-    if access != devices.ALL:
+    if access != ALL:
         tests += [(_MOV_X, _SCRATCH, _ACCESS, 0), (_AND_K, _SCRATCH, 0, access)]
         miss = (_JEQ_K, _SCRATCH, 0, 0) if is_allowed_by_default else (_JNE_X, _SCRATCH, _ACCESS, 0)
         tests.append(miss)
     answer_length = 2
-    block = []
+    block: list[bytes] = []
     for index, (code, target, source, k) in enumerate(tests):
         is_jump = code in (_JNE_K, _JEQ_K, _JNE_X)
         behind = len(tests) - index - 1 + answer_length

@@ -73,7 +73,7 @@ def set_limit_of(directory: str, setting: Setting) -> None:
 def read(path: str) -> str:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        chunks = []
+        chunks: list[bytes] = []
         while chunk := os.read(fd, _CHUNK):
             chunks.append(chunk)
         return b"".join(chunks).decode()

@@ -14,7 +14,7 @@ from engine.linux.cgroup import device_program, end, file, setup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from engine.linux.cgroup.devices import Policy
+    from engine.linux.cgroup.device_policy import Policy
     from engine.linux.cgroup.resources import Setting
 
 _MODE = 0o755

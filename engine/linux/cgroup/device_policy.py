@@ -88,7 +88,7 @@ def _key(kind: str, rule: Rule) -> Key:
         kind = "c"  # mknod(1): a character device, unbuffered
     if kind not in ("b", "c"):
         raise LimitError(errno.EINVAL, f"invalid device type: {kind}")
-    numbers = []
+    numbers: list[int] = []
     for name in ("major", "minor"):
         value = rule.get(name)
         value = ANY if value is None else int(value)
