@@ -24,7 +24,7 @@ class Frozen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 # What was asked for
 
 
-class Healthcheck(Frozen):
+class Healthcheck(Frozen, frozen=True, kw_only=True):
     """`test` is empty to inherit, ("NONE",) to disable, else ("CMD", …) or ("CMD-SHELL", line)."""
 
     test: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class Healthcheck(Frozen):
     retries: int = 0
 
 
-class Config(Frozen):
+class Config(Frozen, frozen=True, kw_only=True):
     """The portable half. `cmd`, `entrypoint` and the like are None where nothing was said."""
 
     image: str = ""
@@ -65,7 +65,7 @@ class Config(Frozen):
     shell: tuple[str, ...] | None = None
 
 
-class PortBinding(Frozen):
+class PortBinding(Frozen, frozen=True, kw_only=True):
     """One publication of a container port; `host_port` may be "", a number or a range "a-b"."""
 
     host_ip: str = ""
@@ -79,35 +79,35 @@ class RestartPolicyName(StrEnum):
     ON_FAILURE = "on-failure"
 
 
-class RestartPolicy(Frozen):
+class RestartPolicy(Frozen, frozen=True, kw_only=True):
     name: RestartPolicyName = RestartPolicyName.NO
     maximum_retry_count: int = 0
 
 
-class LogConfig(Frozen):
+class LogConfig(Frozen, frozen=True, kw_only=True):
     """`type` is "" for the daemon's default."""
 
     type: str = ""
     config: dict[str, str] = {}
 
 
-class WeightDevice(Frozen):
+class WeightDevice(Frozen, frozen=True, kw_only=True):
     path: str
     weight: int
 
 
-class ThrottleDevice(Frozen):
+class ThrottleDevice(Frozen, frozen=True, kw_only=True):
     path: str
     rate: int
 
 
-class DeviceMapping(Frozen):
+class DeviceMapping(Frozen, frozen=True, kw_only=True):
     path_on_host: str
     path_in_container: str = ""
     cgroup_permissions: str = ""
 
 
-class DeviceRequest(Frozen):
+class DeviceRequest(Frozen, frozen=True, kw_only=True):
     driver: str = ""
     count: int = 0
     device_ids: tuple[str, ...] | None = None
@@ -115,13 +115,13 @@ class DeviceRequest(Frozen):
     options: dict[str, str] = {}
 
 
-class Ulimit(Frozen):
+class Ulimit(Frozen, frozen=True, kw_only=True):
     name: str
     soft: int
     hard: int
 
 
-class BindOptions(Frozen):
+class BindOptions(Frozen, frozen=True, kw_only=True):
     propagation: str = ""
     non_recursive: bool = False
     create_mountpoint: bool = False
@@ -129,7 +129,7 @@ class BindOptions(Frozen):
     read_only_force_recursive: bool = False
 
 
-class VolumeOptions(Frozen):
+class VolumeOptions(Frozen, frozen=True, kw_only=True):
     no_copy: bool = False
     labels: dict[str, str] = {}
     driver_name: str = ""
@@ -138,7 +138,7 @@ class VolumeOptions(Frozen):
     subpath: str = ""
 
 
-class TmpfsOptions(Frozen):
+class TmpfsOptions(Frozen, frozen=True, kw_only=True):
     size_bytes: int = 0
     mode: int = 0
     options: tuple[tuple[str, ...], ...] = ()
@@ -153,7 +153,7 @@ class MountType(StrEnum):
     CLUSTER = "cluster"
 
 
-class MountRequest(Frozen):
+class MountRequest(Frozen, frozen=True, kw_only=True):
     """An entry of `--mount`. `type` stays a str: an unknown one is refused with its name."""
 
     type: str
@@ -167,7 +167,7 @@ class MountRequest(Frozen):
     image_subpath: str | None = None
 
 
-class Resources(Frozen):
+class Resources(Frozen, frozen=True, kw_only=True):
     """Limits. 0 and "" mean no limit was asked for; None where 0 would mean something."""
 
     cpu_shares: int = 0
@@ -201,7 +201,7 @@ class Resources(Frozen):
     io_maximum_bandwidth: int = 0
 
 
-class HostConfig(Frozen):
+class HostConfig(Frozen, frozen=True, kw_only=True):
     """The half that belongs to this host. Tuples are None where the client said nothing."""
 
     resources: Resources = Resources()
@@ -247,13 +247,13 @@ class HostConfig(Frozen):
     has_init: bool | None = None  # None: the daemon's default
 
 
-class EndpointIPAM(Frozen):
+class EndpointIPAM(Frozen, frozen=True, kw_only=True):
     ipv4_address: str = ""
     ipv6_address: str = ""
     link_local_ips: tuple[str, ...] | None = None
 
 
-class EndpointConfig(Frozen):
+class EndpointConfig(Frozen, frozen=True, kw_only=True):
     """How a container wishes to stand on one network."""
 
     ipam: EndpointIPAM | None = None
@@ -264,7 +264,7 @@ class EndpointConfig(Frozen):
     gw_priority: int = 0
 
 
-class CreateRequest(Frozen):
+class CreateRequest(Frozen, frozen=True, kw_only=True):
     """Everything `create` takes. `name` has no slash; "" asks for a generated one."""
 
     name: str = ""
@@ -296,20 +296,20 @@ class HealthStatus(StrEnum):
     UNHEALTHY = "unhealthy"
 
 
-class HealthResult(Frozen):
+class HealthResult(Frozen, frozen=True, kw_only=True):
     start_ns: int
     end_ns: int
     exit_code: int
     output: str
 
 
-class Health(Frozen):
+class Health(Frozen, frozen=True, kw_only=True):
     status: HealthStatus = HealthStatus.STARTING
     failing_streak: int = 0
     log: tuple[HealthResult, ...] = ()
 
 
-class State(Frozen):
+class State(Frozen, frozen=True, kw_only=True):
     """`pid` is 0 unless a process exists; `error` is the sentence of a failed start."""
 
     status: Status = Status.CREATED
@@ -324,7 +324,7 @@ class State(Frozen):
     health: Health | None = None
 
 
-class MountPoint(Frozen):
+class MountPoint(Frozen, frozen=True, kw_only=True):
     """A mount of the container other than its root, resolved: where from, where to, how."""
 
     type: MountType
@@ -342,7 +342,7 @@ class MountPoint(Frozen):
     created_source: bool = False
 
 
-class Endpoint(Frozen):
+class Endpoint(Frozen, frozen=True, kw_only=True):
     """A container's place on a network, as it stands or (when not running) was asked for."""
 
     network_name: str
@@ -359,7 +359,7 @@ class Endpoint(Frozen):
     dns_names: tuple[str, ...] | None = None
 
 
-class PublishedPort(Frozen):
+class PublishedPort(Frozen, frozen=True, kw_only=True):
     """A port that is open on the host: `container_port` and `protocol` as in "80", "tcp"."""
 
     container_port: int
@@ -368,7 +368,7 @@ class PublishedPort(Frozen):
     host_port: int
 
 
-class Container(Frozen):
+class Container(Frozen, frozen=True, kw_only=True):
     """The stored document of one container: the row is this, and nothing else is believed."""
 
     version: int = VERSION
@@ -396,7 +396,7 @@ class Container(Frozen):
     apparmor_profile: str = ""
 
 
-class ExecConfig(Frozen):
+class ExecConfig(Frozen, frozen=True, kw_only=True):
     user: str = ""
     is_privileged: bool = False
     tty: bool = False
@@ -410,7 +410,7 @@ class ExecConfig(Frozen):
     cmd: tuple[str, ...] = ()
 
 
-class Exec(Frozen):
+class Exec(Frozen, frozen=True, kw_only=True):
     """One exec'd process; `exit_code` is None until it ended."""
 
     id: str
@@ -425,19 +425,19 @@ class Exec(Frozen):
 # Answers of the public verbs
 
 
-class Created(Frozen):
+class Created(Frozen, frozen=True, kw_only=True):
     id: ContainerId
     warnings: tuple[str, ...] = ()
 
 
-class Sizes(Frozen):
+class Sizes(Frozen, frozen=True, kw_only=True):
     """`rw_bytes`: the container's own layer; `rootfs_bytes`: that and its image's together."""
 
     rw_bytes: int
     rootfs_bytes: int
 
 
-class ContainerView(Frozen):
+class ContainerView(Frozen, frozen=True, kw_only=True):
     """All that inspect shows; `directories` are the overlay's, empty when there is none."""
 
     container: Container
@@ -447,7 +447,7 @@ class ContainerView(Frozen):
     image_name: str = ""  # what a list shows: the reference typed, or the id if it moved on
 
 
-class ListQuery(Frozen):
+class ListQuery(Frozen, frozen=True, kw_only=True):
     """`filters` maps a filter's name to its values; `limit` 0 means all."""
 
     all: bool = False
@@ -462,12 +462,12 @@ class WaitCondition(StrEnum):
     REMOVED = "removed"
 
 
-class WaitResult(Frozen):
+class WaitResult(Frozen, frozen=True, kw_only=True):
     exit_code: int
     error: str = ""
 
 
-class LogsQuery(Frozen):
+class LogsQuery(Frozen, frozen=True, kw_only=True):
     """`tail` is a number of lines, None for all; times in nanoseconds, None for no bound."""
 
     stdout: bool = False
@@ -480,7 +480,7 @@ class LogsQuery(Frozen):
     tail: int | None = None
 
 
-class AttachOptions(Frozen):
+class AttachOptions(Frozen, frozen=True, kw_only=True):
     stdin: bool = False
     stdout: bool = False
     stderr: bool = False
@@ -489,13 +489,13 @@ class AttachOptions(Frozen):
     detach_keys: str = ""  # "" for the default, ctrl-p,ctrl-q
 
 
-class Processes(Frozen):
+class Processes(Frozen, frozen=True, kw_only=True):
     """Answer of top: column titles and one row a process, as ps prints them."""
 
     titles: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
 
-class Pruned(Frozen):
+class Pruned(Frozen, frozen=True, kw_only=True):
     ids: tuple[str, ...]
     reclaimed_bytes: int

@@ -17,7 +17,7 @@ _ADJECTIVES = (
     "mild modest neat nimble noble northern open patient placid plucky polite prompt proud quick "
     "quiet rapid ready robust rosy sandy serene sharp silver sincere snug solid southern spry "
     "steady sturdy sunny swift tidal tidy tranquil trusty upbeat vivid warm western windy witty"
-).split()
+)
 
 _NOUNS = (
     "anchor ballast barge beacon berth bollard bosun bow breakwater brig buoy cabin canal capstan "
@@ -28,7 +28,10 @@ _NOUNS = (
     "mast mole mooring narrows oar outrigger pelican pennant pier pilot pinnace piling port prow "
     "punt quay reef rigging rudder sail schooner sextant shoal skiff skipper sloop sounding spar "
     "stern strait tanker tern tide tiller trawler tug vessel voyage wake wharf winch yawl"
-).split()
+)
+
+
+_ADJECTIVE, _NOUN = _ADJECTIVES.split(), _NOUNS.split()
 
 
 class InvalidContainerName(InvalidParameter):
@@ -49,5 +52,5 @@ def parse(text: str) -> str:
 
 def generate(attempt: int = 0) -> str:
     """A random `adjective_noun`; from the second attempt on with a digit behind it."""
-    name = f"{secrets.choice(_ADJECTIVES)}_{secrets.choice(_NOUNS)}"
+    name = f"{secrets.choice(_ADJECTIVE)}_{secrets.choice(_NOUN)}"
     return f"{name}{secrets.randbelow(10 ** min(attempt, 9))}" if attempt else name

@@ -152,9 +152,7 @@ def _refusal(status: Status, event: Event, container_id: str, ref: str) -> Wharf
         case Event.PAUSE | Event.EXEC | Event.TOP if status is Status.RESTARTING:
             return ContainerRestarting(container_id)
         case Event.LOGS:
-            return Conflict(
-                "can not get logs from container which is dead or marked for removal"
-            )
+            return Conflict("can not get logs from container which is dead or marked for removal")
         case Event.UPDATE:
             return Conflict(
                 f"Cannot update container {container_id}: container is marked for removal and "

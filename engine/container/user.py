@@ -48,10 +48,11 @@ def lookup(spec: str, passwd: bytes, group: bytes, additional: Sequence[str] = (
     user_part, _, group_part = spec.partition(":")
     group_part = group_part.partition(":")[0]
     name, uid, gid, home = _find_user(user_part, passwd)
+    supplementary: tuple[int, ...] = ()
     if group_part:
-        gid, supplementary = _find_group(group_part, group), ()
-    else:
-        supplementary = _memberships(name, group) if name else ()
+        gid = _find_group(group_part, group)
+    elif name:
+        supplementary = _memberships(name, group)
     extra = _additional(additional, group)
     return User(uid, gid, (gid, *supplementary, *extra), home)
 

@@ -17,19 +17,19 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, re
     """Base: camelCase on the outside, and what has its default is left out."""
 
 
-class User(Document):
+class User(Document, frozen=True, kw_only=True):
     uid: int = 0
     gid: int = 0
     umask: int | None = None
     additional_gids: tuple[int, ...] = ()
 
 
-class Box(Document):
+class Box(Document, frozen=True, kw_only=True):
     height: int
     width: int
 
 
-class Capabilities(Document):
+class Capabilities(Document, frozen=True, kw_only=True):
     bounding: tuple[str, ...] = ()
     effective: tuple[str, ...] = ()
     inheritable: tuple[str, ...] = ()
@@ -37,13 +37,13 @@ class Capabilities(Document):
     ambient: tuple[str, ...] = ()
 
 
-class Rlimit(Document):
+class Rlimit(Document, frozen=True, kw_only=True):
     type: str
     soft: int
     hard: int
 
 
-class Process(Document):
+class Process(Document, frozen=True, kw_only=True):
     args: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
     cwd: str = "/"
@@ -57,26 +57,26 @@ class Process(Document):
     oom_score_adj: int | None = None
 
 
-class Root(Document):
+class Root(Document, frozen=True, kw_only=True):
     path: str
     readonly: bool = False
 
 
-class Mount(Document):
+class Mount(Document, frozen=True, kw_only=True):
     destination: str
     type: str = ""
     source: str = ""
     options: tuple[str, ...] = ()
 
 
-class Namespace(Document):
+class Namespace(Document, frozen=True, kw_only=True):
     """`path` names an existing one to join; "" asks for a new one."""
 
     type: str
     path: str = ""
 
 
-class Device(Document):
+class Device(Document, frozen=True, kw_only=True):
     type: str
     path: str
     major: int
@@ -86,7 +86,7 @@ class Device(Document):
     gid: int | None = None
 
 
-class DeviceRule(Document, omit_defaults=False):
+class DeviceRule(Document, frozen=True, kw_only=True, omit_defaults=False):
     """A rule of the device cgroup; None is any number, type "a" any device."""
 
     allow: bool
@@ -96,7 +96,7 @@ class DeviceRule(Document, omit_defaults=False):
     access: str = "rwm"
 
 
-class Memory(Document):
+class Memory(Document, frozen=True, kw_only=True):
     limit: int | None = None
     reservation: int | None = None
     swap: int | None = None
@@ -104,7 +104,7 @@ class Memory(Document):
     disable_oom_killer: bool | None = msgspec.field(default=None, name="disableOOMKiller")
 
 
-class Cpu(Document):
+class Cpu(Document, frozen=True, kw_only=True):
     shares: int | None = None
     quota: int | None = None
     period: int | None = None
@@ -114,23 +114,23 @@ class Cpu(Document):
     mems: str = ""
 
 
-class Pids(Document):
+class Pids(Document, frozen=True, kw_only=True):
     limit: int
 
 
-class WeightDevice(Document):
+class WeightDevice(Document, frozen=True, kw_only=True):
     major: int
     minor: int
     weight: int
 
 
-class ThrottleDevice(Document):
+class ThrottleDevice(Document, frozen=True, kw_only=True):
     major: int
     minor: int
     rate: int
 
 
-class BlockIO(Document):
+class BlockIO(Document, frozen=True, kw_only=True):
     weight: int | None = None
     weight_device: tuple[WeightDevice, ...] = ()
     throttle_read_bps_device: tuple[ThrottleDevice, ...] = ()
@@ -143,7 +143,7 @@ class BlockIO(Document):
     )
 
 
-class Resources(Document):
+class Resources(Document, frozen=True, kw_only=True):
     devices: tuple[DeviceRule, ...] = ()
     memory: Memory | None = None
     cpu: Cpu | None = None
@@ -151,7 +151,7 @@ class Resources(Document):
     block_io: BlockIO | None = msgspec.field(default=None, name="blockIO")
 
 
-class Linux(Document):
+class Linux(Document, frozen=True, kw_only=True):
     namespaces: tuple[Namespace, ...] = ()
     devices: tuple[Device, ...] = ()
     cgroups_path: str = ""
@@ -162,7 +162,7 @@ class Linux(Document):
     readonly_paths: tuple[str, ...] = ()
 
 
-class Spec(Document):
+class Spec(Document, frozen=True, kw_only=True):
     oci_version: str = msgspec.field(default=VERSION, name="ociVersion")
     process: Process
     root: Root

@@ -1,0 +1,193 @@
+"""Where a container's output is kept: drivers, their options, and the plan for the monitor."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from engine.container.model import LogConfig
+from engine.errors import EngineError, InvalidParameter, NotImplementedHere
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.container.model import Config
+
+DEFAULT_MAX_SIZE_BYTES = 20 * 1000 * 1000
+DEFAULT_MAX_FILE = 3
+
+_OPTIONS = frozenset(
+    {"max-file", "max-size", "compress", "labels", "labels-regex", "env", "env-regex", "tag"}
+)
+_COMMON = frozenset({"mode", "max-buffer-size"})
+_ELSEWHERE = frozenset(
+    {
+        "awslogs",
+        "etwlogs",
+        "fluentd",
+        "gcplogs",
+        "gelf",
+        "journald",
+        "local",
+        "logentries",
+        "splunk",
+        "syslog",
+    }
+)
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?)(?:i?b)?", re.IGNORECASE)
+_MULTIPLIERS = {"": 1, **{unit: 1024**power for power, unit in enumerate("kmgtp", 1)}}
+
+
+class LoggingFailure(EngineError):
+    """The log cannot be opened as asked; dockerd finds out at start."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(
+            f"failed to create task for container: failed to initialize logging driver: {cause}"
+        )
+
+
+def complete(asked: LogConfig, *, driver: str, options: Mapping[str, str]) -> LogConfig:
+    """The config with the daemon's defaults under it; raises for what no driver knows."""
+    type_ = asked.type or driver
+    inherited = options if type_ == driver else {}
+    config = {**inherited, **asked.config}
+    _check(type_, config)
+    return LogConfig(type=type_, config=config)
+
+
+def _check(type_: str, config: Mapping[str, str]) -> None:
+    if type_ == "none":
+        return
+    _check_mode(config)
+    if type_ in _ELSEWHERE:
+        raise NotImplementedHere(f'log driver "{type_}" is not implemented by this engine')
+    if type_ != "json-file":
+        raise InvalidParameter(
+            f'error looking up logging plugin {type_}: plugin "{type_}" not found'
+        )
+    for name in config:
+        if name not in _OPTIONS and name not in _COMMON:
+            raise InvalidParameter(f"unknown log opt '{name}' for json-file log driver")
+    for name in ("labels-regex", "env-regex"):
+        _pattern(config.get(name, ""))
+
+
+def _check_mode(config: Mapping[str, str]) -> None:
+    mode = config.get("mode", "")
+    if mode not in ("", "blocking", "non-blocking"):
+        raise InvalidParameter(f"logger: logging mode not supported: {mode}")
+    if "max-buffer-size" in config:
+        if mode != "non-blocking":
+            raise InvalidParameter(
+                "logger: max-buffer-size option is only supported with 'mode=non-blocking'"
+            )
+        try:
+            parse_size(config["max-buffer-size"])
+        except ValueError as exc:
+            raise InvalidParameter(f"error parsing option max-buffer-size: {exc}") from exc
+
+
+def parse_size(text: str) -> int:
+    """Bytes, with units of 1024 (go-units RAMInBytes); ValueError otherwise."""
+    match = _SIZE.fullmatch(text)
+    if match is None or len(text) > 32:
+        raise ValueError(f"invalid size: '{text}'")
+    return int(float(match[1]) * _MULTIPLIERS[match[2].lower()])
+
+
+def plan(
+    config: LogConfig, path: str, container: Config, *, container_id: str, name: str, image: str
+) -> dict[str, object]:
+    """What the monitor is told; raises LoggingFailure. Sizes in bytes, 0 for no limit."""
+    if config.type == "none":
+        return {"driver": "none"}
+    options = config.config
+    return {
+        "driver": config.type,
+        "path": path,
+        "max_size": _max_size(options),
+        "max_file": _max_file(options),
+        "compress": _compress(options),
+        "attrs": attributes(options, container, container_id=container_id, name=name, image=image),
+    }
+
+
+def _max_size(options: Mapping[str, str]) -> int:
+    text = options.get("max-size")
+    if text is None:
+        return DEFAULT_MAX_SIZE_BYTES
+    try:
+        size = parse_size(text) if text != "-1" else 0
+    except ValueError as exc:
+        raise LoggingFailure(str(exc)) from exc
+    if text != "-1" and size <= 0:
+        raise LoggingFailure(f"max-size must be a positive number, got '{text}'")
+    return size
+
+
+def _max_file(options: Mapping[str, str]) -> int:
+    """Files kept; once a size is named the default is one, as in dockerd."""
+    text = options.get("max-file")
+    if text is None:
+        return 1 if "max-size" in options else DEFAULT_MAX_FILE
+    if not text.lstrip("+-").isdecimal() or len(text) > 6:
+        raise LoggingFailure(f'strconv.Atoi: parsing "{text}": invalid syntax')
+    if int(text) < 1:
+        raise LoggingFailure("max-file cannot be less than 1")
+    return int(text)
+
+
+def _compress(options: Mapping[str, str]) -> bool:
+    text = options.get("compress", "false").lower()
+    if text not in ("true", "false", "1", "0", "t", "f"):
+        raise LoggingFailure(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+    return text in ("true", "1", "t")
+
+
+def attributes(
+    options: Mapping[str, str], container: Config, *, container_id: str, name: str, image: str
+) -> dict[str, str]:
+    """What every record carries beside its text: chosen labels and variables, and the tag."""
+    env = dict(entry.partition("=")[::2] for entry in container.env if "=" in entry)
+    chosen = {
+        **_named(options.get("labels", ""), container.labels),
+        **_matching(options.get("labels-regex", ""), container.labels),
+        **_named(options.get("env", ""), env),
+        **_matching(options.get("env-regex", ""), env),
+    }
+    if tag := options.get("tag"):
+        chosen["tag"] = _tag(tag, container_id=container_id, name=name, image=image)
+    return chosen
+
+
+def _named(names: str, values: Mapping[str, str]) -> dict[str, str]:
+    return {name: values[name] for name in names.split(",") if name in values}
+
+
+def _matching(pattern: str, values: Mapping[str, str]) -> dict[str, str]:
+    if not pattern:
+        return {}
+    compiled = _pattern(pattern)
+    return {name: value for name, value in values.items() if compiled.search(name)}
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as exc:
+        raise InvalidParameter(f"error parsing regexp: {exc}") from exc
+
+
+def _tag(template: str, *, container_id: str, name: str, image: str) -> str:
+    """Docker's template words (docs "Customize log driver output"); others stay as they are."""
+    words = {
+        "{{.ID}}": container_id[:12],
+        "{{.FullID}}": container_id,
+        "{{.Name}}": name,
+        "{{.ImageName}}": image,
+        "{{.DaemonName}}": "docker",
+    }
+    for word, value in words.items():
+        template = template.replace(word, value)
+    return template
