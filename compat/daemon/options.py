@@ -197,7 +197,8 @@ TABLE: tuple[Option, ...] = (
         "use a reverse proxy if you need CORS headers",
         refuse=_refuse_if(
             'DEPRECATED: The "api-cors-header" config parameter and the dockerd '
-            '"--api-cors-header" option have been removed; use a reverse proxy if you need CORS headers'
+            '"--api-cors-header" option have been removed; '
+            "use a reverse proxy if you need CORS headers"
         ),
     ),
     # What the daemon says of itself
