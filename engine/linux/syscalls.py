@@ -143,6 +143,22 @@ TMPFS_MAGIC: Final = 0x01021994
 # <asm/ioctls.h>
 TIOCGPTPEER: Final = 0x5441
 
+# <linux/inotify.h>
+IN_ATTRIB: Final = 0x4
+IN_CLOEXEC: Final = os.O_CLOEXEC
+IN_CLOSE_WRITE: Final = 0x8
+IN_CREATE: Final = 0x100
+IN_DELETE: Final = 0x200
+IN_DELETE_SELF: Final = 0x400
+IN_IGNORED: Final = 0x8000
+IN_MODIFY: Final = 0x2
+IN_MOVED_FROM: Final = 0x40
+IN_MOVED_TO: Final = 0x80
+IN_MOVE_SELF: Final = 0x800
+IN_NONBLOCK: Final = os.O_NONBLOCK
+IN_ONLYDIR: Final = 0x01000000
+IN_Q_OVERFLOW: Final = 0x4000
+
 # <sys/signalfd.h>
 SFD_CLOEXEC: Final = os.O_CLOEXEC
 SFD_NONBLOCK: Final = os.O_NONBLOCK
@@ -285,6 +301,9 @@ _PROTOTYPES: dict[str, list[Any]] = {
     "capget": [ctypes.c_void_p, ctypes.c_void_p],
     "capset": [ctypes.c_void_p, ctypes.c_void_p],
     "fstatfs": [_int, ctypes.c_void_p],
+    "inotify_add_watch": [_int, _str, ctypes.c_uint32],
+    "inotify_init1": [_int],
+    "inotify_rm_watch": [_int, _int],
     "mount": [_str, _str, _str, _ulong, _str],
     "pivot_root": [_str, _str],
     "prctl": [_int, _ulong, _ulong, _ulong, _ulong],
@@ -529,3 +548,22 @@ def bpf_prog_query(target_fd: int, attach_type: int) -> list[int]:
 
 def bpf_prog_get_fd_by_id(prog_id: int) -> int:
     return _bpf(BPF_PROG_GET_FD_BY_ID, bpf_attr_id(prog_id, 0, 0))
+
+
+def inotify_init1(flags: int = IN_CLOEXEC | IN_NONBLOCK) -> int:
+    result: int = libc.inotify_init1(flags)
+    if result < 0:
+        raise oserror()
+    return result
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> int:
+    result: int = libc.inotify_add_watch(fd, _bytes(path), mask)
+    if result < 0:
+        raise oserror(path)
+    return result
+
+
+def inotify_rm_watch(fd: int, wd: int) -> None:
+    if libc.inotify_rm_watch(fd, wd) < 0:
+        raise oserror()
