@@ -90,7 +90,9 @@ def terminals() -> Iterator[list[Terminal]]:
 
 
 def test_a_shell_in_a_terminal(engine: Engine, name: str, terminals: list[Terminal]) -> None:
-    shell = Terminal(engine, "run", "-it", "--rm", "--name", name, "busybox", "sh", rows=30, columns=100)
+    shell = Terminal(
+        engine, "run", "-it", "--rm", "--name", name, "busybox", "sh", rows=30, columns=100
+    )
     terminals.append(shell)
     shell.expect("# ")
     shell.type("stty size; echo mark$((1+1))\n")
@@ -139,7 +141,9 @@ def test_detach_and_reattach(engine: Engine, name: str, terminals: list[Terminal
 
 
 def test_detach_keys_of_ones_own(engine: Engine, name: str, terminals: list[Terminal]) -> None:
-    shell = Terminal(engine, "run", "-it", "--detach-keys", "ctrl-x,z", "--name", name, "busybox", "sh")
+    shell = Terminal(
+        engine, "run", "-it", "--detach-keys", "ctrl-x,z", "--name", name, "busybox", "sh"
+    )
     terminals.append(shell)
     shell.expect("# ")
     shell.type("\x18z")
@@ -149,9 +153,7 @@ def test_detach_keys_of_ones_own(engine: Engine, name: str, terminals: list[Term
 
 def test_several_clients_see_the_same(engine: Engine, name: str) -> None:
     engine.docker("run", "-di", "--name", name, "busybox", "cat")
-    clients = [
-        engine.popen("attach", "--no-stdin", name, stdout=subprocess.PIPE) for _ in range(3)
-    ]
+    clients = [engine.popen("attach", "--no-stdin", name, stdout=subprocess.PIPE) for _ in range(3)]
     time.sleep(1)
     writer = engine.popen("attach", name, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert writer.stdin is not None
@@ -279,7 +281,9 @@ def test_exec_with_a_half_close_right_behind(engine: Engine, name: str) -> None:
 
 
 def test_logs_replayed_on_attach(engine: Engine, name: str) -> None:
-    engine.docker("run", "-d", "--name", name, "busybox", "sh", "-c", "echo before; sleep 1; echo after")
+    engine.docker(
+        "run", "-d", "--name", name, "busybox", "sh", "-c", "echo before; sleep 1; echo after"
+    )
     eventually(lambda: engine.out("logs", name), lambda text: text == "before")
     connection = upgrade(engine, f"/containers/{name}/attach?logs=1&stream=1&stdout=1&stderr=1")
     assert read_all(connection).endswith(b"\1\0\0\0\0\0\0\7before\n\1\0\0\0\0\0\0\6after\n")

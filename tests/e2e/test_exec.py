@@ -47,7 +47,9 @@ def test_tty(engine: Engine, box: str) -> None:
 
 
 def test_shares_the_container(engine: Engine, box: str) -> None:
-    probe = "for n in mnt pid net ipc uts; do readlink /proc/self/ns/$n; done; cat /proc/self/cgroup"
+    probe = (
+        "for n in mnt pid net ipc uts; do readlink /proc/self/ns/$n; done; cat /proc/self/cgroup"
+    )
     script = ("sh", "-c", probe)
     first = engine.out("exec", box, *script)
     assert first == engine.out("exec", box, *script)

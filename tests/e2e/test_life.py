@@ -94,7 +94,10 @@ def test_kill_refusals(engine: Engine, name: str) -> None:
     assert reply.status == 409
     assert reply.message == f"cannot kill container: {name}: container {identifier} is not running"
     reply = engine.call("POST", f"/containers/{name}/kill?signal=NOPE")
-    assert (reply.status, reply.message) == (400, f"cannot kill container: {name}: invalid signal: NOPE")
+    assert (reply.status, reply.message) == (
+        400,
+        f"cannot kill container: {name}: invalid signal: NOPE",
+    )
 
 
 def test_restart_gives_a_new_process(engine: Engine, name: str) -> None:
@@ -224,7 +227,9 @@ def test_top(engine: Engine, name: str) -> None:
 
 
 def test_update_changes_a_living_limit(engine: Engine, name: str) -> None:
-    engine.docker("run", "-d", "--name", name, "-m", "64m", "--memory-swap", "128m", "busybox", "sleep", "60")
+    engine.docker(
+        "run", "-d", "--name", name, "-m", "64m", "--memory-swap", "128m", "busybox", "sleep", "60"
+    )
     assert engine.out("update", "-m", "32m", "--cpus", "0.25", name) == name
     host = engine.inspect(name)["HostConfig"]
     assert (host["Memory"], host["NanoCpus"]) == (32 << 20, 250_000_000)
@@ -240,7 +245,9 @@ def test_update_refuses_less_than_is_possible(engine: Engine, name: str) -> None
 
 
 def test_list_and_its_filters(engine: Engine, name: str) -> None:
-    engine.docker("run", "-d", "--name", f"{name}-up", "--label", f"t={name}", "busybox", "sleep", "60")
+    engine.docker(
+        "run", "-d", "--name", f"{name}-up", "--label", f"t={name}", "busybox", "sleep", "60"
+    )
     engine.docker("run", "--name", f"{name}-down", "--label", f"t={name}", "busybox", "sh", "-c", "exit 3",
                   check=False)  # fmt: skip
     engine.docker("create", "--name", f"{name}-new", "--label", f"t={name}", "busybox", "true")
@@ -268,7 +275,19 @@ def test_list_and_its_filters(engine: Engine, name: str) -> None:
 
 
 def test_list_row(engine: Engine, name: str) -> None:
-    identifier = engine.out("run", "-d", "--name", name, "--label", "k=v", "-p", "127.0.0.1::80", "busybox", "sleep", "60")
+    identifier = engine.out(
+        "run",
+        "-d",
+        "--name",
+        name,
+        "--label",
+        "k=v",
+        "-p",
+        "127.0.0.1::80",
+        "busybox",
+        "sleep",
+        "60",
+    )
     filters = quote(json.dumps({"id": [identifier]}))
     (row,) = engine.call("GET", f"/containers/json?size=1&filters={filters}").json()
     assert row["Names"] == [f"/{name}"]
@@ -287,12 +306,16 @@ def test_prune_removes_what_ended(engine: Engine, name: str) -> None:
     engine.docker("run", "-d", "--name", f"{name}-up", "--label", name, "busybox", "sleep", "60")
     out = engine.out("container", "prune", "-f", "--filter", f"label={name}")
     assert "Total reclaimed space" in out
-    assert engine.out("ps", "-a", "--filter", f"name={name}", "--format", "{{.Names}}") == f"{name}-up"
+    assert (
+        engine.out("ps", "-a", "--filter", f"name={name}", "--format", "{{.Names}}") == f"{name}-up"
+    )
 
 
 def test_auto_remove_after_detached_run(engine: Engine, name: str) -> None:
     engine.docker("run", "-d", "--rm", "--name", name, "busybox", "sleep", "0.3")
-    gone = eventually(lambda: engine.call("GET", f"/containers/{name}/json").status, lambda s: s == 404)
+    gone = eventually(
+        lambda: engine.call("GET", f"/containers/{name}/json").status, lambda s: s == 404
+    )
     assert gone == 404
 
 
@@ -319,7 +342,19 @@ def test_events_of_a_whole_life(engine: Engine, name: str) -> None:
 
 def test_events_since_and_until(engine: Engine, name: str) -> None:
     since = time.time() - 1
-    engine.docker("run", "--rm", "--name", name, "--label", "a=b", "busybox", "sh", "-c", "exit 6", check=False)
+    engine.docker(
+        "run",
+        "--rm",
+        "--name",
+        name,
+        "--label",
+        "a=b",
+        "busybox",
+        "sh",
+        "-c",
+        "exit 6",
+        check=False,
+    )
     eventually(lambda: engine.call("GET", f"/containers/{name}/json").status, lambda s: s == 404)
     until = time.time() + 1
     filters = quote(json.dumps({"container": [name]}))

@@ -39,7 +39,9 @@ def test_timestamps(engine: Engine, name: str) -> None:
 
 
 def test_since_and_until(engine: Engine, name: str) -> None:
-    engine.docker("run", "--name", name, "busybox", "sh", "-c", "echo 1; sleep 1.2; echo 2; sleep 1.2; echo 3")
+    engine.docker(
+        "run", "--name", name, "busybox", "sh", "-c", "echo 1; sleep 1.2; echo 2; sleep 1.2; echo 3"
+    )
     stamps = [line.split()[0] for line in engine.out("logs", "-t", name).splitlines()]
     assert engine.out("logs", "--since", stamps[1], name).split() == ["2", "3"]
     assert engine.out("logs", "--until", stamps[1], name).split() == ["1", "2"]
@@ -53,8 +55,19 @@ def test_follow_until_the_end(engine: Engine, name: str) -> None:
 
 
 def test_follow_comes_without_delay(engine: Engine, name: str) -> None:
-    engine.docker("run", "-d", "--name", name, "busybox", "sh", "-c", "while true; do cat /proc/uptime; sleep 0.2; done")
-    with running(engine.popen("logs", "-f", "--tail", "0", name, stdout=subprocess.PIPE)) as process:
+    engine.docker(
+        "run",
+        "-d",
+        "--name",
+        name,
+        "busybox",
+        "sh",
+        "-c",
+        "while true; do cat /proc/uptime; sleep 0.2; done",
+    )
+    with running(
+        engine.popen("logs", "-f", "--tail", "0", name, stdout=subprocess.PIPE)
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         written = float(process.stdout.readline().split()[0])
@@ -68,7 +81,7 @@ def test_partial_line_and_long_line(engine: Engine, name: str) -> None:
 
 
 def test_bytes_that_are_not_text(engine: Engine, name: str) -> None:
-    engine.docker("run", "--name", name, "busybox", "printf", "a\\000b\\377\\t\"\\\\\\n")
+    engine.docker("run", "--name", name, "busybox", "printf", 'a\\000b\\377\\t"\\\\\\n')
     assert engine.docker("logs", name).stdout in (
         b'a\x00b\xef\xbf\xbd\t"\\\n',
         b'a\x00b\xff\t"\\\n',
@@ -116,7 +129,9 @@ def test_rotation_keeps_the_newest(engine: Engine, name: str) -> None:
 
 @pytest.mark.beyond
 def test_the_file_is_dockers_format(engine: Engine, name: str) -> None:
-    engine.docker("run", "--name", name, "busybox", "sh", "-c", "echo out; echo err >&2; printf end")
+    engine.docker(
+        "run", "--name", name, "busybox", "sh", "-c", "echo out; echo err >&2; printf end"
+    )
     found = engine.inspect(name)
     path = Path(found["LogPath"])
     assert path.name == f"{found['Id']}-json.log"
@@ -126,7 +141,9 @@ def test_the_file_is_dockers_format(engine: Engine, name: str) -> None:
         ("err\n", "stderr"),
         ("end", "stdout"),
     ]
-    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", r["time"]) for r in rows)
+    assert all(
+        re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", r["time"]) for r in rows
+    )
 
 
 @pytest.mark.beyond

@@ -101,7 +101,9 @@ def socket_inside(pid: int, kind: socket.SocketKind) -> socket.socket:
 
 
 def test_udp(engine: Engine, name: str) -> None:
-    engine.docker("run", "-d", "--name", name, "-p", "127.0.0.1::9000/udp", "busybox", "sleep", "60")
+    engine.docker(
+        "run", "-d", "--name", name, "-p", "127.0.0.1::9000/udp", "busybox", "sleep", "60"
+    )
     port = published(engine, name, "9000/udp")
     pid = engine.inspect(name)["State"]["Pid"]
     with (
@@ -126,13 +128,17 @@ def test_publish_all(engine: Engine, name: str) -> None:
 
 
 def test_a_range_of_ports(engine: Engine, name: str) -> None:
-    engine.docker("run", "-d", "--name", name, "-p", "127.0.0.1:45100-45104:80-84", "busybox", *SERVER)
+    engine.docker(
+        "run", "-d", "--name", name, "-p", "127.0.0.1:45100-45104:80-84", "busybox", *SERVER
+    )
     assert answers("127.0.0.1", 45100) == "served\n"
     assert len(engine.out("port", name).splitlines()) == 5
 
 
 def test_a_taken_port(engine: Engine, name: str) -> None:
-    engine.docker("run", "-d", "--name", f"{name}-a", "-p", "127.0.0.1:45110:80", "busybox", *SERVER)
+    engine.docker(
+        "run", "-d", "--name", f"{name}-a", "-p", "127.0.0.1:45110:80", "busybox", *SERVER
+    )
     done = engine.docker("run", "-d", "--name", f"{name}-b", "-p", "127.0.0.1:45110:80", "busybox", *SERVER,
                          check=False)  # fmt: skip
     assert done.returncode == 125
@@ -183,7 +189,9 @@ def test_network_settings(engine: Engine, name: str) -> None:
 
 
 def test_hosts_file(engine: Engine) -> None:
-    out = engine.out("run", "--rm", "-h", "web", "--add-host", "db:10.1.2.3", "busybox", "cat", "/etc/hosts")
+    out = engine.out(
+        "run", "--rm", "-h", "web", "--add-host", "db:10.1.2.3", "busybox", "cat", "/etc/hosts"
+    )
     lines = [line.split("\t") for line in out.splitlines()]
     assert lines[0] == ["127.0.0.1", "localhost"]
     assert ["10.1.2.3", "db"] in lines
@@ -192,7 +200,9 @@ def test_hosts_file(engine: Engine) -> None:
 
 def test_host_gateway(engine: Engine, name: str) -> None:
     out = engine.out("run", "--rm", "--add-host", "up:host-gateway", "busybox", "cat", "/etc/hosts")
-    gateway = json.loads(engine.out("network", "inspect", "bridge"))[0]["IPAM"]["Config"][0].get("Gateway")
+    gateway = json.loads(engine.out("network", "inspect", "bridge"))[0]["IPAM"]["Config"][0].get(
+        "Gateway"
+    )
     assert f"{gateway}\tup" in out
 
 
@@ -210,19 +220,31 @@ def test_network_none(engine: Engine) -> None:
 
 
 def test_unknown_network(engine: Engine, name: str) -> None:
-    done = engine.docker("run", "-d", "--name", name, "--network", "nosuchnet", "busybox", "true", check=False)
+    done = engine.docker(
+        "run", "-d", "--name", name, "--network", "nosuchnet", "busybox", "true", check=False
+    )
     assert done.returncode == 125
     assert b"network nosuchnet not found" in done.stderr
 
 
 def test_mac_address(engine: Engine) -> None:
-    out = engine.out("run", "--rm", "--mac-address", "02:42:aa:bb:cc:dd", "busybox", "cat", "/sys/class/net/eth0/address")
+    out = engine.out(
+        "run",
+        "--rm",
+        "--mac-address",
+        "02:42:aa:bb:cc:dd",
+        "busybox",
+        "cat",
+        "/sys/class/net/eth0/address",
+    )
     assert out == "02:42:aa:bb:cc:dd"
 
 
 def test_a_network_of_ones_own(engine: Engine, name: str) -> None:
     engine.docker("network", "create", "--subnet", "10.222.7.0/24", name)
-    engine.docker("run", "-d", "--name", name, "--network", name, "--ip", "10.222.7.9", "busybox", *SERVER)
+    engine.docker(
+        "run", "-d", "--name", name, "--network", name, "--ip", "10.222.7.9", "busybox", *SERVER
+    )
     assert engine.inspect(name)["NetworkSettings"]["Networks"][name]["IPAddress"] == "10.222.7.9"
     done = engine.docker("network", "rm", name, check=False)
     assert b"has active endpoints" in done.stderr

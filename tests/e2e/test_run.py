@@ -197,7 +197,14 @@ def test_read_only_root(engine: Engine) -> None:
 
 def test_tmpfs_options(engine: Engine) -> None:
     line = engine.out(
-        "run", "--rm", "--tmpfs", "/t:rw,size=64k,mode=1770", "busybox", "grep", " /t ", "/proc/mounts"
+        "run",
+        "--rm",
+        "--tmpfs",
+        "/t:rw,size=64k,mode=1770",
+        "busybox",
+        "grep",
+        " /t ",
+        "/proc/mounts",
     )
     assert line.startswith("tmpfs /t tmpfs rw,nosuid,nodev,noexec,relatime,size=64k,mode=1770")
 
@@ -205,7 +212,14 @@ def test_tmpfs_options(engine: Engine) -> None:
 def test_bind_mount_both_ways(engine: Engine, folder: Path) -> None:
     (folder / "in").write_text("from outside")
     out = engine.out(
-        "run", "--rm", "-v", f"{folder}:/b", "busybox", "sh", "-c", "cat /b/in; echo inside > /b/out"
+        "run",
+        "--rm",
+        "-v",
+        f"{folder}:/b",
+        "busybox",
+        "sh",
+        "-c",
+        "cat /b/in; echo inside > /b/out",
     )
     assert out == "from outside"
     assert (folder / "out").read_text() == "inside\n"
@@ -223,7 +237,13 @@ def test_missing_bind_source(engine: Engine, folder: Path) -> None:
     engine.docker("run", "--rm", "-v", f"{folder}/made:/b", "busybox", "true")
     assert (folder / "made").is_dir()
     done = engine.docker(
-        "run", "--rm", "--mount", f"type=bind,src={folder}/not,dst=/b", "busybox", "true", check=False
+        "run",
+        "--rm",
+        "--mount",
+        f"type=bind,src={folder}/not,dst=/b",
+        "busybox",
+        "true",
+        check=False,
     )
     assert done.returncode == 125
     assert f"bind source path does not exist: {folder}/not" in done.stderr.decode()
@@ -370,7 +390,15 @@ def test_sysctl(engine: Engine) -> None:
 
 
 def test_init_is_pid_one(engine: Engine) -> None:
-    out = engine.out("run", "--rm", "--init", "busybox", "sh", "-c", "echo $$; ls /proc/1/exe >/dev/null; cat /proc/1/comm")
+    out = engine.out(
+        "run",
+        "--rm",
+        "--init",
+        "busybox",
+        "sh",
+        "-c",
+        "echo $$; ls /proc/1/exe >/dev/null; cat /proc/1/comm",
+    )
     pid, comm = out.splitlines()
     assert int(pid) > 1
     assert comm != "sh"
@@ -405,7 +433,9 @@ def test_two_containers_share_nothing(engine: Engine) -> None:
     [("--pid", "pid"), ("--network", "net"), ("--ipc", "ipc"), ("--uts", "uts")],
 )
 def test_host_namespaces(engine: Engine, flag: str, namespace: str) -> None:
-    out = engine.out("run", "--rm", flag, "host", "busybox", "readlink", f"/proc/self/ns/{namespace}")
+    out = engine.out(
+        "run", "--rm", flag, "host", "busybox", "readlink", f"/proc/self/ns/{namespace}"
+    )
     assert out == os.readlink(f"/proc/self/ns/{namespace}")
 
 
