@@ -12,6 +12,11 @@ from enum import StrEnum
 import msgspec
 
 from engine.ids import ContainerId
+from engine.network.model import Endpoint as Endpoint
+from engine.network.model import EndpointConfig as EndpointConfig
+from engine.network.model import EndpointIPAM as EndpointIPAM
+from engine.network.model import PortBinding as PortBinding
+from engine.network.model import PublishedPort as PublishedPort
 
 VERSION = 1
 """Version of the stored document; raised with a migration."""
@@ -63,13 +68,6 @@ class Config(Frozen, frozen=True, kw_only=True):
     stop_signal: str | None = None
     stop_timeout_s: int | None = None
     shell: tuple[str, ...] | None = None
-
-
-class PortBinding(Frozen, frozen=True, kw_only=True):
-    """One publication of a container port; `host_port` may be "", a number or a range "a-b"."""
-
-    host_ip: str = ""
-    host_port: str = ""
 
 
 class RestartPolicyName(StrEnum):
@@ -247,23 +245,6 @@ class HostConfig(Frozen, frozen=True, kw_only=True):
     has_init: bool | None = None  # None: the daemon's default
 
 
-class EndpointIPAM(Frozen, frozen=True, kw_only=True):
-    ipv4_address: str = ""
-    ipv6_address: str = ""
-    link_local_ips: tuple[str, ...] | None = None
-
-
-class EndpointConfig(Frozen, frozen=True, kw_only=True):
-    """How a container wishes to stand on one network."""
-
-    ipam: EndpointIPAM | None = None
-    links: tuple[str, ...] | None = None
-    aliases: tuple[str, ...] | None = None
-    mac_address: str = ""
-    driver_opts: dict[str, str] = {}
-    gw_priority: int = 0
-
-
 class CreateRequest(Frozen, frozen=True, kw_only=True):
     """Everything `create` takes. `name` has no slash; "" asks for a generated one."""
 
@@ -340,32 +321,6 @@ class MountPoint(Frozen, frozen=True, kw_only=True):
     subpath: str = ""
     spec: MountRequest | None = None
     created_source: bool = False
-
-
-class Endpoint(Frozen, frozen=True, kw_only=True):
-    """A container's place on a network, as it stands or (when not running) was asked for."""
-
-    network_name: str
-    network_id: str = ""
-    config: EndpointConfig = EndpointConfig()
-    endpoint_id: str = ""
-    gateway: str = ""
-    ipv4_address: str = ""
-    ipv4_prefix: int = 0
-    ipv6_gateway: str = ""
-    ipv6_address: str = ""
-    ipv6_prefix: int = 0
-    mac_address: str = ""
-    dns_names: tuple[str, ...] | None = None
-
-
-class PublishedPort(Frozen, frozen=True, kw_only=True):
-    """A port that is open on the host: `container_port` and `protocol` as in "80", "tcp"."""
-
-    container_port: int
-    protocol: str
-    host_ip: str
-    host_port: int
 
 
 class Container(Frozen, frozen=True, kw_only=True):
