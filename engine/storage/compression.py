@@ -23,6 +23,7 @@ LARGEST_WINDOW_BYTES = 128 << 20
 """Memory one zstd or xz stream may ask for; zstd's own limit is 128 MiB unless told otherwise."""
 
 _HEAD_BYTES = 10
+_IGZIP_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # stub says instance
 
 
 class Compression(StrEnum):
@@ -98,7 +99,7 @@ class _Decompressed:
     def read(self, n: int, /) -> bytes:
         try:
             return self._read(min(n, OUTPUT_BYTES))
-        except (OSError, EOFError, lzma.LZMAError, zlib.error, isal_zlib.error) as exc:
+        except (OSError, EOFError, lzma.LZMAError, zlib.error, _IGZIP_ERROR) as exc:
             raise CorruptStream(f"{self._compression}: invalid data: {exc}") from exc
 
     def _read(self, n: int) -> bytes:

@@ -76,7 +76,7 @@ class Header:
         self.devmajor = self.devminor = 0
         magic = block[257:263]
         if magic == b"ustar\0" or magic == b"ustar ":
-            if type == CHARACTER or type == BLOCK_DEVICE:
+            if type in (CHARACTER, BLOCK_DEVICE):
                 self.devmajor = _number(block[329:337])
                 self.devminor = _number(block[337:345])
             if magic == b"ustar\0" and block[345]:
@@ -142,7 +142,7 @@ class Reader:
             if block is None:
                 return None
             type = block[156]
-            if type == PAX or type == PAX_GLOBAL:
+            if type in (PAX, PAX_GLOBAL):
                 data = self._special(_number(block[124:136]))
                 if type == PAX:
                     records = {}

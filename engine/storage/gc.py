@@ -1,0 +1,57 @@
+"""Mark and sweep: what no row names is removed, at boot and on prune.
+
+Every change on disk goes row last when made and row first when removed, so whatever a crash leaves
+has no row: a folder, a link, a blob. Nothing here decides what is wanted, only what is named.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from engine.oci.digest import ChainId, Digest
+    from engine.storage.content import Content
+    from engine.storage.snapshots import Layer, Snapshots
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    layers: tuple[Layer, ...]
+    blobs: tuple[Digest, ...]
+
+
+def sweep(
+    content: Content,
+    snapshots: Snapshots,
+    *,
+    top_layers: Collection[ChainId],
+    blobs: Collection[Digest],
+) -> Swept:
+    """Remove layers that neither an image (by its top layer), a snapshot nor a lease needs, and
+    blobs that are not in `blobs` and have no lease.
+
+    The caller sees to it that no image is put meanwhile without a lease.
+    """
+    layers = snapshots.sweep_layers(top_layers)
+    unwanted = [
+        digest
+        for digest, _ in content.walk()
+        if digest not in blobs and not snapshots.leases.holds(digest)
+    ]
+    for digest in unwanted:
+        content.delete(digest)
+    if layers or unwanted:
+        log.info("swept %d layers and %d blobs", len(layers), len(unwanted))
+    return Swept(layers=tuple(layers), blobs=tuple(unwanted))
+
+
+def sweep_after_crash(content: Content, snapshots: Snapshots) -> None:
+    """Remove what work cut short has left; only before anything is begun."""
+    content.sweep_ingests()
+    snapshots.sweep_folders()

@@ -1,0 +1,607 @@
+"""Snapshots: stacks of layers for overlayfs, below every image and every container.
+
+Terms, after containerd:
+
+    layer      committed and read-only; named by its chain id, the digest of all diff ids up to it
+    snapshot   active: the writable directory of one container, named by its key
+    parent     the layer beneath; a stack ends at a layer without one
+
+Nothing is mounted here. `mounts` says what to mount, and init does so in its own namespace.
+
+On disk:
+
+    <root>/overlay2/<folder>/diff …     one layer, unpacked once (see layer.py)
+    <root>/overlay2/<key>/{diff,work}   one container's own files
+    <root>/overlay2/l/<short>           links to the diffs of layers: mount(2) takes one page of
+                                        options, and a stack may be 128 layers deep
+    <root>/overlay2/stage/<random>      being unpacked
+    <root>/overlay2/trash/<random>      being removed
+
+A worked example, an image of two layers A and B and a container of it:
+
+    a = snapshots.stage_layer(stream_a, diff_id=…)      # both at once, in any order
+    b = snapshots.stage_layer(stream_b, diff_id=…)
+    with snapshots.lease() as lease:
+        bottom = snapshots.commit_layer(a, None, lease)
+        top = snapshots.commit_layer(b, bottom.chain_id, lease)
+        …                                               # the image's row: now it keeps them itself
+    snapshots.prepare(container_id, top.chain_id)
+    snapshots.mounts(container_id)                      # lowerdir=l/B:l/A,upperdir=…,workdir=…
+    snapshots.remove(container_id)
+
+A layer's row is written last and removed first; between the two, files without a row belong to
+nobody and the next sweep takes them. A folder may serve several rows: the same tar on top of
+different stacks is unpacked once, as long as nothing in it depends on what lies below.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import shutil
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from engine import ids
+from engine.errors import EngineError, InvalidParameter
+from engine.oci.digest import ChainId, DiffId, next_chain_id
+from engine.storage import atomic, layer, recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+    from types import TracebackType
+
+    from engine.storage.compression import Readable
+    from engine.storage.database import Database
+    from engine.storage.layer import Staged
+
+log = logging.getLogger(__name__)
+
+DEEPEST = 128
+"""Layers of one stack (dockerd's limit; overlayfs takes 500)."""
+
+LARGEST_OPTIONS_BYTES = 4095
+"""mount(2) copies one page of options, the last byte of it a NUL."""
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_LINK_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_LINK_LENGTH = 8
+
+
+class LayerMissing(EngineError):
+    def __init__(self, chain_id: str) -> None:
+        super().__init__(f"layer {chain_id} does not exist")
+        self.chain_id = chain_id
+
+
+class TooDeep(InvalidParameter):
+    def __init__(self) -> None:
+        super().__init__("max depth exceeded")
+
+
+class Layer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The row of a committed layer.
+
+    `size_bytes` counts files as dockerd does, `tar_bytes` is the length of its tar. `is_portable`:
+    nothing in the folder was taken from the layers below, so any stack may use it.
+    """
+
+    version: int = 1
+    chain_id: ChainId
+    diff_id: DiffId
+    parent: ChainId | None = None
+    folder: str
+    link: str
+    size_bytes: int
+    tar_bytes: int
+    depth: int = 1
+    has_moves: bool = False
+    is_opaque: bool = False
+    is_portable: bool = True
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The row of a container's own directory."""
+
+    version: int = 1
+    parent: ChainId | None = None
+
+
+class Mount(NamedTuple):
+    """One mount as runtime-spec has it; `base`, if any, must be the cwd while mounting."""
+
+    type: str
+    source: str
+    options: tuple[str, ...]
+    target: str = "/"
+    base: str = ""
+
+
+class Leases:
+    """Counts who needs a layer or a blob that no row names yet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: Counter[str] = Counter()
+
+    def holds(self, name: str) -> bool:
+        with self._lock:
+            return name in self._held
+
+    def take(self, name: str) -> None:
+        with self._lock:
+            self._held[name] += 1
+
+    def give_back(self, names: Collection[str]) -> None:
+        with self._lock:
+            self._held -= Counter(names)
+
+
+class Lease:
+    """Keeps layers and blobs from being swept until closed; use it as a context manager."""
+
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
+        self._names: list[str] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def add(self, name: str) -> None:
+        """Hold a chain id or a digest."""
+        with self._lock:
+            if self._is_closed:
+                raise ValueError("lease is closed")
+            self._leases.take(name)
+            self._names.append(name)
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            names, self._names = self._names, []
+        self._leases.give_back(names)
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class StagedLayer:
+    """An unpacked layer that nobody sees yet: commit it or discard it."""
+
+    def __init__(self, staged: Staged) -> None:
+        self.staged = staged
+
+    @property
+    def diff_id(self) -> DiffId:
+        return self.staged.diff_id
+
+    @property
+    def tar_bytes(self) -> int:
+        return self.staged.tar_bytes
+
+    def discard(self) -> None:
+        """Remove the files; after a commit there is nothing left to remove."""
+        shutil.rmtree(self.staged.folder, ignore_errors=True)
+
+
+class Snapshots:
+    """The one snapshotter. Thread-safe; all rows are kept in memory too."""
+
+    def __init__(self, root: str, database: Database) -> None:
+        self.root = os.path.join(os.path.realpath(root), "overlay2")
+        self._stage = os.path.join(self.root, "stage")
+        self._trash = os.path.join(self.root, "trash")
+        self._links = os.path.join(self.root, "l")
+        for folder in (self.root, self._stage, self._trash, self._links):
+            os.makedirs(folder, mode=0o710, exist_ok=True)
+        self._database = database
+        self._layer_rows = database.table("layer")
+        self._snapshot_rows = database.table("snapshot")
+        self._lock = threading.RLock()
+        self.leases = Leases()
+        self._layers = {
+            ChainId(key): msgspec.json.decode(row, type=Layer)
+            for key, row in self._layer_rows.items()
+        }
+        self._snapshots = {
+            key: msgspec.json.decode(row, type=Snapshot) for key, row in self._snapshot_rows.items()
+        }
+
+    # Layers
+
+    def lease(self) -> Lease:
+        return Lease(self.leases)
+
+    def layer(self, chain_id: ChainId) -> Layer:
+        """The row; raises LayerMissing."""
+        try:
+            return self._layers[chain_id]
+        except KeyError:
+            raise LayerMissing(chain_id) from None
+
+    def layers(self) -> list[Layer]:
+        with self._lock:
+            return list(self._layers.values())
+
+    def stack(self, chain_id: ChainId | None) -> list[Layer]:
+        """The layer and all below it, topmost first."""
+        found: list[Layer] = []
+        while chain_id is not None:
+            found.append(self.layer(chain_id))
+            chain_id = found[-1].parent
+        return found
+
+    def layer_size(self, chain_id: ChainId) -> int:
+        return self.layer(chain_id).size_bytes
+
+    def stack_size(self, chain_id: ChainId | None) -> int:
+        return sum(found.size_bytes for found in self.stack(chain_id))
+
+    def find_layer(self, chain_id: ChainId, lease: Lease) -> Layer | None:
+        """The layer if it is there, then held by the lease."""
+        with self._lock:
+            if (found := self._layers.get(chain_id)) is not None:
+                lease.add(chain_id)
+            return found
+
+    def adopt_layer(self, diff_id: DiffId, parent: ChainId | None, lease: Lease) -> Layer | None:
+        """The layer on this parent without unpacking, if its tar is unpacked for another stack."""
+        with self._lock:
+            chain_id = next_chain_id(parent, diff_id)
+            if (found := self.find_layer(chain_id, lease)) is not None:
+                return found
+            twin = self._twin(diff_id)
+            if twin is None or (parent is not None and parent not in self._layers):
+                return None
+            return self._put_layer(
+                msgspec.structs.replace(
+                    twin, chain_id=chain_id, parent=parent, depth=self._depth(parent)
+                ),
+                lease,
+            )
+
+    def _twin(self, diff_id: DiffId) -> Layer | None:
+        for found in self._layers.values():
+            if found.diff_id == diff_id and found.is_portable:
+                return found
+        return None
+
+    def _depth(self, parent: ChainId | None) -> int:
+        depth = 1 if parent is None else self.layer(parent).depth + 1
+        if depth > DEEPEST:
+            raise TooDeep
+        return depth
+
+    def stage_layer(
+        self,
+        stream: Readable,
+        *,
+        diff_id: DiffId | None = None,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> StagedLayer:
+        """Unpack a layer of any compression where nobody sees it; see layer.stage for the errors.
+
+        Needs no parent and no lock: several may run at once, each in its own thread.
+        """
+        folder = os.path.join(self._stage, ids.generate())
+        os.mkdir(folder, 0o710)
+        try:
+            return StagedLayer(
+                layer.stage(stream, folder, diff_id=diff_id, is_cancelled=is_cancelled)
+            )
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def commit_layer(
+        self, staged_layer: StagedLayer, parent: ChainId | None, lease: Lease
+    ) -> Layer:
+        """Make a staged layer the one on top of `parent`; the staged one is used up.
+
+        If that layer has come into being meanwhile, that one is given and the staged discarded.
+        Raises LayerMissing, TooDeep, CorruptLayer; then nothing of it is left.
+        """
+        staged = staged_layer.staged
+        try:
+            existing = self.adopt_layer(staged.diff_id, parent, lease)
+            if existing is not None:
+                return existing
+            depth = self._depth(parent)
+            lowers = [self._diff(found) for found in self.stack(parent)] if parent else []
+            layer.complete(staged, lowers)
+            return self._install(staged, parent, depth, lease)
+        finally:
+            staged_layer.discard()
+
+    def _install(self, staged: Staged, parent: ChainId | None, depth: int, lease: Lease) -> Layer:
+        name = os.path.basename(staged.folder)
+        row = Layer(
+            chain_id=next_chain_id(parent, staged.diff_id),
+            diff_id=staged.diff_id,
+            parent=parent,
+            folder=name,
+            link=self._new_link(name),
+            size_bytes=staged.size_bytes,
+            tar_bytes=staged.tar_bytes,
+            depth=depth,
+            has_moves=staged.has_moves,
+            is_opaque=staged.is_opaque,
+            is_portable=not staged.needs_lower,
+        )
+        target = os.path.join(self.root, name)
+        with self._lock:
+            # Two may have unpacked the same layer; the first to come here wins.
+            if (found := self.find_layer(row.chain_id, lease)) is not None:
+                os.unlink(os.path.join(self._links, row.link))
+                return found
+            os.rename(staged.folder, target)
+            atomic.fsync_directory(self.root)
+            atomic.fsync_directory(self._links)
+            return self._put_layer(row, lease)
+
+    def _new_link(self, folder: str) -> str:
+        while True:
+            link = "".join(secrets.choice(_LINK_ALPHABET) for _ in range(_LINK_LENGTH))
+            try:
+                os.symlink(f"../{folder}/diff", os.path.join(self._links, link))
+            except FileExistsError:
+                continue
+            return link
+
+    def _put_layer(self, row: Layer, lease: Lease) -> Layer:
+        lease.add(row.chain_id)
+        self._layer_rows.put(row.chain_id, msgspec.json.encode(row))
+        self._layers[row.chain_id] = row
+        return row
+
+    def extract_layer(
+        self,
+        stream: Readable,
+        parent: ChainId | None,
+        lease: Lease,
+        *,
+        diff_id: DiffId | None = None,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> Layer:
+        """Unpack and commit in one go."""
+        staged = self.stage_layer(stream, diff_id=diff_id, is_cancelled=is_cancelled)
+        return self.commit_layer(staged, parent, lease)
+
+    def layer_tar(self, chain_id: ChainId) -> Iterator[bytes]:
+        """The layer's tar, byte for byte, in pieces; its length is `tar_bytes`.
+
+        Raises DamagedLayer. Hold a lease on the layer while reading.
+        """
+        found = self.layer(chain_id)
+        return recipe.assemble(self._folder(found), has_moves=found.has_moves)
+
+    def _folder(self, found: Layer) -> str:
+        return os.path.join(self.root, found.folder)
+
+    def _diff(self, found: Layer) -> str:
+        return os.path.join(self.root, found.folder, "diff")
+
+    def release(self, chain_id: ChainId | None, *, top_layers: Collection[ChainId]) -> list[Layer]:
+        """Remove the layer and those below it, as far down as nobody else needs them.
+
+        `top_layers` are those of the images that stay. Gives what was removed, topmost first.
+        """
+        removed: list[Layer] = []
+        with self._lock:
+            needed = self._needed(top_layers)
+            while chain_id is not None and chain_id in self._layers and chain_id not in needed:
+                found = self._layers[chain_id]
+                if any(other.parent == chain_id for other in self._layers.values()):
+                    break
+                self._remove_layer(found)
+                removed.append(found)
+                chain_id = found.parent
+        self._remove_folders(removed)
+        return removed
+
+    def sweep_layers(self, top_layers: Collection[ChainId]) -> list[Layer]:
+        """Remove every layer that no image, snapshot or lease stands on."""
+        with self._lock:
+            marked: set[ChainId] = set()
+            for top in self._needed(top_layers):
+                for found in self.stack(top) if top in self._layers else ():
+                    if found.chain_id in marked:
+                        break
+                    marked.add(found.chain_id)
+            unwanted = [found for key, found in self._layers.items() if key not in marked]
+            unwanted.sort(key=lambda found: found.depth, reverse=True)
+            for found in unwanted:
+                self._remove_layer(found)
+        self._remove_folders(unwanted)
+        return unwanted
+
+    def _needed(self, top_layers: Collection[ChainId]) -> set[ChainId]:
+        held = {key for key in self._layers if self.leases.holds(key)}
+        parents = {s.parent for s in self._snapshots.values() if s.parent is not None}
+        return held | parents | set(top_layers)
+
+    def _remove_layer(self, found: Layer) -> None:
+        self._layer_rows.delete(found.chain_id)
+        del self._layers[found.chain_id]
+
+    def _remove_folders(self, removed: Collection[Layer]) -> None:
+        """Remove the files of removed rows, where no other row uses them."""
+        for found in removed:
+            with self._lock:
+                if any(other.folder == found.folder for other in self._layers.values()):
+                    continue
+                link = os.path.join(self._links, found.link)
+                if os.path.lexists(link):
+                    os.unlink(link)
+            atomic.discard(self._folder(found), self._trash)
+
+    # Snapshots
+
+    def prepare(self, key: str, parent: ChainId | None) -> None:
+        """Make a container's own, empty directory on top of `parent`; the row comes last.
+
+        Raises LayerMissing; FileExistsError if the key is taken.
+        """
+        if not _KEY.fullmatch(key) or key in ("l", "stage", "trash"):
+            raise ValueError(f"unusable snapshot key {key!r}")
+        with self._lock:
+            if parent is not None:
+                self.layer(parent)
+            if key in self._snapshots:
+                raise FileExistsError(f"snapshot {key} exists")
+            folder = os.path.join(self.root, key)
+            if os.path.lexists(folder):
+                atomic.discard(folder, self._trash)  # left by a crash
+            os.mkdir(folder, 0o710)
+            for name, mode in (("diff", 0o755), ("work", 0o700)):
+                path = os.path.join(folder, name)
+                os.mkdir(path, mode)
+                os.chmod(path, mode)
+            row = Snapshot(parent=parent)
+            self._snapshot_rows.put(key, msgspec.json.encode(row))
+            self._snapshots[key] = row
+
+    def exists(self, key: str) -> bool:
+        return key in self._snapshots
+
+    def keys(self) -> list[str]:
+        with self._lock:
+            return list(self._snapshots)
+
+    def parent(self, key: str) -> ChainId | None:
+        return self._snapshot(key).parent
+
+    def _snapshot(self, key: str) -> Snapshot:
+        try:
+            return self._snapshots[key]
+        except KeyError:
+            raise EngineError(f"snapshot {key} does not exist") from None
+
+    def mounts(self, key: str) -> list[Mount]:
+        """What to mount at the container's root; nothing is mounted here."""
+        own = os.path.join(self.root, key)
+        lowers = self._lowers(self._snapshot(key).parent)
+        if not lowers:
+            return [Mount("bind", f"{own}/diff", ("rbind", "rw"))]
+        return [self._overlay(lowers, (f"{key}/diff", f"{key}/work"))]
+
+    def view_mounts(self, parent: ChainId) -> list[Mount]:
+        """What to mount to read the stack alone."""
+        lowers = self._lowers(parent)
+        if len(lowers) == 1:
+            return [Mount("bind", os.path.join(self._links, lowers[0]), ("rbind", "ro"))]
+        return [self._overlay(lowers, None)]
+
+    def _lowers(self, parent: ChainId | None) -> list[str]:
+        """The links of the stack, topmost first.
+
+        overlayfs refuses one directory twice; the lower of two equals shows nothing that the upper
+        does not. What lies below an opaque root is never seen.
+        """
+        links: dict[str, None] = {}
+        for found in self.stack(parent):
+            links[found.link] = None
+            if found.is_opaque:
+                break
+        return list(links)
+
+    def _overlay(self, lowers: list[str], own: tuple[str, str] | None) -> Mount:
+        def options(base: str) -> tuple[str, ...]:
+            stack = ":".join(f"{base}l/{link}" for link in lowers)
+            upper = (f"upperdir={base}{own[0]}", f"workdir={base}{own[1]}") if own else ()
+            return (f"lowerdir={stack}", *upper)
+
+        absolute = options(_escaped(self.root) + "/")
+        if len(",".join(absolute)) <= LARGEST_OPTIONS_BYTES:
+            return Mount("overlay", "overlay", absolute)
+        return Mount("overlay", "overlay", options(""), base=self.root)
+
+    def directories(self, key: str) -> dict[str, str]:
+        """GraphDriver.Data of a container; dockerd gives one a layer -init that we need not."""
+        own = os.path.join(self.root, key)
+        found = {
+            "LowerDir": self._lower_dir(self._snapshot(key).parent),
+            "MergedDir": f"{own}/merged",
+            "UpperDir": f"{own}/diff",
+            "WorkDir": f"{own}/work",
+        }
+        return {name: value for name, value in found.items() if value}
+
+    def layer_directories(self, chain_id: ChainId) -> dict[str, str]:
+        """GraphDriver.Data of an image, by its top layer."""
+        top = self.layer(chain_id)
+        own = self._folder(top)
+        found = {
+            "LowerDir": self._lower_dir(top.parent),
+            "MergedDir": f"{own}/merged",
+            "UpperDir": f"{own}/diff",
+            "WorkDir": f"{own}/work",
+        }
+        return {name: value for name, value in found.items() if value}
+
+    def _lower_dir(self, parent: ChainId | None) -> str:
+        return ":".join(self._diff(found) for found in self.stack(parent))
+
+    def upper(self, key: str) -> str:
+        """The container's own files."""
+        self._snapshot(key)
+        return os.path.join(self.root, key, "diff")
+
+    def usage(self, key: str) -> int:
+        """Bytes of the container's own files."""
+        return layer.usage(self.upper(key))
+
+    def remove(self, key: str) -> None:
+        """Remove a container's directory; none there is fine."""
+        with self._lock:
+            if not _KEY.fullmatch(key) or key in ("l", "stage", "trash"):
+                return
+            if any(found.folder == key for found in self._layers.values()):
+                return
+            self._snapshot_rows.delete(key)
+            known = self._snapshots.pop(key, None)
+        folder = os.path.join(self.root, key)
+        if known is not None or os.path.lexists(folder):
+            atomic.discard(folder, self._trash)
+
+    # After a crash
+
+    def sweep_folders(self) -> None:
+        """Remove folders and links without a row; only at boot, before anything is begun."""
+        atomic.empty(self._stage)
+        with self._lock:
+            known = {found.folder for found in self._layers.values()} | set(self._snapshots)
+            links = {found.link for found in self._layers.values()}
+        for name in os.listdir(self.root):
+            if name not in known and name not in ("l", "stage", "trash"):
+                log.info("removing %s, which nothing refers to", name)
+                atomic.discard(os.path.join(self.root, name), self._trash)
+        for name in os.listdir(self._links):
+            if name not in links:
+                os.unlink(os.path.join(self._links, name))
+        self._restore_links()
+        atomic.empty(self._trash)
+
+    def _restore_links(self) -> None:
+        """A link of a row that is not there (a copied data root) is made again."""
+        for found in self.layers():
+            path = os.path.join(self._links, found.link)
+            if not os.path.lexists(path):
+                os.symlink(f"../{found.folder}/diff", path)
+
+
+def _escaped(path: str) -> str:
+    """A path as overlayfs options want it: a colon separates lower directories, a comma options."""
+    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
