@@ -309,6 +309,7 @@ _PROTOTYPES: dict[str, list[Any]] = {
     "prctl": [_int, _ulong, _ulong, _ulong, _ulong],
     "setns": [_int, _int],
     "signalfd": [_int, ctypes.c_void_p, _int],
+    "syncfs": [_int],
     "umount2": [_str, _int],
     "unshare": [_int],
 }
@@ -343,6 +344,11 @@ def mount(
 ) -> None:
     if libc.mount(_bytes(source), _bytes(target), _bytes(fstype), flags, _bytes(data)) < 0:
         raise oserror(target)
+
+
+def syncfs(fd: int) -> None:
+    if libc.syncfs(fd) < 0:
+        raise oserror()
 
 
 def umount2(path: str, flags: int = 0) -> None:
