@@ -8,6 +8,7 @@
     ├── Conflict             it clashes with the state of something else
     ├── NotModified          nothing to do: it is so already
     ├── NotImplementedHere   this engine does not do that
+    ├── TooManyRequests      slower, please: a registry counts what is asked of it
     ├── Unavailable          not now
     └── EngineError          the fault is on this side
 
@@ -49,6 +50,10 @@ class NotModified(WharfError):
 
 class NotImplementedHere(WharfError):
     """This engine does not do that."""
+
+
+class TooManyRequests(WharfError):
+    """A limit on how often one may ask was reached."""
 
 
 class Unavailable(WharfError):

@@ -1,0 +1,289 @@
+"""Bringing a blob here, over a wire that breaks.
+
+A blob is asked for from where the last attempt ended; attempts wait 5, 10, 15 … seconds as
+dockerd's do. What ends an attempt: an error, no byte for a minute, or a trickle so thin that it is
+an attack or as good as dead (attacks.md I9). A download that moves on is given new attempts, so
+that a large blob over a poor line arrives in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
+
+from engine import offload
+from engine.errors import EngineError, WharfError
+from engine.oci import digest as digests
+from engine.registry import failure
+from engine.registry.client import UnknownBlob, Unsupported, VerificationFailed
+from engine.registry.transport import Stray, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.oci.descriptor import Descriptor
+    from engine.registry.client import Repository
+    from engine.registry.transport import Response
+
+    Report = Callable[[str, int, int], None]
+    """Status, current and total bytes; both 0 where the status has no counts."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BATCH_BYTES = 1 << 20
+REPORT_EVERY_S = 0.1
+LAYER = "filesystem layer"
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_FINAL_CODES = frozenset({"UNAUTHORIZED", "UNSUPPORTED", "DENIED", "NAME_UNKNOWN", "BLOB_UNKNOWN"})
+
+
+class Sink(Protocol):
+    """Where the bytes go. Its methods block and run in a thread."""
+
+    @property
+    def offset(self) -> int: ...
+    def write(self, data: bytes, /) -> None: ...
+    def verify(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+class Stalled(EngineError):
+    """Bytes trickle in, too few to ever make the whole."""
+
+    def __init__(self, digest: str, received_bytes: int, window_s: float) -> None:
+        super().__init__(
+            f"download of {digest} stalled: {received_bytes} bytes in {window_s:g} seconds"
+        )
+
+
+class BrokenRange(EngineError):
+    """The registry's answer to a range request is not the range."""
+
+    def __init__(self, content_range: str) -> None:
+        super().__init__(f"could not parse Content-Range header: {content_range}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How patient a download is. `unit_s` is one second of the countdown between attempts."""
+
+    attempts: int = 5
+    unit_s: float = 1.0
+    delay_units: int = 5
+    longest_delay_units: int = 60
+    window_s: float = 60.0
+    floor_bytes: int = 4096
+    """A window that brings fewer bytes than this ends the attempt."""
+    progress_bytes: int = 1 << 20
+    """An attempt that brought so much does not count as one."""
+
+
+class _Meter:
+    """Reports at most ten times a second, the first and the last always."""
+
+    def __init__(self, report: Report, status: str, total: int) -> None:
+        self._report = report
+        self._status = status
+        self._total = total
+        self._next = 0.0
+        self._reported = -1
+
+    def at(self, current: int) -> None:
+        now = time.monotonic()
+        if current == self._reported or (current < self._total and now < self._next):
+            return
+        self._next = now + REPORT_EVERY_S
+        self._reported = current
+        self._report(self._status, current, self._total)
+
+
+class _Pace:
+    """Raises Stalled where a window of time brought almost nothing."""
+
+    def __init__(self, policy: Policy, digest: str) -> None:
+        self._policy = policy
+        self._digest = digest
+        self._since = time.monotonic()
+        self._received = 0
+
+    def count(self, received: int) -> None:
+        self._received += received
+        now = time.monotonic()
+        if now - self._since < self._policy.window_s:
+            return
+        if self._received < self._policy.floor_bytes:
+            raise Stalled(self._digest, self._received, self._policy.window_s)
+        self._since, self._received = now, 0
+
+
+class _Batch:
+    """Gathers chunks, so that a crossing to the disk's threads is worth it."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._chunks: list[bytes] = []
+        self._waiting = 0
+
+    def add(self, chunk: bytes) -> int:
+        """How many bytes have arrived, written or not."""
+        self._chunks.append(chunk)
+        self._waiting += len(chunk)
+        return self._sink.offset + self._waiting
+
+    @property
+    def is_full(self) -> bool:
+        return self._waiting >= BATCH_BYTES
+
+    async def write(self) -> None:
+        data = b"".join(self._chunks)
+        self._chunks.clear()
+        self._waiting = 0
+        await _to_the_end(self._sink.write, data)
+
+
+class Fetch:
+    """One download of one blob into sinks made by `open_sink`."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        descriptor: Descriptor,
+        open_sink: Callable[[], Sink],
+        *,
+        policy: Policy,
+        report: Report,
+    ) -> None:
+        self._repository = repository
+        self._digest = digests.parse(descriptor.digest)
+        self._size = descriptor.size
+        self._open_sink = open_sink
+        self._policy = policy
+        self._report = report
+
+    async def run(self) -> Sink:
+        """The sink with the whole, verified blob; on failure or cancellation nothing is left."""
+        sink = await offload.disk(self._open_sink)
+        try:
+            attempt, arrived, was_resumed = 1, 0, False
+            while True:
+                try:
+                    await self._attempt(sink)
+                    return sink
+                except VerificationFailed:
+                    # Two halves of different blobs: only the whole in one piece tells.
+                    if not was_resumed:
+                        raise
+                    await offload.disk(sink.abort)
+                    sink = await offload.disk(self._open_sink)
+                    was_resumed, arrived = False, 0
+                    continue
+                except WharfError as exc:
+                    if sink.offset - arrived >= self._policy.progress_bytes:
+                        attempt = 1
+                    if not may_retry(exc) or attempt >= self._policy.attempts:
+                        raise
+                    arrived, was_resumed = sink.offset, sink.offset > 0
+                    await self._wait(attempt, exc)
+                    attempt += 1
+        except BaseException:
+            await _to_the_end(sink.abort)
+            raise
+
+    async def _attempt(self, sink: Sink) -> None:
+        if sink.offset < self._size:
+            async with self._repository.open_blob(self._digest, sink.offset) as response:
+                skip = await self._check(response, sink.offset)
+                await self._copy(response, sink, skip)
+        if sink.offset != self._size:
+            raise VerificationFailed(LAYER, self._digest)
+        self._report("Verifying Checksum", 0, 0)
+        await _to_the_end(self._verify, sink)
+        self._report("Download complete", 0, 0)
+
+    def _verify(self, sink: Sink) -> None:
+        try:
+            sink.verify()
+        except WharfError as exc:
+            raise VerificationFailed(LAYER, self._digest) from exc
+
+    async def _check(self, response: Response, offset: int) -> int:
+        """How many bytes to skip: a server may answer a range with the whole."""
+        if response.status == 404:
+            raise UnknownBlob
+        if not response.is_success:
+            raise await _failure(response)
+        if response.status != 206:
+            return offset
+        content_range = response.header("Content-Range")
+        found = _CONTENT_RANGE.fullmatch(content_range)
+        if found is None or int(found[1]) != offset:
+            raise BrokenRange(content_range)
+        return 0
+
+    async def _copy(self, response: Response, sink: Sink, skip: int) -> None:
+        """Move the body into the sink, a batch at a time, hashing in the sink's thread."""
+        meter = _Meter(self._report, "Downloading", self._size)
+        pace = _Pace(self._policy, self._digest)
+        batch = _Batch(sink)
+        try:
+            while chunk := await response.read_some():
+                pace.count(len(chunk))
+                skipped = min(skip, len(chunk))
+                skip -= skipped
+                arrived = batch.add(chunk[skipped:])
+                if arrived > self._size:
+                    raise VerificationFailed(LAYER, self._digest)
+                meter.at(arrived)
+                if batch.is_full:
+                    await batch.write()
+        except (Unreachable, Stalled):
+            # What came before a break is kept: the next attempt goes on behind it.
+            await batch.write()
+            raise
+        await batch.write()
+
+    async def _wait(self, attempt: int, exc: WharfError) -> None:
+        """Count down to the next attempt, aloud."""
+        asked = exc.retry_after_s if isinstance(exc, failure.Refusal) else 0
+        units = max(attempt * self._policy.delay_units, int(asked))
+        for left in range(min(units, self._policy.longest_delay_units), 0, -1):
+            self._report(f"Retrying in {left} second{'' if left == 1 else 's'}", 0, 0)
+            await asyncio.sleep(self._policy.unit_s)
+
+
+async def _to_the_end(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As offload.disk, but a caller cancelled meanwhile goes on only when the call has ended."""
+    call = asyncio.ensure_future(offload.disk(fn, *args, **kwargs))
+    try:
+        return await asyncio.shield(call)
+    except asyncio.CancelledError:
+        await asyncio.wait((call,))
+        raise
+
+
+async def _failure(response: Response) -> WharfError:
+    found = await response.failure()
+    retry_after = response.header("Retry-After")
+    if isinstance(found, failure.Refusal) and retry_after.isdecimal():
+        found.retry_after_s = min(int(retry_after), 3600)
+    return found
+
+
+def may_retry(exc: WharfError) -> bool:
+    """Whether the same request may succeed later (moby distribution/errors.go retryOnError)."""
+    match exc:
+        case failure.Refusal():
+            return exc.code not in _FINAL_CODES
+        case failure.Unprepared():
+            return may_retry(exc.cause)
+        case failure.Unexplained() | failure.Final() | UnknownBlob() | VerificationFailed():
+            return False
+        case Unsupported() | Stray():
+            return False
+        case _:
+            return True
