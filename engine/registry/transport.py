@@ -180,7 +180,7 @@ class Origin:
         return not self.endpoint.is_secure or is_inside(host_of(self.endpoint.host))
 
     def is_home(self, url: URL) -> bool:
-        return URL(self.url).origin() == url.origin()
+        return _origin_of(URL(self.url)) == _origin_of(url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +306,7 @@ class Transport:
         header is sent to the origin of `url` only.
         """
         at = URL(url, encoded=True)
-        first = at.origin()
+        first = _origin_of(at)
         sent = dict(headers or {})
         location = ""
         for _ in range(MOST_REDIRECTS + 1):
@@ -319,7 +319,7 @@ class Transport:
                     yield response
                     return
             at = _joined(method, at, location)
-            if at.origin() != first:
+            if _origin_of(at) != first:
                 sent.pop("Authorization", None)
         raise Unreachable(method, location, f"stopped after {MOST_REDIRECTS} redirects")
 
@@ -398,6 +398,11 @@ def _joined(method: str, at: URL, location: str) -> URL:
     except ValueError as exc:
         reason = f'failed to parse Location header "{location}": {exc}'
         raise Unreachable(method, _shown(at), reason) from exc
+
+
+def _origin_of(url: URL) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port: whoever shares all three is the same (RFC 6454 §4)."""
+    return url.scheme, url.host, url.port
 
 
 def _shown(url: URL) -> str:
