@@ -1,0 +1,63 @@
+"""What happens around every handler: headers, request ids, failures into answers."""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import logging
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from compat import errors, versions
+from engine.version import SERVER_VERSION
+
+if TYPE_CHECKING:
+    from engine.config import EngineConfig
+
+log = logging.getLogger(__name__)
+
+request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="-")
+_numbers = itertools.count(1)
+
+
+def begin() -> None:
+    """Give the request a number that its lines in the log share."""
+    request_id.set(f"{next(_numbers):x}")
+
+
+class RequestIdFilter(logging.Filter):
+    """Puts the id of the request that a line belongs to on it, as `%(request_id)s`."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = request_id.get()
+        return True
+
+
+def headers(config: EngineConfig) -> dict[str, str]:
+    """The headers on every answer."""
+    return {
+        "Api-Version": str(versions.NEWEST),
+        "Docker-Experimental": "true" if config.experimental else "false",
+        "Ostype": "linux",
+        "Server": f"Docker/{SERVER_VERSION} (linux)",
+    }
+
+
+def failure(request: web.Request, exc: Exception) -> web.Response:
+    """The answer to a failed request; what is our fault is logged, once, here."""
+    status = errors.status(exc)
+    if status >= 500:
+        is_bug = status == 500 and not isinstance(exc, errors.errors.WharfError)
+        log.error("%s %s: %s", request.method, request.path, exc, exc_info=exc if is_bug else None)
+    else:
+        log.debug("%s %s: %d %s", request.method, request.path, status, exc)
+    if isinstance(exc, versions.TooOld):
+        return web.Response(
+            status=status,
+            text=f"{exc}\n",
+            headers={"X-Content-Type-Options": "nosniff"},
+        )
+    if status == 304:
+        return web.Response(status=status)
+    return web.Response(status=status, body=errors.document(exc), content_type="application/json")

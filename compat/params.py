@@ -1,0 +1,235 @@
+"""What a request says besides its path: the words of its query, its body, its credentials.
+
+Everything here reads as Go reads it, because clients have come to rely on that: what counts as
+false, how a filter may be written, which sentence a wrong number earns.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from compat import versions
+from compat.wire import reading
+from engine.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aiohttp import web
+
+    from compat.versions import Version
+
+T = TypeVar("T")
+
+MAX_BODY_BYTES = 16 * 2**20  # a document, not an archive; the longest create bodies seen are 100 kB
+
+_FALSE = frozenset({"", "0", "no", "false", "none"})
+_INT = re.compile(r"[+-]?[0-9]{1,19}")
+_MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
+
+
+# The body
+
+
+async def body(request: web.Request, cls: type[T], version: Version) -> T:
+    """The JSON document a request carries, shaped for its version.
+
+    An empty body is a document without fields. Raises InvalidParameter.
+    """
+    check_is_json(request)
+    data = await read_all(request)
+    if not data and (request.content_length or 0) == 0:
+        return cls()
+    return versions.shape(reading.read(data, cls), version)
+
+
+async def required_body(request: web.Request, cls: type[T], version: Version) -> T:
+    check_is_json(request)
+    return versions.shape(reading.read(await read_all(request), cls), version)
+
+
+async def read_all(request: web.Request) -> bytes:
+    """The whole body, if it is of a document's size."""
+    if not request.body_exists:
+        return b""
+    data = bytearray()
+    async for chunk in request.content.iter_any():
+        data += chunk
+        if len(data) > MAX_BODY_BYTES:
+            raise InvalidParameter("request body too large")
+    return bytes(data)
+
+
+def check_is_json(request: web.Request) -> None:
+    said = request.headers.get("Content-Type")
+    if said is None and not request.body_exists:
+        return
+    said = said or ""
+    media_type, _, rest = said.partition(";")
+    media_type = media_type.strip().lower()
+    if not media_type:
+        raise InvalidParameter(f"malformed Content-Type header ({said}): mime: no media type")
+    if not _MEDIA_TYPE.fullmatch(media_type):
+        raise InvalidParameter(
+            f"malformed Content-Type header ({said}): mime: unexpected content after media type"
+        )
+    if any(p.strip() and not p.partition("=")[2].strip() for p in rest.split(";")):
+        raise InvalidParameter(
+            f"malformed Content-Type header ({said}): mime: invalid media parameter"
+        )
+    if media_type != "application/json":
+        raise InvalidParameter(
+            f"unsupported Content-Type header ({said}): must be 'application/json'"
+        )
+
+
+# The query
+
+
+class Query:
+    """The words of one request's query that its version knows on its route."""
+
+    def __init__(self, words: Mapping[str, Sequence[str]], route: str, version: Version) -> None:
+        self._words = {
+            name: values for name, values in words.items() if versions.knows(version, route, name)
+        }
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._words
+
+    def all(self, name: str) -> tuple[str, ...]:
+        return tuple(self._words.get(name, ()))
+
+    def text(self, name: str) -> str:
+        """The first value; "" if there is none. NUL is refused: no name may hold one."""
+        values = self._words.get(name)
+        if not values:
+            return ""
+        if "\0" in values[0]:
+            raise InvalidParameter(f"invalid value for {name}: contains a NUL character")
+        return values[0]
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        if name not in self._words:
+            return default
+        return self.text(name).strip().lower() not in _FALSE
+
+    def integer(self, name: str) -> int | None:
+        text = self.text(name)
+        return parse_int(text, "strconv.Atoi") if text else None
+
+    def uint32(self, name: str, what: str) -> int:
+        text = self.text(name)
+        digits = text.removeprefix("-")
+        if not digits.isascii() or not digits.isdecimal():
+            raise InvalidParameter(f'invalid {what} "{text}": invalid syntax')
+        if text.startswith("-") or len(digits) > 10 or int(digits) >= 2**32:
+            raise InvalidParameter(f'invalid {what} "{text}": value out of range')
+        return int(digits)
+
+    def filters(self) -> dict[str, tuple[str, ...]]:
+        return parse_filters(self.text("filters"))
+
+    def time_ns(self, name: str) -> int | None:
+        """A moment as "seconds[.fraction]" since the epoch; None if nothing or 0 was said."""
+        text = self.text(name)
+        return parse_unix_time(text) if text else None
+
+
+def parse_int(text: str, function: str = "strconv.ParseInt") -> int:
+    if not _INT.fullmatch(text):
+        raise InvalidParameter(f'{function}: parsing "{text}": invalid syntax')
+    number = int(text)
+    if not -(2**63) <= number < 2**63:
+        raise InvalidParameter(f'{function}: parsing "{text}": value out of range')
+    return number
+
+
+def parse_bool(text: str) -> bool:
+    """As Go's strconv.ParseBool."""
+    if text in {"1", "t", "T", "TRUE", "true", "True"}:
+        return True
+    if text in {"0", "f", "F", "FALSE", "false", "False"}:
+        return False
+    raise InvalidParameter(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+
+
+# Filters
+
+
+def parse_filters(text: str) -> dict[str, tuple[str, ...]]:
+    """`{"status": {"running": true}}` or, as old clients write it, `{"status": ["running"]}`."""
+    if not text:
+        return {}
+    try:
+        document: Any = msgspec.json.decode(text.encode(errors="replace"))
+    except (msgspec.DecodeError, RecursionError):
+        raise InvalidParameter("invalid filter") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise InvalidParameter("invalid filter")
+    return {str(name): _filter_values(values) for name, values in document.items()}
+
+
+def _filter_values(values: Any) -> tuple[str, ...]:
+    match values:
+        case None:
+            return ()
+        case dict() if all(isinstance(said, bool) for said in values.values()):
+            return tuple(str(value) for value in values)
+        case list() if all(isinstance(value, str) for value in values):
+            return tuple(dict.fromkeys(values))
+        case _:
+            raise InvalidParameter("invalid filter")
+
+
+# Time
+
+
+def parse_unix_time(text: str) -> int:
+    """Nanoseconds of "seconds[.fraction]". Raises InvalidParameter in Go's words."""
+    seconds, dot, fraction = text.partition(".")
+    whole = parse_int(seconds)
+    if not dot:
+        return whole * 10**9
+    parse_int(fraction)
+    return whole * 10**9 + int(fraction[:9].ljust(9, "0"))
+
+
+# Credentials
+
+
+class RegistryAuthHeader(msgspec.Struct, frozen=True, rename="lower"):
+    username: str = ""
+    password: str = ""
+    auth: str = ""
+    serveraddress: str = ""
+    identitytoken: str = ""
+    registrytoken: str = ""
+
+
+def registry_auth(request: web.Request) -> RegistryAuthHeader:
+    """What X-Registry-Auth holds: base64, of either alphabet, of a JSON document.
+
+    An unreadable header counts as none, as with dockerd: clients send "" and "null" in it.
+    """
+    said = request.headers.get("X-Registry-Auth", "")
+    try:
+        data = base64.b64decode(said.translate(_URL_ALPHABET) + "==")
+        return reading.read(data, RegistryAuthHeader)
+    except (InvalidParameter, binascii.Error, ValueError):
+        return RegistryAuthHeader()
+
+
+_URL_ALPHABET = str.maketrans("-_", "+/")
+
+
+def now_ns() -> int:
+    return time.time_ns()

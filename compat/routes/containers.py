@@ -1,0 +1,380 @@
+"""Handlers about containers."""
+
+from __future__ import annotations
+
+import os
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+
+from compat import params, streams
+from compat.routes.route import Call, Route, done, reply
+from compat.translate import requests, responses
+from compat.wire import containers as wire
+from compat.wire.base import UNSET
+from engine.container import model
+from engine.errors import InvalidParameter, NotImplementedHere, WharfError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_encoder = msgspec.json.Encoder()
+
+
+async def create(call: Call) -> web.Response:
+    body = await params.required_body(call.request, wire.ContainerCreateRequest, call.version)
+    request, warnings = requests.create(
+        body,
+        name=call.query.text("name"),
+        platform=call.query.text("platform"),
+        version=call.version,
+    )
+    created = await call.engine.containers.create(request)
+    return reply(
+        call,
+        201,
+        wire.ContainerCreateResponse(id=created.id, warnings=(*created.warnings, *warnings)),
+    )
+
+
+async def list_(call: Call) -> web.Response:
+    limit = call.query.integer("limit") or 0
+    filters = call.query.filters()
+    for name in ("since", "before"):  # once words of their own, still taken
+        if word := call.query.text(name):
+            filters.setdefault(name, (word,))
+    views = await call.engine.containers.list(
+        model.ListQuery(
+            all=call.query.flag("all"),
+            limit=max(limit, 0),
+            with_size=call.query.flag("size"),
+            filters=filters,
+        )
+    )
+    now = params.now_ns()
+    return reply(call, 200, [responses.summary(view, now) for view in views])
+
+
+async def inspect(call: Call) -> web.Response:
+    view = await call.engine.containers.inspect(call.ref, with_size=call.query.flag("size"))
+    body = responses.inspect(view, short_id_is_alias=not call.has("inspect.short-id-is-no-alias"))
+    return reply(call, 200, body)
+
+
+# Life
+
+
+async def start(call: Call) -> web.Response:
+    length = call.request.content_length
+    if (length or 0) > 7 or (length is None and call.request.body_exists):
+        raise InvalidParameter(
+            "starting container with non-empty request body was deprecated since API v1.22 "
+            "and removed in v1.24"
+        )
+    if call.query.text("checkpoint"):
+        raise NotImplementedHere("checkpoints are not supported")
+    await call.engine.containers.start(call.ref, detach_keys=call.query.text("detachKeys"))
+    return done()
+
+
+async def stop(call: Call) -> web.Response:
+    timeout_s = call.query.integer("t")
+    await call.engine.containers.stop(
+        call.ref, signal=call.query.text("signal") or None, timeout_s=timeout_s
+    )
+    return done()
+
+
+async def restart(call: Call) -> web.Response:
+    timeout_s = call.query.integer("t")
+    await call.engine.containers.restart(
+        call.ref, signal=call.query.text("signal") or None, timeout_s=timeout_s
+    )
+    return done()
+
+
+async def kill(call: Call) -> web.Response:
+    try:
+        await call.engine.containers.kill(call.ref, call.query.text("signal"))
+    except WharfError as exc:
+        exc.args = (f"cannot kill container: {call.ref}: {exc}",)
+        raise
+    return done()
+
+
+async def pause(call: Call) -> web.Response:
+    await call.engine.containers.pause(call.ref)
+    return done()
+
+
+async def unpause(call: Call) -> web.Response:
+    await call.engine.containers.unpause(call.ref)
+    return done()
+
+
+async def rename(call: Call) -> web.Response:
+    await call.engine.containers.rename(call.ref, call.query.text("name"))
+    return done()
+
+
+async def resize(call: Call) -> web.Response:
+    height, width = _size(call)
+    await call.engine.containers.resize(call.ref, height, width)
+    return done(200)
+
+
+def _size(call: Call) -> tuple[int, int]:
+    return call.query.uint32("h", "resize height"), call.query.uint32("w", "resize width")
+
+
+async def update(call: Call) -> web.Response:
+    """Limits and the restart policy; the rest of a HostConfig cannot change and is not read."""
+    body = await call.body(wire.HostConfig)
+    if not call.has("update.pids-limit"):
+        body = msgspec.structs.replace(body, pids_limit=None)
+    policy = requests.restart_policy(body.restart_policy) if body.restart_policy.name else None
+    resources = requests.resources(body)
+    if body.pids_limit is not None:  # here 0 says "no limit any more", and absence nothing
+        resources = msgspec.structs.replace(resources, pids_limit=max(body.pids_limit, 0))
+    warnings = await call.engine.containers.update(call.ref, resources, policy)
+    return reply(call, 200, wire.ContainerUpdateResponse(warnings=warnings or None))
+
+
+async def wait(call: Call) -> web.StreamResponse:
+    """The head goes out once the waiter stands: clients start the container only then."""
+    condition = _condition(call)
+    outcome = await call.engine.containers.waiter(call.ref, condition)
+    if not call.has("wait.headers-first"):
+        return reply(call, 200, _wait_response(await outcome))
+    response = await streams.open_stream(call.request, "application/json")
+    result = await outcome
+    is_silent = condition is model.WaitCondition.REMOVED and not call.has(
+        "wait.tells-failed-removal"
+    )
+    if not (result.error and is_silent):
+        await response.write(_encoder.encode(_wait_response(result)) + b"\n")
+    return response
+
+
+def _condition(call: Call) -> model.WaitCondition:
+    text = call.query.text("condition")
+    try:
+        return model.WaitCondition(text or "not-running")
+    except ValueError:
+        raise InvalidParameter(f'invalid condition: "{text}"') from None
+
+
+def _wait_response(result: model.WaitResult) -> wire.ContainerWaitResponse:
+    error = wire.WaitError(message=result.error) if result.error else UNSET
+    return wire.ContainerWaitResponse(error=error, status_code=result.exit_code)
+
+
+async def remove(call: Call) -> web.Response:
+    await call.engine.containers.remove(
+        call.ref,
+        force=call.query.flag("force"),
+        volumes=call.query.flag("v"),
+        link=call.query.flag("link"),
+    )
+    return done()
+
+
+async def prune(call: Call) -> web.Response:
+    pruned = await call.engine.containers.prune(call.query.filters())
+    return reply(
+        call,
+        200,
+        wire.ContainerPruneResponse(
+            containers_deleted=pruned.ids or None, space_reclaimed=pruned.reclaimed_bytes
+        ),
+    )
+
+
+async def top(call: Call) -> web.Response:
+    found = await call.engine.containers.top(call.ref, call.query.text("ps_args") or "-ef")
+    return reply(call, 200, wire.ContainerTopResponse(processes=found.rows, titles=found.titles))
+
+
+# Streams
+
+
+def _content_type(call: Call, *, tty: bool) -> str:
+    if tty or not call.has("streams.multiplexed-type"):
+        return streams.RAW_STREAM
+    return streams.MULTIPLEXED_STREAM
+
+
+async def logs(call: Call) -> web.StreamResponse:
+    query = model.LogsQuery(
+        stdout=call.query.flag("stdout"),
+        stderr=call.query.flag("stderr"),
+        follow=call.query.flag("follow"),
+        timestamps=call.query.flag("timestamps"),
+        details=call.query.flag("details"),
+        since_ns=call.query.time_ns("since"),
+        until_ns=call.query.time_ns("until") or None,
+        tail=_tail(call.query.text("tail")),
+    )
+    if not query.stdout and not query.stderr:
+        raise InvalidParameter("Bad parameters: you must choose at least one stream")
+    view = await call.engine.containers.inspect(call.ref)
+    tty = view.container.config.tty
+    batches = await call.engine.containers.logs(call.ref, query)
+    response = await streams.open_stream(call.request, _content_type(call, tty=tty))
+    await streams.copy(response, _framed(batches, tty=tty))
+    return response
+
+
+async def _framed(
+    batches: AsyncIterator[list[tuple[int, bytes]]], *, tty: bool
+) -> AsyncIterator[bytes]:
+    pack = streams.lines if tty else streams.frames
+    async with aclosing(batches) as source:  # type: ignore[type-var]
+        async for batch in source:
+            yield pack(batch)
+
+
+def _tail(text: str) -> int | None:
+    """Lines from the end; "all", nothing and what is no number mean all, as with dockerd."""
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal()) or text.startswith("-"):
+        return None
+    return int(digits[:18])
+
+
+async def attach(call: Call) -> web.StreamResponse:
+    """Errors are plain text: by the time of most of them the connection is no longer HTTP."""
+    options = model.AttachOptions(
+        stdin=call.query.flag("stdin"),
+        stdout=call.query.flag("stdout"),
+        stderr=call.query.flag("stderr"),
+        stream=call.query.flag("stream"),
+        logs=call.query.flag("logs"),
+        detach_keys=call.query.text("detachKeys"),
+    )
+    try:
+        await params.read_all(call.request)  # some clients send a document; it is not stdin
+        await call.engine.containers.check_attach(call.ref, options)
+        view = await call.engine.containers.inspect(call.ref)
+    except WharfError as exc:
+        return _refused(exc)
+    taken = await streams.hijack(call.request, _content_type(call, tty=view.container.config.tty))
+    await call.engine.containers.attach(call.ref, options, taken.fd, taken.prefix)
+    await taken.finish()
+    return streams.Taken()
+
+
+def _refused(exc: WharfError) -> web.Response:
+    from compat import errors
+
+    response = web.Response(
+        status=errors.status(exc),
+        body=f"{exc}\r\n".encode(errors="replace"),
+        content_type=streams.RAW_STREAM,
+    )
+    response.force_close()
+    return response
+
+
+# Execs
+
+
+async def exec_create(call: Call) -> web.Response:
+    config = requests.exec_config(await call.body(wire.ExecCreateRequest))
+    exec_id = await call.engine.containers.exec_create(call.ref, config)
+    return reply(call, 201, wire.ExecCreateResponse(id=exec_id))
+
+
+async def exec_start(call: Call) -> web.StreamResponse:
+    body = await call.body(wire.ExecStartRequest)
+    await call.engine.containers.exec_check(call.ref)
+    size = body.console_size if body.tty else None
+    if body.detach:
+        await call.engine.containers.exec_start(
+            call.ref, detach=True, tty=body.tty, console_size=size, fd=None, prefix=b""
+        )
+        return done(200)
+    taken = await streams.hijack(call.request, _content_type(call, tty=body.tty))
+    spare = os.dup(taken.fd)  # a failure to start is told on the stream, whoever owns it by then
+    try:
+        await call.engine.containers.exec_start(
+            call.ref,
+            detach=False,
+            tty=body.tty,
+            console_size=size,
+            fd=taken.fd,
+            prefix=taken.prefix,
+        )
+    except WharfError as exc:
+        await streams.tell(spare, _told(exc, tty=body.tty))
+    finally:
+        os.close(spare)
+    await taken.finish()
+    return streams.Taken()
+
+
+def _told(exc: WharfError, *, tty: bool) -> bytes:
+    text = f"{exc}\r\n".encode(errors="replace")
+    return text if tty else streams.frame(streams.STDOUT, text)
+
+
+async def exec_resize(call: Call) -> web.Response:
+    height, width = _size(call)
+    await call.engine.containers.exec_resize(call.ref, height, width)
+    return done(200)
+
+
+async def exec_inspect(call: Call) -> web.Response:
+    found = await call.engine.containers.exec_inspect(call.ref)
+    return reply(call, 200, responses.exec_inspect(found))
+
+
+# Not served yet
+
+
+def _later(what: str) -> Any:
+    async def refuse(call: Call) -> web.Response:
+        raise NotImplementedHere(f"{what} is not supported by this engine yet")
+
+    return refuse
+
+
+ROUTES = (
+    Route("HEAD", "/containers/{ref}/archive", "containers.stat", _later("copying files")),
+    Route("GET", "/containers/json", "containers.list", list_),
+    Route("GET", "/containers/{ref}/export", "containers.export", _later("export")),
+    Route("GET", "/containers/{ref}/changes", "containers.changes", _later("diff")),
+    Route("GET", "/containers/{ref}/json", "containers.inspect", inspect),
+    Route("GET", "/containers/{ref}/top", "containers.top", top),
+    Route("GET", "/containers/{ref}/logs", "containers.logs", logs),
+    Route("GET", "/containers/{ref}/stats", "containers.stats", _later("stats")),
+    Route(
+        "GET",
+        "/containers/{ref}/attach/ws",
+        "containers.attach-ws",
+        _later("attaching through a websocket"),
+    ),
+    Route("GET", "/containers/{ref}/archive", "containers.get-archive", _later("copying files")),
+    Route("GET", "/exec/{ref}/json", "execs.inspect", exec_inspect),
+    Route("POST", "/containers/create", "containers.create", create),
+    Route("POST", "/containers/prune", "containers.prune", prune),
+    Route("POST", "/containers/{ref}/kill", "containers.kill", kill),
+    Route("POST", "/containers/{ref}/pause", "containers.pause", pause),
+    Route("POST", "/containers/{ref}/unpause", "containers.unpause", unpause),
+    Route("POST", "/containers/{ref}/restart", "containers.restart", restart),
+    Route("POST", "/containers/{ref}/start", "containers.start", start),
+    Route("POST", "/containers/{ref}/stop", "containers.stop", stop),
+    Route("POST", "/containers/{ref}/wait", "containers.wait", wait),
+    Route("POST", "/containers/{ref}/resize", "containers.resize", resize),
+    Route("POST", "/containers/{ref}/attach", "containers.attach", attach),
+    Route("POST", "/containers/{ref}/exec", "execs.create", exec_create),
+    Route("POST", "/exec/{ref}/start", "execs.start", exec_start),
+    Route("POST", "/exec/{ref}/resize", "execs.resize", exec_resize),
+    Route("POST", "/containers/{ref}/rename", "containers.rename", rename),
+    Route("POST", "/containers/{ref}/update", "containers.update", update),
+    Route("POST", "/commit", "images.commit", _later("commit")),
+    Route("PUT", "/containers/{ref}/archive", "containers.put-archive", _later("copying files")),
+    Route("DELETE", "/containers/{ref}", "containers.remove", remove),
+)

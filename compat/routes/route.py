@@ -1,0 +1,92 @@
+"""What a route is, and what a handler gets: the request, seen as its version sees it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from compat import params, versions
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from compat.versions import Version
+    from engine.config import EngineConfig
+    from engine.engine import Engine
+
+T = TypeVar("T")
+
+_VARIABLE = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request: who is asked, by which version, for what."""
+
+    request: web.Request
+    engine: Engine
+    config: EngineConfig
+    version: Version
+    route: Route
+    variables: Mapping[str, str]
+    query: params.Query
+
+    @property
+    def ref(self) -> str:
+        """What the path names: a name, an id or a prefix of one."""
+        return self.variables["ref"]
+
+    async def body(self, cls: type[T]) -> T:
+        """The document sent; without one, a document without fields."""
+        return await params.body(self.request, cls, self.version)
+
+    def has(self, behaviour: str) -> bool:
+        return versions.has(self.version, behaviour)
+
+
+Handler: TypeAlias = "Callable[[Call], Awaitable[web.StreamResponse]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`path` may hold {variables}; each takes any text, slashes too, as with dockerd."""
+
+    method: str
+    path: str
+    name: str
+    handler: Handler
+    pattern: re.Pattern[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        literal = "".join(
+            f"(?P<{part}>.*)" if index % 2 else re.escape(part)
+            for index, part in enumerate(_VARIABLE.split(self.path))
+        )
+        object.__setattr__(self, "pattern", re.compile(literal, re.DOTALL))
+
+    @property
+    def is_static(self) -> bool:
+        return "{" not in self.path
+
+
+# Answers
+
+_encoder = msgspec.json.Encoder()
+
+
+def reply(call: Call, status: int, body: object) -> web.Response:
+    """The body as JSON, in the shape that the client's version knows."""
+    return web.Response(
+        status=status,
+        body=_encoder.encode(versions.shape(body, call.version)) + b"\n",
+        content_type="application/json",
+    )
+
+
+def done(status: int = 204) -> web.Response:
+    """Success with nothing to say."""
+    return web.Response(status=status)

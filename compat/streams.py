@@ -1,0 +1,444 @@
+"""Connections that stop being HTTP, and bodies that go on and on.
+
+Attach and exec take the client's connection over: after the answer's head it carries raw bytes
+both ways, and is handed to the engine as a file descriptor. Two things get lost on the way if
+aiohttp is left to itself: bytes that a client sends right behind its request, not waiting for the
+answer (the parser drops them or takes them for a second request), and a half-close that arrives
+before the handler has taken over (the transport closes itself). `Connection` therefore looks at
+the head of each request before the parser does. A request that may take over is fed to the parser
+alone, up to the end of its body, as a plain POST; whatever follows is held back.
+
+    client                     Connection                        aiohttp's parser
+    POST …/attach, Upgrade ──▶ head, without Upgrade ──────────▶ request → handler → hijack()
+    stdin bytes ─────────────▶ held back                              │
+    FIN ─────────────────────▶ noted, transport kept                  │
+                               prefix = held back ◀───────────────────┘
+                               release(): parser again, if nobody took over
+
+Also here: stdcopy frames, JSON lines. Nothing here knows what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import struct
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+RAW_STREAM = "application/vnd.docker.raw-stream"
+MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
+
+MAX_LINE_BYTES = 16 * 1024
+MAX_HEAD_BYTES = 1024 * 1024  # Go's limit for all headers together
+HELD_BYTES = 256 * 1024  # behind a request not yet taken over; then the client has to wait
+_COPY_BYTES = 64 * 1024
+
+_MAY_TAKE_OVER = re.compile(
+    rb"POST (?:/v[0-9.]+)?/(?:containers/[^ ?]*/attach|exec/[^ ?]*/start)(?:\?[^ ]*)? HTTP/1\.[01]\r"
+)
+_UPGRADE = re.compile(rb"\r\n(?:upgrade:[^\r]*|connection:[^\r]*upgrade[^\r]*)(?=\r\n)", re.I)
+_HAS_UPGRADE = re.compile(rb"\r\nupgrade:", re.I)
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.I)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.I)
+
+
+# Where a request ends
+
+
+class LengthBody:
+    """A body of a known length. `feed` says how many of the bytes belong to it."""
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+
+    @property
+    def is_complete(self) -> bool:
+        return self._left == 0
+
+    def feed(self, data: bytes) -> int:
+        taken = min(len(data), self._left)
+        self._left -= taken
+        return taken
+
+
+class ChunkedBody:
+    """A body in chunks (RFC 9112 §7.1), followed only to find its end."""
+
+    def __init__(self) -> None:
+        self._left = 0  # of the current chunk and its line end
+        self._line = bytearray()
+        self._is_trailer = False
+        self.is_complete = False
+
+    def feed(self, data: bytes) -> int:
+        at = 0
+        while at < len(data) and not self.is_complete:
+            at = self._skip(data, at) if self._left else self._read_line(data, at)
+        return at
+
+    def _skip(self, data: bytes, at: int) -> int:
+        taken = min(len(data) - at, self._left)
+        self._left -= taken
+        return at + taken
+
+    def _read_line(self, data: bytes, at: int) -> int:
+        end = data.find(b"\n", at)
+        if end < 0:
+            self._line += data[at:]
+            return len(data)
+        line = bytes(self._line + data[at:end]).strip()
+        self._line.clear()
+        if self._is_trailer:
+            self.is_complete = not line
+        else:
+            self._start_chunk(line)
+        return end + 1
+
+    def _start_chunk(self, line: bytes) -> None:
+        try:
+            size = int(line.partition(b";")[0], 16)
+        except ValueError:
+            size = 0  # the parser refuses the request
+        self._is_trailer = size == 0
+        self._left = size + 2 if size else 0
+
+
+class _Takeover:
+    """A request that may take the connection over, and what came behind it."""
+
+    def __init__(self, head: bytes) -> None:
+        self.is_upgrade = _HAS_UPGRADE.search(head) is not None
+        length = _LENGTH.search(head)
+        self.body: LengthBody | ChunkedBody
+        if _CHUNKED.search(head):
+            self.body = ChunkedBody()
+        else:
+            self.body = LengthBody(int(length[1]) if length else 0)
+        self.behind = bytearray()
+        self.has_ended = False
+
+
+class Connection(RequestHandler):
+    """A client's connection: aiohttp's, but for requests that may take it over."""
+
+    def __init__(self, manager: web.Server, **kwargs: Any) -> None:
+        super().__init__(manager, **kwargs)
+        self._head = bytearray()
+        self._is_between_requests = True
+        self._takeover: _Takeover | None = None
+        self._is_taken = False
+
+    def data_received(self, data: bytes) -> None:
+        if self._takeover is not None:
+            self._receive_behind(self._takeover, data)
+        elif self._is_between_requests and data:
+            self._receive_head(data)
+        else:
+            super().data_received(data)
+
+    def _receive_head(self, data: bytes) -> None:
+        """Hold a head back for as long as it may be that of a request that takes over."""
+        searched = max(len(self._head) - 3, 0)
+        self._head += data
+        end = self._head.find(b"\r\n\r\n", searched)
+        if end < 0 and self._may_take_over():
+            return
+        data = bytes(self._head)
+        self._head.clear()
+        self._is_between_requests = False
+        if end < 0 or not _MAY_TAKE_OVER.match(data):
+            super().data_received(data)
+            return
+        head = data[: end + 4]
+        self._takeover = takeover = _Takeover(head)
+        super().data_received(_UPGRADE.sub(b"", head) if takeover.is_upgrade else head)
+        self._receive_behind(takeover, data[end + 4 :])
+
+    def _may_take_over(self) -> bool:
+        if self._head.find(b"\r", 0, MAX_LINE_BYTES) < 0:
+            return len(self._head) < MAX_LINE_BYTES
+        return len(self._head) < MAX_HEAD_BYTES and bool(_MAY_TAKE_OVER.match(self._head))
+
+    def _receive_behind(self, takeover: _Takeover, data: bytes) -> None:
+        if not takeover.body.is_complete:
+            taken = takeover.body.feed(data)
+            super().data_received(data[:taken])
+            data = data[taken:]
+        takeover.behind += data
+        if len(takeover.behind) >= HELD_BYTES and self.transport is not None:
+            self.transport.pause_reading()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        if self._takeover is None:
+            return super().eof_received()
+        self._takeover.has_ended = True
+        return True  # a half-close: the other direction goes on
+
+    @property
+    def is_upgrade(self) -> bool:
+        return self._takeover is not None and self._takeover.is_upgrade
+
+    def take(self) -> bytes:
+        """End HTTP on this connection; what came behind the request is the caller's."""
+        takeover = self._takeover
+        self._is_taken = True
+        return bytes(takeover.behind) if takeover is not None else b""
+
+    def release(self, *, is_read: bool) -> None:
+        """The request is answered; `is_read` says whether its body was read to the end."""
+        if self._is_taken:
+            return
+        takeover, self._takeover = self._takeover, None
+        # Requests that aiohttp has parsed ahead are not looked at here: nobody pipelines attach.
+        self._is_between_requests = is_read and not self._messages
+        if takeover is None:
+            return
+        if takeover.has_ended:
+            self.close()
+        elif takeover.behind:
+            self.data_received(bytes(takeover.behind))
+            if len(takeover.behind) >= HELD_BYTES and self.transport is not None:
+                self.transport.resume_reading()
+
+    async def start(self) -> None:
+        try:
+            await super().start()
+        finally:
+            if self._is_taken:
+                # The transport has another protocol by now, so nobody else tells the server.
+                super().connection_lost(None)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if not self._is_taken:
+            super().connection_lost(exc)
+
+
+class Server(web.Server):
+    """Makes a `Connection` of each connection."""
+
+    def __call__(self) -> RequestHandler:
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """An AppRunner whose connections can be taken over, and whose handlers end with their client.
+
+    The timeout of a keep-alive connection is dockerd's: none to speak of.
+    """
+
+    def __init__(self, app: web.Application, **kwargs: Any) -> None:
+        super().__init__(app, handler_cancellation=True, access_log=None, **kwargs)
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        made.__class__ = Server  # type: ignore[assignment]  # the one thing aiohttp has no door for
+        return made
+
+
+# Taking over
+
+
+class Taken(web.StreamResponse):
+    """Stands for an answer that is no HTTP response: nothing is left to be written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.force_close()
+
+    async def prepare(self, request: web.BaseRequest) -> None:  # type: ignore[override]
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Hijacked:
+    """The connection as a descriptor, owned by whoever gets it, and what was read of it before.
+
+    `finish` has to be awaited before the handler returns: behind TLS the descriptor is one end
+    of a pair, and the handler's task carries the bytes between.
+    """
+
+    fd: int
+    prefix: bytes
+    pump: _Pump | None = None
+
+    async def finish(self) -> None:
+        if self.pump is not None:
+            await self.pump.run()
+
+
+def wants_upgrade(request: web.Request) -> bool:
+    protocol = request.protocol
+    return isinstance(protocol, Connection) and protocol.is_upgrade
+
+
+def head(request: web.Request, content_type: str) -> bytes:
+    """What a hijacked connection is answered with before its raw bytes."""
+    if wants_upgrade(request):
+        return (
+            f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\n"
+            "Connection: Upgrade\r\nUpgrade: tcp\r\n"
+        ).encode()
+    return f"HTTP/1.1 200 OK\r\nContent-Type: {RAW_STREAM}\r\n".encode()
+
+
+async def hijack(request: web.Request, content_type: str, headers: Iterable[str] = ()) -> Hijacked:
+    """Answer with a head and take the connection from the server.
+
+    Raises ConnectionError if the client is gone. After this the handler returns `Taken()`.
+    """
+    protocol = request.protocol
+    transport = request.transport
+    if not isinstance(protocol, Connection) or transport is None or transport.is_closing():
+        raise ConnectionResetError("the client is gone")
+    answer = head(request, content_type) + "".join(f"{h}\r\n" for h in headers).encode() + b"\r\n"
+    with suppress(RuntimeError):  # already paused
+        transport.pause_reading()
+    while transport.get_write_buffer_size():  # of an earlier answer on the same connection
+        await asyncio.sleep(0.001)
+    if transport.get_extra_info("sslcontext") is not None:
+        return _hijack_tls(protocol, transport, answer)
+    return await _hijack_socket(protocol, transport, answer)
+
+
+async def _hijack_socket(
+    protocol: Connection, transport: asyncio.Transport, answer: bytes
+) -> Hijacked:
+    duplicate = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+    prefix = protocol.take()
+    # The transport gives up its own descriptor only; the connection lives on in the duplicate.
+    transport.set_protocol(asyncio.Protocol())
+    transport.abort()
+    try:
+        duplicate.setblocking(False)
+        await asyncio.get_running_loop().sock_sendall(duplicate, answer)
+    except BaseException:
+        duplicate.close()
+        raise
+    return Hijacked(duplicate.detach(), prefix)
+
+
+def _hijack_tls(protocol: Connection, transport: asyncio.Transport, answer: bytes) -> Hijacked:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    prefix = protocol.take()
+    pump = _Pump(transport, ours)
+    transport.write(answer)
+    return Hijacked(theirs.detach(), prefix, pump)
+
+
+class _Pump:
+    """Carries bytes between an encrypted connection and one end of a socket pair."""
+
+    def __init__(self, transport: asyncio.Transport, ours: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        self._reader = asyncio.StreamReader(limit=_COPY_BYTES, loop=loop)
+        protocol = asyncio.StreamReaderProtocol(self._reader, loop=loop)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        self._writer = asyncio.StreamWriter(transport, protocol, self._reader, loop)
+        self._ours = ours
+        transport.resume_reading()
+
+    async def run(self) -> None:
+        """Until the engine's end is closed; the client's end of stream is passed on."""
+        inward = asyncio.ensure_future(self._inward())
+        try:
+            await self._outward()
+        finally:
+            inward.cancel()
+            await asyncio.wait([inward])
+            self._ours.close()
+            self._writer.close()
+
+    async def _inward(self) -> None:
+        loop = asyncio.get_running_loop()
+        with suppress(OSError):
+            while data := await self._reader.read(_COPY_BYTES):
+                await loop.sock_sendall(self._ours, data)
+            self._ours.shutdown(socket.SHUT_WR)
+
+    async def _outward(self) -> None:
+        loop = asyncio.get_running_loop()
+        with suppress(OSError):
+            while data := await loop.sock_recv(self._ours, _COPY_BYTES):
+                self._writer.write(data)
+                await self._writer.drain()
+
+
+# Framing
+
+_FRAME = struct.Struct(">BxxxL")
+STDOUT, STDERR = 1, 2
+
+
+def frame(stream: int, data: bytes) -> bytes:
+    """One stdcopy frame: stream, three zero bytes, length, the bytes themselves."""
+    return _FRAME.pack(stream, len(data)) + data
+
+
+def frames(batch: Iterable[tuple[int, bytes]]) -> bytes:
+    pack = _FRAME.pack
+    parts: list[bytes] = []
+    for stream, data in batch:
+        parts += (pack(stream, len(data)), data)
+    return b"".join(parts)
+
+
+def lines(batch: Iterable[tuple[int, bytes]]) -> bytes:
+    """The same without frames, as a terminal's output goes."""
+    return b"".join([data for _, data in batch])
+
+
+# Long bodies
+
+
+async def open_stream(
+    request: web.Request, content_type: str, headers: dict[str, str] | None = None
+) -> web.StreamResponse:
+    """A response whose head is on its way when this returns."""
+    response = web.StreamResponse(headers=headers)
+    response.content_type = content_type
+    await response.prepare(request)
+    await flush_head(response)
+    return response
+
+
+async def flush_head(response: web.StreamResponse) -> None:
+    """aiohttp keeps the head back until there is a body; clients wait for it before they go on."""
+    writer = response._payload_writer  # pyright: ignore[reportPrivateUsage]
+    send = getattr(writer, "send_headers", None)  # since aiohttp 3.12; before, it never waits
+    if send is not None:
+        send()
+
+
+async def copy(response: web.StreamResponse, chunks: AsyncIterator[bytes]) -> None:
+    """Write all chunks, at the client's pace, and close their source whatever happens."""
+    async with aclosing(chunks) as source:  # type: ignore[type-var]
+        async for chunk in source:
+            await response.write(chunk)
+
+
+async def tell(fd: int, data: bytes) -> None:
+    """Say something on a connection that is no longer the server's, if it can still be said."""
+    duplicate = socket.socket(fileno=os.dup(fd))
+    try:
+        duplicate.setblocking(False)
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(10):
+                await asyncio.get_running_loop().sock_sendall(duplicate, data)
+    finally:
+        duplicate.close()

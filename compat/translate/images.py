@@ -1,0 +1,1 @@
+"""Images, from the engine's model to the API's shapes. Pure."""

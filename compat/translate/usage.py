@@ -1,0 +1,28 @@
+"""Disk usage, from the engine's facts to the shape of the API."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from compat.translate import images, responses, volumes
+from compat.wire import system as wire
+
+if TYPE_CHECKING:
+    from engine.system import DiskUsage
+
+
+def df(facts: DiskUsage, wanted: frozenset[str], now_ns: int) -> wire.DiskUsageResponse:
+    """What was not asked for is null, what was asked for and is not there is empty."""
+    return wire.DiskUsageResponse(
+        layers_size=facts.layers_bytes,
+        images=tuple(images.summary(i) for i in facts.images) if "image" in wanted else None,
+        containers=tuple(responses.summary(c, now_ns) for c in facts.containers)
+        if "container" in wanted
+        else None,
+        volumes=tuple(
+            volumes.volume(v, usage=facts.volume_usage.get(v.name)) for v in facts.volumes
+        )
+        if "volume" in wanted
+        else None,
+        build_cache=() if "build-cache" in wanted else None,
+    )

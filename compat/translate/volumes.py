@@ -1,0 +1,1 @@
+"""Volumes, between the API's shapes and the engine's model. Pure."""

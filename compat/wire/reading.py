@@ -1,0 +1,204 @@
+"""Reading JSON as Go's decoder does, into the structs of this package.
+
+Go ignores unknown keys, matches keys without case when none fits exactly, lets null stand for
+whatever is there already, and takes the last of several equal keys. Clients rely on each. A body
+is therefore decoded loosely first, then carried over to the names and shapes of its struct by a
+reader made once a type, then converted strictly.
+
+Every malformed body ends as InvalidParameter, whatever it does: deep nesting, numbers of ten
+thousand digits, NaN, half of a surrogate pair, bytes that are no UTF-8.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from engine.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+Reader: TypeAlias = "Callable[[Any], Any]"
+
+_ABSENT = object()  # what a reader gives for null where Go leaves the zero value
+
+_SURROGATES = re.compile(
+    rb"(?P<keep>\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
+
+
+def read(data: bytes, cls: type[T]) -> T:
+    """The body as `cls`. Raises InvalidParameter with dockerd's sentences."""
+    try:
+        loose = _decode(data)
+    except RecursionError:
+        raise InvalidParameter("invalid JSON: exceeded max depth") from None
+    except UnicodeDecodeError:
+        raise InvalidParameter("invalid JSON: invalid UTF-8 in string") from None
+    except msgspec.DecodeError as exc:
+        raise _malformed(data, str(exc)) from None
+    try:
+        return _convert(loose, cls)
+    except msgspec.ValidationError as exc:
+        raise InvalidParameter(f"invalid JSON: {_as_go(str(exc))}") from None
+
+
+def _decode(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (UnicodeDecodeError, msgspec.DecodeError):
+        # Go puts U+FFFD where a string is not valid Unicode; try once more with that done.
+        mended = data.decode(errors="replace").encode()
+        mended = _SURROGATES.sub(lambda m: m["keep"] or b"\\ufffd", mended)
+        if mended == data:
+            raise
+        return msgspec.json.decode(mended)
+
+
+def _convert(loose: Any, cls: type[T]) -> T:
+    carried = _reader(cls)(loose)
+    return msgspec.convert({} if carried is _ABSENT else carried, cls)
+
+
+def _malformed(data: bytes, said: str) -> InvalidParameter:
+    if not data.strip():
+        return InvalidParameter("invalid JSON: got EOF while reading request body")
+    if "truncated" in said:
+        return InvalidParameter("invalid JSON: unexpected EOF")
+    if "trailing characters" in said:
+        return InvalidParameter("unexpected content after JSON")
+    if "out of range" in said:
+        return InvalidParameter("invalid JSON: number out of range")
+    where = re.search(r"\(byte (\d+)\)", said)
+    at = int(where[1]) if where else len(data)
+    character = data[at : at + 1].decode("latin-1")
+    return InvalidParameter(f"invalid JSON: invalid character '{character}' (byte {at})")
+
+
+_GO_KINDS = {"int": "number", "float": "number", "str": "string"}
+_GO_TYPES = {"str": "string", "object": "struct", "array": "array"}
+
+
+def _as_go(said: str) -> str:
+    """``Expected `int`, got `str` - at `$.HostConfig.Memory` `` in dockerd's words."""
+    where = re.search(r" - at `\$\.?(.*)`$", said)
+    place = where[1].replace("[...]", "") if where else ""
+    if got := re.match(r"Expected `(.*)`, got `(\w+)`", said):
+        expected = got[1].removesuffix(" | null")
+        return (
+            f"json: cannot unmarshal {_GO_KINDS.get(got[2], got[2])} into Go struct field "
+            f".{place} of type {_GO_TYPES.get(expected, expected)}"
+        )
+    if got := re.match(r"Expected `(\w+)` [<>]=? -?\d+", said):
+        return f"json: cannot unmarshal number into Go struct field .{place} of type {got[1]}"
+    return f"json: {said}"
+
+
+# Readers
+
+
+@functools.cache
+def _reader(cls: type[Any]) -> Reader:
+    return _of_type(inspect.type_info(cls))
+
+
+def _of_type(info: inspect.Type) -> Reader:
+    match info:
+        case inspect.Metadata(type=inner, extra={"single": True}):
+            return functools.partial(_read_single, _of_type(inner))
+        case inspect.Metadata(type=inner):
+            return _of_type(inner)
+        case inspect.StructType(cls=cls):
+            return _of_struct(cls)
+        case inspect.UnionType(types=types):
+            is_nullable = any(isinstance(t, inspect.NoneType) for t in types)
+            inner_type = next(t for t in types if not isinstance(t, inspect.NoneType))
+            return functools.partial(_read_union, _of_type(inner_type), is_nullable)
+        case inspect.DictType(value_type=inner):
+            return functools.partial(_read_dict, _of_type(inner), _zero(inner))
+        case inspect.VarTupleType(item_type=inner):
+            return functools.partial(_read_list, _of_type(inner), _zero(inner))
+        case inspect.TupleType(item_types=inners):
+            return functools.partial(_read_array, len(inners))
+        case _:
+            return _read_scalar
+
+
+def _zero(info: inspect.Type) -> Any:
+    """What null means as an element of a list or a map."""
+    match info:
+        case inspect.Metadata(type=inner):
+            return _zero(inner)
+        case inspect.StrType():
+            return ""
+        case inspect.IntType():
+            return 0
+        case inspect.BoolType():
+            return False
+        case inspect.StructType():
+            return {}
+        case inspect.VarTupleType():
+            return ()
+        case _:
+            return None
+
+
+def _read_scalar(value: Any) -> Any:
+    return _ABSENT if value is None else value
+
+
+def _read_single(inner: Reader, value: Any) -> Any:
+    return inner([value] if isinstance(value, str) else value)
+
+
+def _read_union(inner: Reader, is_nullable: bool, value: Any) -> Any:
+    if value is None:
+        return None if is_nullable else _ABSENT
+    return inner(value)
+
+
+def _read_dict(inner: Reader, zero: Any, value: Any) -> Any:
+    if not isinstance(value, dict):
+        return _read_scalar(value)
+    return {k: zero if (r := inner(v)) is _ABSENT else r for k, v in value.items()}
+
+
+def _read_list(inner: Reader, zero: Any, value: Any) -> Any:
+    if not isinstance(value, list):
+        return _read_scalar(value)
+    return [zero if (r := inner(v)) is _ABSENT else r for v in value]
+
+
+def _read_array(length: int, value: Any) -> Any:
+    """Go's fixed arrays of numbers: what is too much is dropped, what is missing is zero."""
+    if not isinstance(value, list):
+        return _read_scalar(value)
+    return [0 if v is None else v for v in (value + [0] * length)[:length]]
+
+
+@functools.cache
+def _of_struct(cls: type[msgspec.Struct]) -> Reader:
+    fields = inspect.type_info(cls).fields  # type: ignore[attr-defined]
+    exact = {f.encode_name: (f.encode_name, _of_type(f.type)) for f in fields}
+    folded = {name.casefold(): found for name, found in exact.items()}
+    return functools.partial(_read_struct, exact, folded)
+
+
+def _read_struct(
+    exact: dict[str, tuple[str, Reader]], folded: dict[str, tuple[str, Reader]], value: Any
+) -> Any:
+    if not isinstance(value, dict):
+        return _read_scalar(value)
+    carried: dict[str, Any] = {}
+    for key, item in value.items():
+        found = exact.get(key) or folded.get(key.casefold())
+        if found is not None and (read := found[1](item)) is not _ABSENT:
+            carried[found[0]] = read
+    return carried
