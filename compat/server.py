@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from compat.daemon.configuration import (
@@ -104,7 +105,7 @@ def run(configuration: Configuration) -> int:
 
     try:
         with _alone(config) as listeners:
-            return _run_loop(config, listeners)
+            return _run_loop(_with_many_files(config), listeners)
     except (ListenError, StillRunning, DataRootInUse) as exc:
         return _fail(str(exc))
     except OSError as exc:
@@ -159,15 +160,8 @@ def _locked(data_root: str) -> Iterator[None]:
 
 
 def _prepare_process(config: EngineConfig) -> None:
-    """Known modes for new files, room for many descriptors, and the proxies of the configuration.
-
-    A thousand attached clients and monitors are a few descriptors each; 1024 would not do.
-    """
-    import resource
-
+    """Known modes for new files, and the proxies of the configuration for everything that asks."""
     os.umask(0o022)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     for name, value in (
         ("http_proxy", config.http_proxy),
         ("https_proxy", config.https_proxy),
@@ -175,6 +169,24 @@ def _prepare_process(config: EngineConfig) -> None:
     ):
         if value:
             os.environ[name] = os.environ[name.upper()] = value
+
+
+def _with_many_files(config: EngineConfig) -> EngineConfig:
+    """Take all the descriptors this process may have, and give containers what it came with.
+
+    A thousand attached clients and monitors are a few descriptors each; 1024 would not do. But a
+    container inherits the limit, and some programs close every number up to it.
+    """
+    import resource
+
+    from engine.config import Ulimit
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if any(limit.name == "nofile" for limit in config.default_ulimits):
+        return config
+    inherited = Ulimit(name="nofile", soft=soft, hard=hard)
+    return replace(config, default_ulimits=(*config.default_ulimits, inherited))
 
 
 def _run_loop(config: EngineConfig, listeners: Sequence[Listener]) -> int:

@@ -1,6 +1,6 @@
 """The daemon's own log: one line an event on standard error, as dockerd writes it.
 
-    time="2026-01-31T12:00:00.123456789Z" level=info msg="Starting up"
+    time="2026-01-31T12:00:00.123456Z" level=info msg="Starting up"
 
 or, with `--log-format json`, one object a line with the same three fields.
 """
@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-import time
+
+from engine.timestamp import format_ns
 
 _LEVELS = {
     "trace": logging.DEBUG,
@@ -41,7 +42,7 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {
-            "time": _timestamp(record.created),
+            "time": format_ns(round(record.created * 1_000_000) * 1_000),
             "level": _NAMES.get(record.levelno, "info"),
             "msg": record.getMessage(),
         }
@@ -51,11 +52,6 @@ class LineFormatter(logging.Formatter):
             return json.dumps(fields)
         quoted = {"time", "msg"}
         return " ".join(f"{k}={_word(v, quoted=k in quoted)}" for k, v in fields.items())
-
-
-def _timestamp(seconds: float) -> str:
-    whole, fraction = divmod(int(seconds * 1_000_000_000), 1_000_000_000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{fraction:09d}Z"
 
 
 def _word(text: str, *, quoted: bool) -> str:
