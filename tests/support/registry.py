@@ -17,6 +17,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import logging
 import re
 import secrets
 import threading
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+
+# aiohttp would log a traceback for each connection that is hung up on purpose.
+_SILENT = logging.Logger("registry", level=logging.CRITICAL)
 
 # What may go wrong
 
@@ -204,7 +208,7 @@ class Registry:
         self._stop = asyncio.Event()
         app = web.Application(client_max_size=1 << 30)
         app.router.add_route("*", "/{path:.*}", self._dispatch)
-        runner = web.AppRunner(app, shutdown_timeout=0.2, handler_cancellation=True)
+        runner = web.AppRunner(app, shutdown_timeout=0.2, handler_cancellation=True, logger=_SILENT)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls)
         await site.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -13,10 +14,13 @@ from engine.oci import reference
 from engine.registry import failure
 from engine.registry.challenge import parse
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 JSON = "application/json"
 
 
-def body(*found: dict[str, object]) -> bytes:
+def body(*found: Mapping[str, object]) -> bytes:
     return json.dumps({"errors": list(found)}).encode()
 
 
