@@ -89,6 +89,7 @@ IFLA_ADDRESS: Final = 1
 IFLA_AF_SPEC: Final = 26
 IFLA_BRPORT_ISOLATED: Final = 33
 IFLA_BRPORT_MODE: Final = 4
+IFLA_BRPORT_STATE: Final = 1
 IFLA_IFALIAS: Final = 20
 IFLA_IFNAME: Final = 3
 IFLA_INET6_ADDR_GEN_MODE: Final = 8
@@ -100,6 +101,9 @@ IFLA_LINKINFO: Final = 18
 IFLA_MASTER: Final = 10
 IFLA_MTU: Final = 4
 IFLA_NET_NS_FD: Final = 28
+IFLA_OPERSTATE: Final = 16
+IF_OPER_UP: Final = 6
+BR_STATE_DISABLED: Final = 0
 IN6_ADDR_GEN_MODE_NONE: Final = 1
 VETH_INFO_PEER: Final = 1
 
@@ -131,6 +135,7 @@ class Link:
     mtu: int
     mac: str
     is_up: bool
+    is_operational: bool  # up, with carrier, and its queue ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +262,16 @@ def raise_port(name: str, *, hairpin: bool, isolated: bool) -> Message:
         )
     )
     return Message(RTM_NEWLINK, 0, body, name)
+
+
+def disable_port(name: str) -> Message:
+    """Let the bridge forward nothing more from or to its port, at once.
+
+    Taking the link down or away waits for a grace period of the kernel, tens of milliseconds.
+    """
+    port = nested(IFLA_INFO_SLAVE_DATA, u8(IFLA_BRPORT_STATE, BR_STATE_DISABLED))
+    info = nested(IFLA_LINKINFO, text(IFLA_INFO_SLAVE_KIND, "bridge"), port)
+    return Message(RTM_NEWLINK, 0, _ifinfo() + text(IFLA_IFNAME, name) + info, name)
 
 
 def set_up(index: int, about: str = "") -> Message:
@@ -463,6 +478,7 @@ def _parse_link(body: bytes) -> Link:
         mtu=_number(found.get(IFLA_MTU)),
         mac=found.get(IFLA_ADDRESS, b"").hex(":"),
         is_up=bool(flags & IFF_UP),
+        is_operational=found.get(IFLA_OPERSTATE) == bytes((IF_OPER_UP,)),
     )
 
 
@@ -506,6 +522,19 @@ def _parse_route(body: bytes) -> Route | None:
         gateway=None if gateway is None else ip_address(gateway),
         index=_number(values.get(RTA_OIF)),
     )
+
+
+def default_routes(sock: Socket) -> list[tuple[int, Address]]:
+    """The default routes that have a gateway: (link index, gateway)."""
+    found: list[tuple[int, Address]] = []
+    for _, body in sock.dump(RTM_GETROUTE, _RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)):
+        _, length, _, _, table, _, _, type, _ = _RTMSG.unpack_from(body)
+        values = dict(attributes(body[12:]))
+        gateway = values.get(RTA_GATEWAY)
+        is_default = length == 0 and type == RTN_UNICAST and table == RT_TABLE_MAIN
+        if is_default and gateway is not None:
+            found.append((_number(values.get(RTA_OIF)), ip_address(gateway)))
+    return found
 
 
 def link(sock: Socket, name: str) -> Link | None:

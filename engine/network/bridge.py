@@ -1,0 +1,213 @@
+"""The bridge driver: a network is a bridge on the host, a container a port of it.
+
+Options are Docker's names with Docker's meaning; those that this engine does not do are refused,
+because to ignore a gateway mode or an inhibited address would open or close what the user did not
+mean to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import TYPE_CHECKING, Final
+
+from engine.errors import InvalidParameter, NotImplementedHere
+from engine.linux import netlink
+from engine.network import firewall
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from ipaddress import IPv4Interface, IPv6Interface
+
+    from engine.network.model import Network
+
+    Interface = IPv4Interface | IPv6Interface
+
+log = logging.getLogger(__name__)
+
+NAME: Final = "bridge"
+DEFAULT_MTU: Final = 1500
+DEFAULT_LINK: Final = "docker0"
+IFNAMSIZ: Final = 16
+
+BRIDGE_NAME: Final = "com.docker.network.bridge.name"
+DEFAULT_BRIDGE: Final = "com.docker.network.bridge.default_bridge"
+ENABLE_ICC: Final = "com.docker.network.bridge.enable_icc"
+ENABLE_MASQUERADE: Final = "com.docker.network.bridge.enable_ip_masquerade"
+HOST_BINDING: Final = "com.docker.network.bridge.host_binding_ipv4"
+MTU: Final = "com.docker.network.driver.mtu"
+INHIBIT_IPV4: Final = "com.docker.network.bridge.inhibit_ipv4"
+GATEWAY_MODES: Final = (
+    "com.docker.network.bridge.gateway_mode_ipv4",
+    "com.docker.network.bridge.gateway_mode_ipv6",
+)
+
+_TRUE: Final = frozenset(("1", "t", "T", "TRUE", "true", "True"))
+_FALSE: Final = frozenset(("0", "f", "F", "FALSE", "false", "False"))
+
+
+class BadOption(InvalidParameter):
+    """`reason` in the words of Go's strconv, which clients have always read here."""
+
+    def __init__(self, name: str, value: str, reason: str) -> None:
+        super().__init__(f"failed to parse {name} value: {value} ({reason})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    link: str = ""
+    has_icc: bool = True
+    has_masquerade: bool = True
+    binding: str = ""  # where ports are published; "" is the daemon's choice
+    mtu: int = DEFAULT_MTU
+
+
+def parse(options: Mapping[str, str]) -> Options:
+    """Raises InvalidParameter, NotImplementedHere. Names that mean nothing here are let be."""
+    for name in GATEWAY_MODES:
+        mode = options.get(name, "nat")
+        if mode not in ("nat", "nat-unprotected", "routed", "isolated"):
+            raise BadOption(name, mode, f"unknown gateway mode {mode}")
+        if mode != "nat":
+            raise NotImplementedHere(f"gateway mode {mode} is not implemented")
+    if _boolean(options, INHIBIT_IPV4, False):
+        raise NotImplementedHere(f"{INHIBIT_IPV4} is not implemented")
+    link = options.get(BRIDGE_NAME, "")
+    if len(link.encode()) >= IFNAMSIZ or set(link) & set("/: \t\n\0") or link in (".", ".."):
+        raise InvalidParameter(f"invalid bridge name: {link!r}")
+    return Options(
+        link=link,
+        has_icc=_boolean(options, ENABLE_ICC, True),
+        has_masquerade=_boolean(options, ENABLE_MASQUERADE, True),
+        binding=_address(options, HOST_BINDING),
+        mtu=_mtu(options),
+    )
+
+
+def _boolean(options: Mapping[str, str], name: str, default: bool) -> bool:
+    value = options.get(name)
+    if value is None:
+        return default
+    if value not in _TRUE | _FALSE:
+        raise BadOption(name, value, f'strconv.ParseBool: parsing "{value}": invalid syntax')
+    return value in _TRUE
+
+
+def _mtu(options: Mapping[str, str]) -> int:
+    value = options.get(MTU)
+    if value is None:
+        return DEFAULT_MTU
+    digits = value[1:] if value[:1] in "+-" else value
+    if not digits.isascii() or not digits.isdigit():
+        raise BadOption(MTU, value, f'strconv.Atoi: parsing "{value}": invalid syntax')
+    if int(value) < 0:
+        raise InvalidParameter(f"invalid MTU number: {value}")
+    return int(value) or DEFAULT_MTU
+
+
+def _address(options: Mapping[str, str], name: str) -> str:
+    value = options.get(name)
+    if value is None:
+        return ""
+    try:
+        return str(ip_address(value))
+    except ValueError:
+        raise BadOption(name, value, "nil ip") from None
+
+
+def random_mac() -> str:
+    """A locally administered unicast address."""
+    first, *rest = secrets.token_bytes(6)
+    return bytes(((first & 0xFC) | 0x02, *rest)).hex(":")
+
+
+def gateways(network: Network) -> list[Interface]:
+    """The bridge's own addresses."""
+    return [
+        ip_interface(f"{subnet.gateway}/{ip_network(subnet.subnet).prefixlen}")
+        for subnet in network.subnets
+        if subnet.gateway
+    ]
+
+
+def rules(network: Network) -> firewall.Bridge:
+    """What the firewall is to know of the network."""
+    options = parse(network.options)
+    return firewall.Bridge(
+        link=network.link,
+        subnets=tuple(s.subnet for s in network.subnets),
+        is_internal=network.is_internal,
+        has_icc=options.has_icc,
+        has_masquerade=options.has_masquerade,
+    )
+
+
+def setup(network: Network) -> int:
+    """Make the bridge as it should be, whatever is there; its link index.
+
+    Running containers stay connected: a bridge that exists is only corrected.
+    """
+    options = parse(network.options)
+    wanted = set(gateways(network))
+    with netlink.Socket() as sock:
+        found = netlink.link(sock, network.link)
+        if found is None:
+            sock.execute(netlink.add_bridge(network.link, mac=random_mac(), mtu=options.mtu))
+            found = netlink.link(sock, network.link)
+            if found is None:
+                raise OSError(f"link {network.link} vanished")
+            _set(f"net/ipv6/conf/{network.link}/accept_ra", "0")
+        index = found.index
+        present = {a for i, a in netlink.addresses(sock) if i == index and not a.ip.is_link_local}
+        sock.attempt(*(netlink.delete_address(index, a) for a in present - wanted))
+        sock.execute(
+            *(netlink.add_address(index, a) for a in wanted - present),
+            netlink.set_mtu(index, options.mtu, network.link),
+            netlink.set_up(index, network.link),
+        )
+    # Lets 127.0.0.1:port lead into the bridge; the firewall keeps the links from using it.
+    _set(f"net/ipv4/conf/{network.link}/route_localnet", "1")
+    if network.enable_ipv6:
+        _set(f"net/ipv6/conf/{network.link}/disable_ipv6", "0")
+    return index
+
+
+def teardown(network: Network) -> None:
+    """Remove the bridge; one that is gone is no error."""
+    with netlink.Socket() as sock:
+        for error in sock.attempt(netlink.delete_link(network.link)):
+            if error is not None and not netlink.is_missing(error):
+                raise error
+
+
+def forward(*, ipv6: bool) -> bool:
+    """Have the host forward packets; True where it did not forward IPv4 before."""
+    was_off = _get("net/ipv4/ip_forward") == "0"
+    if was_off:
+        _set("net/ipv4/ip_forward", "1")
+    if ipv6:
+        for scope in ("default", "all"):
+            if _get(f"net/ipv6/conf/{scope}/forwarding") == "0":
+                _set(f"net/ipv6/conf/{scope}/forwarding", "1")
+    return was_off
+
+
+def _get(name: str) -> str:
+    with (
+        contextlib.suppress(OSError),
+        open(f"/proc/sys/{name}", encoding="ascii") as file,
+    ):
+        return file.read().strip()
+    return ""
+
+
+def _set(name: str, value: str) -> None:
+    """Some hosts have no IPv6 or show /proc/sys read-only: then it is as it is."""
+    try:
+        with open(f"/proc/sys/{name}", "w", encoding="ascii") as file:
+            file.write(value)
+    except OSError as error:
+        log.warning("cannot set %s to %s: %s", name, value, error)

@@ -1,0 +1,566 @@
+"""The one nf_tables table of this engine, `inet wharf-<instance>`, as a whole and in parts.
+
+    ingress      prerouting  raw      nothing from a link may claim 127.0.0.0/8
+    prerouting   prerouting  dstnat   to an address of the host → published
+    output       output      dstnat   the host itself, to an address of its own → published
+    published                         four maps a family: (host address ·) protocol · port → target
+    forward      forward     filter   what may enter and leave a bridge of ours
+    postrouting  postrouting srcnat   masquerade what leaves, and what turns round
+
+One element a published port, one a range. The table is made anew in one transaction at start and
+whenever a network comes or goes, which also mends it; a container adds and removes its elements.
+
+A packet that our table accepts is still dropped where another table has a forward chain with
+policy drop (another engine, ufw). There, and only there, a rule of ours is put at the head of that
+chain, marked by a comment, and taken out again at the end. Nothing that is not ours is changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from itertools import groupby
+from typing import TYPE_CHECKING, Final
+
+from engine.linux import nftables as nft
+from engine.linux.netlink import NETLINK_NETFILTER, Message, Socket
+from engine.network.ports import NUMBERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from engine.network.model import Listener, PublishedPort
+
+    Address = IPv4Address | IPv6Address
+
+log = logging.getLogger(__name__)
+
+# Ports in a row that make a range worth its while: the kernel rebuilds the whole set of ranges
+# with every change, where a single port costs one insertion.
+RANGE_AT_LEAST: Final = 16
+
+_TYPES = nft.Type
+_ADDRESS: Final = {4: _TYPES.IPV4_ADDR, 6: _TYPES.IPV6_ADDR}
+_PROTOCOLS: Final = {4: nft.NFPROTO_IPV4, 6: nft.NFPROTO_IPV6}
+_LOOPBACK: Final = (b"\xff\0\0\0", b"\x7f\0\0\0")
+# Offset and length of source and destination in the header.
+_SOURCE: Final = {4: (12, 4), 6: (8, 16)}
+_DESTINATION: Final = {4: (16, 4), 6: (24, 16)}
+_RAW, _DSTNAT, _FILTER, _SRCNAT = -300, -100, 0, 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bridge:
+    """A bridge of ours as the firewall sees it; subnets as CIDR blocks."""
+
+    link: str
+    subnets: tuple[str, ...]
+    is_internal: bool = False
+    has_icc: bool = True
+    has_masquerade: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A port of the host that leads to a port of a container, both of one family."""
+
+    protocol: str
+    host_ip: Address
+    host_port: int
+    target_ip: Address
+    target_port: int
+
+
+def publications(listeners: Iterable[Listener]) -> tuple[Publication, ...]:
+    """Those that the kernel can do; the rest (IPv6 to IPv4, ::1) is the relay's."""
+    found = (
+        Publication(
+            protocol=item.protocol,
+            host_ip=ip_address(item.host_ip),
+            host_port=item.host_port,
+            target_ip=ip_address(item.target_ip),
+            target_port=item.target_port,
+        )
+        for item in listeners
+    )
+    return tuple(p for p in found if _is_for_kernel(p))
+
+
+def adopted(ports: Iterable[PublishedPort], targets: Sequence[str]) -> tuple[Publication, ...]:
+    """The same from what a running container's row says; `targets` are its addresses."""
+    by_version = {a.version: a for a in map(ip_address, targets)}
+    found: list[Publication] = []
+    for port in ports:
+        host = ip_address(port.host_ip)
+        if (target := by_version.get(host.version)) is not None:
+            found.append(
+                Publication(
+                    protocol=port.protocol,
+                    host_ip=host,
+                    host_port=port.host_port,
+                    target_ip=target,
+                    target_port=port.container_port,
+                )
+            )
+    return tuple(p for p in found if _is_for_kernel(p))
+
+
+def _is_for_kernel(item: Publication) -> bool:
+    is_local_ipv6 = item.host_ip.version == 6 and item.host_ip.is_loopback
+    return item.host_ip.version == item.target_ip.version and not is_local_ipv6
+
+
+# Elements
+
+
+def elements(found: Iterable[Publication]) -> dict[str, list[nft.Element]]:
+    """What stands in which map for these publications."""
+    result: dict[str, list[nft.Element]] = {}
+    for run in _runs(found):
+        first = run[0]
+        is_range = len(run) >= RANGE_AT_LEAST and first.host_port == first.target_port
+        for item in (first,) if is_range else run:
+            name, element = _element(item, run[-1].host_port if is_range else None)
+            result.setdefault(name, []).append(element)
+    return result
+
+
+def _runs(found: Iterable[Publication]) -> list[list[Publication]]:
+    """Publications grouped where ports follow each other one by one on both sides."""
+
+    def stream(p: Publication) -> tuple[str, int, int, int, int, int, int]:
+        host, target = p.host_ip, p.target_ip
+        offset = p.target_port - p.host_port
+        return p.protocol, host.version, int(host), int(target), offset, p.host_port, p.target_port
+
+    runs: list[list[Publication]] = []
+    ordered = sorted(found, key=stream)
+    for _, group in groupby(ordered, key=lambda p: stream(p)[:5]):
+        members = list(group)
+        runs.append([members[0]])
+        for item in members[1:]:
+            if item.host_port == runs[-1][-1].host_port + 1:
+                runs[-1].append(item)
+            else:
+                runs.append([item])
+    return runs
+
+
+def _element(item: Publication, last_port: int | None) -> tuple[str, nft.Element]:
+    version = item.host_ip.version
+    is_any = item.host_ip.is_unspecified
+    head = b"" if is_any else item.host_ip.packed
+    head += nft.field(bytes((NUMBERS[item.protocol],)))
+    key = head + nft.field(item.host_port.to_bytes(2, "big"))
+    target = item.target_ip.packed
+    if last_port is None:
+        port = nft.field(item.target_port.to_bytes(2, "big"))
+        return _map_name(version, is_any, False), nft.Element(key, target + port)
+    end = head + nft.field(last_port.to_bytes(2, "big"))
+    return _map_name(version, is_any, True), nft.Element(key, target, end)
+
+
+def _map_name(version: int, is_any: bool, is_range: bool) -> str:
+    return f"{'ranges' if is_range else 'ports'}{version}{'' if is_any else '-at'}"
+
+
+def _intervals(subnets: Iterable[str], version: int) -> list[nft.Element]:
+    """Subnets as the pairs of elements that a set of intervals is made of."""
+    found: list[nft.Element] = []
+    for text in subnets:
+        subnet = ip_network(text)
+        if subnet.version != version:
+            continue
+        found.append(nft.Element(subnet.network_address.packed))
+        behind = int(subnet.broadcast_address) + 1
+        if behind < 1 << subnet.max_prefixlen:
+            end = behind.to_bytes(subnet.max_prefixlen // 8, "big")
+            found.append(nft.Element(end, is_interval_end=True))
+    return found
+
+
+# The table
+
+
+def _sets() -> list[nft.Set]:
+    result = [
+        nft.Set("bridges", (_TYPES.IFNAME,)),
+        nft.Set("internal", (_TYPES.IFNAME,)),
+        nft.Set("icc", (_TYPES.IFNAME, _TYPES.IFNAME)),
+    ]
+    port = (_TYPES.INET_PROTO, _TYPES.INET_SERVICE)
+    for version, address in _ADDRESS.items():
+        result.append(nft.Set(f"subnets{version}", (address,), is_interval=True))
+        result.append(nft.Set(f"masquerade{version}", (address,), is_interval=True))
+        for is_any in (True, False):
+            key = port if is_any else (address, *port)
+            single = _map_name(version, is_any, False)
+            ranges = _map_name(version, is_any, True)
+            result.append(nft.Set(single, key, (address, _TYPES.INET_SERVICE)))
+            result.append(nft.Set(ranges, key, (address,), is_interval=True))
+    return result
+
+
+_CHAINS: Final = (
+    nft.Chain("published"),
+    nft.Chain("ingress", "filter", nft.NF_INET_PRE_ROUTING, _RAW),
+    nft.Chain("prerouting", "nat", nft.NF_INET_PRE_ROUTING, _DSTNAT),
+    nft.Chain("output", "nat", nft.NF_INET_LOCAL_OUT, _DSTNAT),
+    nft.Chain("forward", "filter", nft.NF_INET_FORWARD, _FILTER),
+    nft.Chain("postrouting", "nat", nft.NF_INET_POST_ROUTING, _SRCNAT),
+)
+
+
+def _family(version: int) -> list[bytes]:
+    return [nft.meta(nft.NFT_META_NFPROTO), nft.compare(bytes((_PROTOCOLS[version],)))]
+
+
+def _header(where: tuple[int, int], reg: int = 0) -> bytes:
+    return nft.payload(nft.NFT_PAYLOAD_NETWORK_HEADER, where[0], where[1], reg)
+
+
+def _from(name: str) -> list[bytes]:
+    return [nft.meta(nft.NFT_META_IIFNAME), nft.lookup(name)]
+
+
+def _to(name: str, *, invert: bool = False) -> list[bytes]:
+    return [nft.meta(nft.NFT_META_OIFNAME), nft.lookup(name, invert=invert)]
+
+
+def _is_loopback(where: tuple[int, int]) -> list[bytes]:
+    return [_header(where), nft.mask(_LOOPBACK[0]), nft.compare(_LOOPBACK[1])]
+
+
+def _has(key: int, bits: int) -> list[bytes]:
+    zero = nft.native(0)
+    return [nft.ct(key), nft.mask(nft.native(bits)), nft.compare(zero, op=nft.NFT_CMP_NEQ)]
+
+
+_ACCEPT = nft.verdict(nft.NF_ACCEPT)
+_DROP = nft.verdict(nft.NF_DROP)
+
+
+def _published_rules(version: int) -> list[list[bytes]]:
+    """The exact address first, single ports before ranges."""
+    words = 1 if version == 4 else 4
+    result: list[list[bytes]] = []
+    for is_any in (False, True):
+        at = 0 if is_any else words
+        key = [] if is_any else [_header(_DESTINATION[version])]
+        key += [
+            nft.meta(nft.NFT_META_L4PROTO, at),
+            nft.payload(nft.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, at + 1),
+        ]
+        for is_range in (False, True):
+            found = nft.lookup(_map_name(version, is_any, is_range), to=0)
+            port = None if is_range else words
+            change = nft.dnat(_PROTOCOLS[version], address=0, port=port)
+            result.append([*_family(version), *key, found, change])
+    return result
+
+
+def _jump_if_local() -> list[bytes]:
+    local = nft.compare(nft.native(nft.RTN_LOCAL))
+    return [nft.fib_address_type(), local, nft.verdict(nft.NFT_JUMP, "published")]
+
+
+def _ingress_rules() -> list[list[bytes]]:
+    """The bridges route 127.0.0.0/8 for the sake of published ports, so nobody else may."""
+    not_lo = nft.compare(nft.interface("lo"), op=nft.NFT_CMP_NEQ)
+    return [
+        [
+            *_family(4),
+            nft.meta(nft.NFT_META_IIFNAME),
+            not_lo,
+            *_is_loopback(_DESTINATION[4]),
+            _DROP,
+        ],
+        [*_family(4), *_from("bridges"), *_is_loopback(_SOURCE[4]), _DROP],
+    ]
+
+
+def _forward_rules(guard: bool) -> list[list[bytes]]:
+    pair = [
+        nft.meta(nft.NFT_META_IIFNAME),
+        nft.meta(nft.NFT_META_OIFNAME, nft.IFNAMSIZ // 4),
+        nft.lookup("icc"),
+    ]
+    result = [
+        [*_has(nft.NFT_CT_STATE, nft.CT_ESTABLISHED_RELATED), _ACCEPT],
+        [*pair, _ACCEPT],
+        [*_from("internal"), _DROP],
+        [*_to("internal"), _DROP],
+        # Published ports, whoever asks; anything else into a bridge is nobody's business:
+        # other hosts that route to a container, other networks, containers without icc.
+        [*_to("bridges"), *_has(nft.NFT_CT_STATUS, nft.IPS_DST_NAT), _ACCEPT],
+        [*_to("bridges"), _DROP],
+        [*_from("bridges"), _ACCEPT],
+    ]
+    if guard:
+        # Forwarding is on because of us: the host is to become no router for its neighbours.
+        result += [
+            [nft.meta(key), nft.compare(name), _ACCEPT]
+            for key in (nft.NFT_META_IIFNAME, nft.NFT_META_OIFNAME)
+            for name in (b"wh", nft.interface("docker0"))
+        ]
+        result.append([_DROP])
+    return result
+
+
+def _postrouting_rules(version: int) -> list[list[bytes]]:
+    source = [*_family(version), _header(_SOURCE[version])]
+    turned = _has(nft.NFT_CT_STATUS, nft.IPS_DST_NAT)
+    change = nft.masquerade()
+    result = [
+        # A container that asks for a published port must get its answer from the same address.
+        [*turned, *source, nft.lookup(f"subnets{version}"), *_to("bridges"), change],
+        [*source, nft.lookup(f"masquerade{version}"), *_to("bridges", invert=True), change],
+    ]
+    if version == 4:
+        result.insert(0, [*_family(4), *_is_loopback(_SOURCE[4]), *_to("bridges"), change])
+    return result
+
+
+def _rules(guard: bool) -> list[tuple[str, list[bytes]]]:
+    local_ipv6 = [_header(_DESTINATION[6]), nft.compare(IPv6Address("::1").packed)]
+    # The kernel does not route from ::1: those are the relay's.
+    skip = [*_family(6), *local_ipv6, nft.verdict(nft.NFT_RETURN)]
+    result = [("published", rule) for version in (4, 6) for rule in _published_rules(version)]
+    result += [("ingress", rule) for rule in _ingress_rules()]
+    result += [("prerouting", _jump_if_local()), ("output", skip), ("output", _jump_if_local())]
+    result += [("forward", rule) for rule in _forward_rules(guard)]
+    result += [("postrouting", rule) for version in (4, 6) for rule in _postrouting_rules(version)]
+    return result
+
+
+def table(
+    name: str, bridges: Sequence[Bridge], found: Iterable[Publication], *, guard: bool
+) -> list[Message]:
+    """The whole table in place of the one there is, for one transaction."""
+    inet = nft.NFPROTO_INET
+    messages = [
+        nft.add_table(inet, name),
+        nft.delete_table(inet, name),
+        nft.add_table(inet, name),
+    ]
+    messages += [nft.add_set(inet, name, item, n) for n, item in enumerate(_sets(), 1)]
+    messages += [nft.add_chain(inet, name, chain) for chain in _CHAINS]
+    messages += [nft.add_rule(inet, name, chain, rule) for chain, rule in _rules(guard)]
+    for set_name, content in {**_bridge_elements(bridges), **elements(found)}.items():
+        messages += nft.add_elements(inet, name, set_name, content)
+    return messages
+
+
+def _bridge_elements(bridges: Sequence[Bridge]) -> dict[str, list[nft.Element]]:
+    links = {b.link: nft.interface(b.link) for b in bridges}
+    result = {
+        "bridges": [nft.Element(link) for link in links.values()],
+        "internal": [nft.Element(links[b.link]) for b in bridges if b.is_internal],
+        "icc": [nft.Element(links[b.link] * 2) for b in bridges if b.has_icc],
+    }
+    for version in (4, 6):
+        outgoing = [b for b in bridges if b.has_masquerade and not b.is_internal]
+        result[f"subnets{version}"] = _intervals((s for b in bridges for s in b.subnets), version)
+        result[f"masquerade{version}"] = _intervals(
+            (s for b in outgoing for s in b.subnets), version
+        )
+    return result
+
+
+# Kept in the kernel
+
+
+class Firewall:
+    """The table as it should be, and the kernel's. Safe from any thread.
+
+    Removing an element waits for a grace period of the kernel (10 to 20 ms), adding one does not.
+    So what a container leaves behind is only noted (`leave`) and taken out later (`flush`), or
+    before somebody is given the same port or address.
+    """
+
+    def __init__(self, instance: str, *, link_prefix: str) -> None:
+        self.name = f"wharf-{instance}"
+        self._prefix = link_prefix
+        self._state = threading.Lock()  # never held across a system call
+        self._kernel = threading.Lock()  # one transaction at a time; taken before `_state`
+        self._bridges: dict[str, Bridge] = {}
+        self._published: dict[str, tuple[Publication, ...]] = {}
+        self._leaving: list[Publication] = []
+        self._guard = False
+
+    # What should be; none of these waits
+
+    def know(self, owner: str, found: tuple[Publication, ...]) -> None:
+        """Remember what a running container has; the next `rebuild` writes it."""
+        with self._state:
+            if found:
+                self._published[owner] = found
+
+    def leave(self, owner: str) -> bool:
+        """Note that a container's ports are closed; True where that leaves something to flush."""
+        with self._state:
+            found = self._published.pop(owner, ())
+            self._leaving += found
+            return bool(found)
+
+    # What is; these wait for the kernel
+
+    def rebuild(
+        self, bridges: Iterable[Bridge] | None = None, *, guard: bool | None = None
+    ) -> None:
+        """Write the whole table, with these bridges from now on where they are given."""
+        with self._kernel:
+            with self._state:
+                if bridges is not None:
+                    self._bridges = {b.link: b for b in bridges}
+                if guard is not None:
+                    self._guard = guard
+            self._write()
+
+    def _write(self) -> None:
+        with self._state:
+            found = [p for items in self._published.values() for p in items]
+            bridges = tuple(self._bridges.values())
+            self._leaving = []
+        plan = table(self.name, bridges, found, guard=self._guard)
+        with Socket(NETLINK_NETFILTER) as sock:
+            nft.commit(sock, plan)
+            self._accept_elsewhere(sock)
+
+    def publish(
+        self, owner: str, found: tuple[Publication, ...], *, addresses: Iterable[str] = ()
+    ) -> None:
+        """Open the ports of one container that has `addresses`.
+
+        What an earlier owner of such a port or address left behind goes first.
+        """
+        with self._kernel:
+            if self._is_left(found, frozenset(map(ip_address, addresses))):
+                self._flush()
+            if not found:
+                return
+            with self._state:
+                self._published[owner] = found
+            try:
+                self._change(nft.add_elements, found)
+            except OSError as error:
+                log.warning("the firewall was changed from outside, writing it anew: %s", error)
+                try:
+                    self._write()
+                except OSError:
+                    with self._state:
+                        del self._published[owner]
+                    raise
+
+    def _is_left(self, found: tuple[Publication, ...], addresses: frozenset[Address]) -> bool:
+        with self._state:
+            keys = {(p.protocol, p.host_ip, p.host_port) for p in found}
+            return any(
+                p.target_ip in addresses or (p.protocol, p.host_ip, p.host_port) in keys
+                for p in self._leaving
+            )
+
+    def flush(self) -> None:
+        """Take out what was left behind."""
+        with self._kernel:
+            self._flush()
+
+    def _flush(self) -> None:
+        with self._state:
+            found, self._leaving = tuple(self._leaving), []
+        if not found:
+            return
+        try:
+            self._change(nft.delete_elements, found)
+        except OSError as error:
+            log.warning("the firewall was changed from outside, writing it anew: %s", error)
+            self._write()
+
+    def _change(
+        self,
+        verb: Callable[[int, str, str, Sequence[nft.Element]], list[Message]],
+        found: tuple[Publication, ...],
+    ) -> None:
+        messages = [
+            message
+            for set_name, content in elements(found).items()
+            for message in verb(nft.NFPROTO_INET, self.name, set_name, content)
+        ]
+        with Socket(NETLINK_NETFILTER) as sock:
+            nft.commit(sock, messages)
+
+    def is_intact(self) -> bool:
+        """Whether the kernel still has our table."""
+        with Socket(NETLINK_NETFILTER) as sock:
+            return self.name in nft.tables(sock, nft.NFPROTO_INET)
+
+    def accept_elsewhere(self) -> None:
+        """Look again for forward chains that drop by default, and mend ours."""
+        with self._kernel, Socket(NETLINK_NETFILTER) as sock:
+            self._accept_elsewhere(sock)
+
+    def remove(self) -> None:
+        """Take out all that is ours in the kernel."""
+        inet = nft.NFPROTO_INET
+        with self._kernel, Socket(NETLINK_NETFILTER) as sock:
+            # Adding first makes deleting succeed whether it was there or not.
+            nft.commit(sock, [nft.add_table(inet, self.name), nft.delete_table(inet, self.name)])
+            self._accept_elsewhere(sock, frozenset())
+
+    def _patterns(self) -> frozenset[str]:
+        with self._state:
+            links = tuple(self._bridges)
+        if not links:
+            return frozenset()
+        return frozenset(
+            {f"{self._prefix}*", *(x for x in links if not x.startswith(self._prefix))}
+        )
+
+    def _accept_elsewhere(self, sock: Socket, patterns: frozenset[str] | None = None) -> None:
+        """Have a rule for each pattern of link names in each foreign forward chain that drops."""
+        wanted = self._patterns() if patterns is None else patterns
+        for chain in nft.base_chains(sock):
+            if not _is_foreign_forward(chain):
+                continue
+            here = wanted if chain.policy == nft.NF_DROP else frozenset[str]()
+            try:
+                nft.commit(sock, self._foreign_plan(sock, chain, here))
+            except OSError as error:
+                log.warning(
+                    "forwarding stays blocked by %s %s: %s", chain.table, chain.chain, error
+                )
+
+    def _foreign_plan(
+        self, sock: Socket, chain: nft.ForeignChain, patterns: frozenset[str]
+    ) -> list[Message]:
+        """Rules to add at the head of a chain that is not ours, and those of ours to take out."""
+        where = chain.family, chain.table, chain.chain
+        wanted = {
+            f"{self.name} {side} {pattern}": [nft.meta(key), nft.compare(_link(pattern)), _ACCEPT]
+            for side, key in (("from", nft.NFT_META_IIFNAME), ("to", nft.NFT_META_OIFNAME))
+            for pattern in sorted(patterns)
+        }
+        stale = [
+            rule.handle
+            for rule in nft.rules(sock, *where)
+            if wanted.pop(rule.comment, None) is None and rule.comment.startswith(f"{self.name} ")
+        ]
+        messages = [nft.delete_rule(*where, handle) for handle in stale]
+        messages += [
+            nft.add_rule(*where, rule, comment=comment, at_head=True)
+            for comment, rule in wanted.items()
+        ]
+        return messages
+
+
+def _is_foreign_forward(chain: nft.ForeignChain) -> bool:
+    families = (nft.NFPROTO_INET, nft.NFPROTO_IPV4, nft.NFPROTO_IPV6)
+    is_ours = chain.table.startswith("wharf-") and chain.family == nft.NFPROTO_INET
+    return chain.hook == nft.NF_INET_FORWARD and chain.family in families and not is_ours
+
+
+def _link(pattern: str) -> bytes:
+    """A link's name to compare with; one that ends in "*" is compared as far as it goes."""
+    return pattern[:-1].encode() if pattern.endswith("*") else nft.interface(pattern)

@@ -1,0 +1,17 @@
+"""The null driver: a network namespace with a loopback link and nothing else."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from engine.errors import InvalidParameter
+
+NAME: Final = "null"
+
+
+class OnlyNetwork(InvalidParameter):
+    def __init__(self) -> None:
+        super().__init__(
+            "container cannot be connected to multiple networks with one of the networks in "
+            "private (none) mode"
+        )

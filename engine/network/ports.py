@@ -1,0 +1,403 @@
+"""Published ports: what was asked for, which host ports that becomes, and their sockets.
+
+Three steps, as in libnetwork: `requests` reads what the client said (pure), `expand` spreads each
+request over the host's addresses (pure), and a `PortAllocator` chooses numbers and binds them. A
+bound socket is what really reserves a port; the allocator adds what sockets cannot tell (the same
+port on 0.0.0.0 and on one address, ranges that go round). Sentences are Docker's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import threading
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import groupby
+from typing import TYPE_CHECKING, Final
+
+from engine.errors import EngineError, InvalidParameter
+from engine.network.model import Listener, PortBinding, PublishedPort
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    Address = IPv4Address | IPv6Address
+
+EPHEMERAL: Final = (32768, 60999)
+"""Where ports come from that the client leaves open, unless the kernel says otherwise."""
+
+NUMBERS: Final = {"tcp": 6, "udp": 17, "sctp": 132}
+"""The protocols that can be published, and their numbers (RFC 5237)."""
+
+_ANY_IPV4: Final = IPv4Address(0)
+_ANY_IPV6: Final = IPv6Address(0)
+_ATTEMPTS: Final = 10  # moby's maxAllocatePortAttempts
+_BACKLOG: Final = 4096
+_PORT: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
+
+
+class InvalidPort(InvalidParameter):
+    def __init__(self, text: str) -> None:
+        super().__init__(f"invalid port specification: {text!r}")
+
+
+class PortError(EngineError):
+    """A host port that cannot be had; the endpoint it was for is told around it."""
+
+
+class PortAllocated(PortError):
+    """One of our own containers has it."""
+
+    def __init__(self, address: Address, port: int) -> None:
+        super().__init__(f"Bind for {address}:{port} failed: port is already allocated")
+
+
+class NoPortLeft(PortError):
+    def __init__(self) -> None:
+        super().__init__("all ports are allocated")
+
+
+class PortNotBound(PortError):
+    """The kernel refuses it, mostly because a process of the host has it."""
+
+    def __init__(self, what: str, error: OSError) -> None:
+        super().__init__(f"{what}: {os.strerror(error.errno or 0).lower()}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One binding a client asked for. `first` and `last` are 0 where it left the port open."""
+
+    protocol: str
+    container_port: int
+    host_ip: str = ""
+    first: int = 0
+    last: int = 0
+
+    @property
+    def is_range(self) -> bool:
+        return self.first == 0 or self.first != self.last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One host port on some of the host's addresses: (host address, target address) each."""
+
+    protocol: str
+    container_port: int
+    first: int
+    last: int
+    addresses: tuple[tuple[Address, Address], ...]
+
+
+# What the client said
+
+
+def parse_container_port(text: str) -> tuple[int, str]:
+    """ "80/tcp" → (80, "tcp"); tcp is what is meant where nothing is said."""
+    number, slash, protocol = text.partition("/")
+    protocol = protocol.lower() if slash else "tcp"
+    if not number.isascii() or not number.isdigit() or protocol not in NUMBERS:
+        raise InvalidPort(text)
+    if int(number) > 65535:
+        raise InvalidPort(text)
+    return int(number), protocol
+
+
+def parse_host_port(text: str) -> tuple[int, int]:
+    """ "", "8080" or "8080-8090" → first and last; (0, 0) for any."""
+    if not text:
+        return 0, 0
+    match = _PORT.fullmatch(text)
+    if match is None:
+        raise InvalidPort(text)
+    first = int(match[1])
+    last = int(match[2]) if match[2] else first
+    if last < first or last > 65535 or (first == 0 and last != 0):
+        raise InvalidPort(text)
+    return first, last
+
+
+def requests(
+    exposed: Iterable[str],
+    bindings: Mapping[str, Sequence[PortBinding]],
+    *,
+    publish_all: bool,
+) -> list[Request]:
+    """All bindings wanted: exact host ports before ranges, then in order of container port.
+
+    Bindings that differ only in the host's address come next to each other (libnetwork's
+    cmpPortBinding), because they are to get the same number.
+    """
+    found: list[Request] = []
+    for text in dict.fromkeys((*exposed, *bindings)):
+        port, protocol = parse_container_port(text)
+        given = bindings.get(text, ())
+        for binding in given:
+            first, last = parse_host_port(binding.host_port)
+            found.append(
+                Request(
+                    protocol=protocol,
+                    container_port=port,
+                    host_ip=binding.host_ip,
+                    first=first,
+                    last=last,
+                )
+            )
+        if publish_all and not given:
+            found.append(Request(protocol=protocol, container_port=port))
+    return sorted(found, key=_order)
+
+
+def _order(request: Request) -> tuple[bool, int, int, int, int, tuple[int, int]]:
+    address = ip_address(request.host_ip) if request.host_ip else None
+    return (
+        request.is_range,
+        request.container_port,
+        NUMBERS[request.protocol],
+        request.first,
+        request.last,
+        (address.version, int(address)) if address else (0, 0),
+    )
+
+
+# Over which addresses
+
+
+def expand(
+    found: Sequence[Request],
+    *,
+    ipv4: Address | None,
+    ipv6: Address | None,
+    default: Address,
+    host_has_ipv6: bool,
+) -> list[Wanted]:
+    """Spread requests over the host's addresses, one `Wanted` for each number to choose.
+
+    "Any address" is 0.0.0.0 and [::] both. A container without IPv6 is reached from the host's
+    IPv6 side by a relay.
+    """
+
+    def key(request: Request) -> tuple[str, int, int, int]:
+        return request.protocol, request.container_port, request.first, request.last
+
+    wanted: list[Wanted] = []
+    for (protocol, port, first, last), group in groupby(found, key):
+        pairs = [
+            pair
+            for request in group
+            for pair in _pairs(request.host_ip, ipv4, ipv6, default, host_has_ipv6)
+        ]
+        if pairs:
+            wanted.append(
+                Wanted(
+                    protocol=protocol,
+                    container_port=port,
+                    first=first,
+                    last=last,
+                    addresses=tuple(dict.fromkeys(pairs)),
+                )
+            )
+    return wanted
+
+
+def _pairs(
+    text: str, ipv4: Address | None, ipv6: Address | None, default: Address, host_has_ipv6: bool
+) -> Iterator[tuple[Address, Address]]:
+    host = ip_address(text) if text else None
+    if ipv4 is not None and (host or default).version == 4:
+        yield host or default, ipv4
+    target = ipv6 or ipv4
+    if target is None:
+        return
+    if host is not None:
+        if host.version == 6:
+            yield host, target
+    elif default.version == 6:
+        yield default, target
+    elif default == _ANY_IPV4 and host_has_ipv6:
+        yield _ANY_IPV6, target
+
+
+# Numbers and sockets
+
+
+def ephemeral_range() -> tuple[int, int]:
+    """The kernel's range for ports that nobody chose."""
+    try:
+        with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
+            first, last = map(int, file.read().split())
+    except (OSError, ValueError):
+        return EPHEMERAL
+    return first, last
+
+
+class PortAllocator:
+    """Which host ports are ours. Safe to call from any thread."""
+
+    def __init__(self, ephemeral: tuple[int, int] = EPHEMERAL) -> None:
+        self._ephemeral = ephemeral
+        self._lock = threading.Lock()
+        self._taken: dict[str, dict[Address, set[int]]] = {name: {} for name in NUMBERS}
+        self._last: dict[tuple[str, Address, int, int], int] = {}
+
+    def request(
+        self, addresses: Sequence[Address], protocol: str, first: int = 0, last: int = 0
+    ) -> int:
+        """Take one port on all the addresses: the next free after the last given of that range.
+
+        Raises PortAllocated for a port that was named, NoPortLeft for a range without any.
+        """
+        with self._lock:
+            taken = self._taken[protocol]
+            watched = [taken.get(a, frozenset[int]()) for a in self._overlapping(taken, addresses)]
+            if first and first == last:
+                self._refuse_taken(taken, addresses, first)
+                port = first
+            else:
+                port = self._next(watched, (protocol, addresses[0], first, last))
+            for address in addresses:
+                taken.setdefault(address, set()).add(port)
+            return port
+
+    def _refuse_taken(
+        self, taken: dict[Address, set[int]], addresses: Sequence[Address], port: int
+    ) -> None:
+        for address in self._overlapping(taken, addresses):
+            if port in taken.get(address, ()):
+                raise PortAllocated(address, port)
+
+    @staticmethod
+    def _overlapping(taken: dict[Address, set[int]], addresses: Sequence[Address]) -> list[Address]:
+        """Where a port must be free: "any" overlaps all addresses of its family, and they it."""
+        found = dict.fromkeys(addresses)
+        for any_address in (_ANY_IPV4, _ANY_IPV6):
+            if any_address in addresses:
+                found.update(dict.fromkeys(a for a in taken if a.version == any_address.version))
+            elif any(a.version == any_address.version for a in addresses):
+                found[any_address] = None
+        return list(found)
+
+    def _next(
+        self, watched: Sequence[set[int] | frozenset[int]], key: tuple[str, Address, int, int]
+    ) -> int:
+        first, last = key[2:] if key[2] else self._ephemeral
+        port = self._last.get(key, last)
+        for _ in range(first, last + 1):
+            port = port + 1 if port < last else first
+            if not any(port in ports for ports in watched):
+                self._last[key] = port
+                return port
+        raise NoPortLeft
+
+    def take(self, address: Address, protocol: str, port: int) -> None:
+        """Know a port that a running container has already."""
+        with self._lock:
+            self._taken[protocol].setdefault(address, set()).add(port)
+
+    def release(self, address: Address, protocol: str, port: int) -> None:
+        with self._lock:
+            ports = self._taken[protocol].get(address)
+            if ports is None:
+                return
+            ports.discard(port)
+            if not ports and address not in (_ANY_IPV4, _ANY_IPV6):
+                del self._taken[protocol][address]
+
+    def bind(self, wanted: Wanted) -> list[Listener]:
+        """Choose a number, bind it on every address, listen.
+
+        A port out of a range that some process of the host has is passed over, ten times at most.
+        """
+        attempts = _ATTEMPTS if wanted.first == 0 or wanted.first != wanted.last else 1
+        for attempt in range(1, attempts + 1):
+            try:
+                return self._bind_once(wanted)
+            except PortNotBound:
+                if attempt == attempts:
+                    raise
+        raise NoPortLeft
+
+    def _bind_once(self, wanted: Wanted) -> list[Listener]:
+        hosts = [host for host, _ in wanted.addresses]
+        port = self.request(hosts, wanted.protocol, wanted.first, wanted.last)
+        listeners: list[Listener] = []
+        try:
+            for host, target in wanted.addresses:
+                listeners.append(_listen(wanted, host, target, port))
+        except BaseException:
+            close(listeners)
+            for host in hosts:
+                self.release(host, wanted.protocol, port)
+            raise
+        return listeners
+
+
+def _listen(wanted: Wanted, host: Address, target: Address, port: int) -> Listener:
+    try:
+        fd = _socket(wanted.protocol, host, port)
+    except OSError as error:
+        raise PortNotBound(_describe(wanted, host, target, port), error) from error
+    return Listener(
+        fd=fd,
+        protocol=wanted.protocol,
+        host_ip=str(host),
+        host_port=port,
+        target_ip=str(target),
+        target_port=wanted.container_port,
+    )
+
+
+def _describe(wanted: Wanted, host: Address, target: Address, port: int) -> str:
+    """As libnetwork's PortBinding prints itself."""
+    exact = wanted.first == wanted.last
+    numbers = "" if not wanted.first else str(wanted.first)
+    if wanted.first and not exact:
+        numbers += f"-{wanted.last}"
+    where = f"{_bracketed(host)}:{numbers}:{_bracketed(target)}:{wanted.container_port}"
+    which = "" if exact and wanted.first else f" {port}"
+    return f"failed to bind host port{which} for {where}/{wanted.protocol}"
+
+
+def _bracketed(address: Address) -> str:
+    return f"[{address}]" if address.version == 6 else str(address)
+
+
+def _socket(protocol: str, host: Address, port: int) -> int:
+    """A bound descriptor; a stream listens."""
+    ip_pktinfo, ipv6_recvpktinfo = 8, 49
+    family = socket.AF_INET if host.version == 4 else socket.AF_INET6
+    kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
+    with socket.socket(family, kind | socket.SOCK_CLOEXEC, NUMBERS[protocol]) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if kind == socket.SOCK_DGRAM:
+            # An answer has to leave from the address that was asked.
+            if family == socket.AF_INET:
+                sock.setsockopt(socket.IPPROTO_IP, ip_pktinfo, 1)
+            else:
+                sock.setsockopt(socket.IPPROTO_IPV6, ipv6_recvpktinfo, 1)
+        sock.bind((str(host), port))
+        if kind == socket.SOCK_STREAM:
+            sock.listen(_BACKLOG)
+        return sock.detach()
+
+
+def close(listeners: Iterable[Listener]) -> None:
+    for listener in listeners:
+        os.close(listener.fd)
+
+
+def published(listeners: Iterable[Listener]) -> tuple[PublishedPort, ...]:
+    return tuple(
+        PublishedPort(
+            container_port=listener.target_port,
+            protocol=listener.protocol,
+            host_ip=listener.host_ip,
+            host_port=listener.host_port,
+        )
+        for listener in listeners
+    )

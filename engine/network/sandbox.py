@@ -1,0 +1,236 @@
+"""A container's network namespace: made, entered, connected, disconnected, let go.
+
+All of it blocks for a few milliseconds at most and is called through offload. A sandbox is a file
+that keeps a namespace (`engine.linux.netns`), named after its container, so that a sweep finds it;
+a link on the host is named after its endpoint, which is new with each start: the kernel takes links
+of a dead namespace away in its own time, and a container that starts again does not wait for that.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from engine.linux import netlink, netns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+
+    Address = IPv4Address | IPv6Address
+    Interface = IPv4Interface | IPv6Interface
+
+FOLDER: Final = "netns"
+_PREFIX: Final = "eth"
+# Until the kernel's link watcher has seen a carrier; it takes well under a millisecond.
+_CARRIER_TRIES = 100
+_CARRIER_PAUSE_S = 0.0005
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """A container's end of one network: what to make on both sides of the namespace."""
+
+    link: str
+    master: int
+    mac: str
+    mtu: int
+    addresses: tuple[Interface, ...]
+    is_isolated: bool = False
+
+    @property
+    def has_ipv6(self) -> bool:
+        return any(a.version == 6 for a in self.addresses)
+
+
+def path(exec_root: str, container_id: str) -> str:
+    return f"{exec_root}/{FOLDER}/{container_id[:12]}"
+
+
+def link_prefix(instance: str) -> str:
+    """With what all links of an engine begin; names have 15 characters."""
+    return f"wh{instance[:4]}"
+
+
+def link_name(instance: str, identifier: str) -> str:
+    """The link of an endpoint or of a network, from its id."""
+    return f"{link_prefix(instance)}{identifier[:9]}"
+
+
+def create(where: str, ports: Sequence[Port], gateways: Sequence[Address]) -> None:
+    """Make the sandbox of a container with its ports, eth0 first, and its default routes.
+
+    Whatever fails, nothing is left: the links go with the namespace.
+    """
+    os.makedirs(os.path.dirname(where), mode=0o711, exist_ok=True)
+    with netlink.Socket() as host:
+        netns.create(where, lambda fd: _furnish(host, fd, ports, gateways))
+
+
+def _furnish(
+    host: netlink.Socket, fd: int, ports: Sequence[Port], gateways: Sequence[Address]
+) -> None:
+    with netlink.Socket() as inside:
+        loopback = 1
+        inside.execute(netlink.set_up(loopback, "lo"))
+        for number, port in enumerate(ports):
+            _plug(host, inside, fd, f"{_PREFIX}{number}", port)
+        inside.execute(*_routes(ports, gateways))
+
+
+def _plug(host: netlink.Socket, inside: netlink.Socket, fd: int, name: str, port: Port) -> None:
+    host.execute(
+        netlink.add_veth(
+            port.link,
+            master=port.master,
+            mtu=port.mtu,
+            peer=name,
+            peer_mac=port.mac,
+            peer_netns=fd,
+        )
+    )
+    if not port.has_ipv6:
+        _disable_ipv6(name)
+    index = socket.if_nametoindex(name)
+    inside.execute(
+        *(netlink.add_address(index, a) for a in port.addresses), netlink.set_up(index, name)
+    )
+    host.execute(netlink.raise_port(port.link, hairpin=True, isolated=port.is_isolated))
+    _await_carrier(inside, name)
+    _announce(name, port)
+
+
+def _disable_ipv6(name: str) -> None:
+    """No address means no IPv6 at all, not a link-local one."""
+    try:
+        with open(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "w", encoding="ascii") as file:
+            file.write("1")
+    except FileNotFoundError:
+        pass  # a kernel without IPv6
+
+
+def _await_carrier(inside: netlink.Socket, name: str) -> None:
+    """Before that, the link's queue drops what is sent: a first ARP lost costs a second."""
+    for _ in range(_CARRIER_TRIES):
+        link = netlink.link(inside, name)
+        if link is None or link.is_operational:
+            return
+        time.sleep(_CARRIER_PAUSE_S)
+
+
+def _announce(name: str, port: Port) -> None:
+    """Gratuitous ARP: neighbours may remember who had the address before."""
+    mac = bytes.fromhex(port.mac.replace(":", ""))
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as sock:
+        sock.bind((name, 0))
+        for address in port.addresses:
+            if address.version == 4:
+                sock.send(_gratuitous_arp(mac, address.ip.packed))
+
+
+def _gratuitous_arp(mac: bytes, address: bytes) -> bytes:
+    """RFC 5227 §3: an ARP request for the sender's own address, to everybody."""
+    broadcast, ethertype_arp = b"\xff" * 6, 0x0806
+    ethernet = broadcast + mac + struct.pack(">H", ethertype_arp)
+    hardware_ethernet, protocol_ipv4, request = 1, 0x0800, 1
+    header = struct.pack(">HHBBH", hardware_ethernet, protocol_ipv4, 6, 4, request)
+    return ethernet + header + mac + address + bytes(6) + address
+
+
+def _routes(ports: Sequence[Port], gateways: Iterable[Address]) -> list[netlink.Message]:
+    """One default route a gateway, through the port whose subnet it is in."""
+    messages: list[netlink.Message] = []
+    for gateway in gateways:
+        for number, port in enumerate(ports):
+            if any(gateway in a.network for a in port.addresses):
+                index = socket.if_nametoindex(f"{_PREFIX}{number}")
+                messages.append(netlink.add_default_route(index, gateway))
+                break
+    return messages
+
+
+def connect(where: str, port: Port, gateways: Sequence[Address]) -> None:
+    """Give a living sandbox one more port, and these default routes in the place of its own."""
+    with netlink.Socket() as host:
+
+        def body(fd: int) -> None:
+            with netlink.Socket() as inside:
+                _plug(host, inside, fd, _free_name(inside), port)
+                _reroute(inside, gateways)
+
+        try:
+            netns.enter(where, body)
+        except BaseException:
+            host.attempt(netlink.delete_link(port.link))
+            raise
+
+
+def _free_name(inside: netlink.Socket) -> str:
+    names = {link.name for link in netlink.links(inside)}
+    number = 0
+    while f"{_PREFIX}{number}" in names:
+        number += 1
+    return f"{_PREFIX}{number}"
+
+
+def _reroute(inside: netlink.Socket, gateways: Sequence[Address]) -> None:
+    """Replace the default routes, one a family, by those to `gateways`."""
+    found = netlink.addresses(inside)
+    old = netlink.default_routes(inside)
+    inside.attempt(*(netlink.delete_default_route(i, g) for i, g in old if g not in gateways))
+    for gateway in gateways:
+        for index, interface in found:
+            if gateway in interface.network:
+                inside.execute(netlink.add_default_route(index, gateway))
+                break
+
+
+def disconnect(where: str, link: str, gateways: Sequence[Address]) -> None:
+    """Take a port from a living sandbox; the default routes become these."""
+    with netlink.Socket() as host:
+        for error in host.attempt(netlink.delete_link(link)):
+            if error is not None and not netlink.is_missing(error):
+                raise error
+
+    def body(_: int) -> None:
+        with netlink.Socket() as inside:
+            _reroute(inside, gateways)
+
+    netns.enter(where, body)
+
+
+def remove(where: str, links: Sequence[str]) -> None:
+    """Let the sandbox go: silent at once, its links gone when the kernel gets to it."""
+    if links:
+        with netlink.Socket() as host:
+            host.attempt(*(netlink.disable_port(link) for link in links))
+    netns.remove(where)
+
+
+def reap(links: Iterable[str]) -> None:
+    """Remove links that outlived their sandbox, because a process still holds the namespace."""
+    with netlink.Socket() as host:
+        present = {link.name for link in netlink.links(host)}
+        host.attempt(*(netlink.delete_link(link) for link in links if link in present))
+
+
+def sweep(exec_root: str, instance: str, *, keep_ids: set[str], keep_links: set[str]) -> None:
+    """Remove every namespace and link of this engine but those to keep."""
+    folder = f"{exec_root}/{FOLDER}"
+    kept = {identifier[:12] for identifier in keep_ids}
+    if os.path.isdir(folder):
+        for name in os.listdir(folder):
+            if name not in kept:
+                netns.remove(f"{folder}/{name}")
+    prefix = link_prefix(instance)
+    with netlink.Socket() as host:
+        stale = [
+            link.name
+            for link in netlink.links(host)
+            if link.name.startswith(prefix) and link.name not in keep_links
+        ]
+        host.attempt(*(netlink.delete_link(name) for name in stale))
