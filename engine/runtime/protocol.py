@@ -478,6 +478,14 @@ class Oom(Message):
         self.at_ns = at_ns
 
 
+class Ready(Message):
+    """init → monitor: all that is missing is the byte that lets it execve. Descriptor: the
+    master of its terminal, if it has one.
+    """
+
+    __slots__ = ()
+
+
 class Superseded(Message):
     """monitor → daemon: another daemon has connected; this connection ends."""
 
@@ -508,6 +516,7 @@ _MESSAGES: dict[str, type[Message]] = {
         Hello,
         Launch,
         Oom,
+        Ready,
         Resize,
         Signal,
         Start,
@@ -647,3 +656,8 @@ class Channel:
         self._queue.clear()
         self._decoder.close()
         self.sock.close()
+
+
+def warm() -> None:
+    """Use encoder and decoder once, so that what they make on first use is shared by forks."""
+    Decoder().feed(encode(Hello(id="warm"), 0), ())

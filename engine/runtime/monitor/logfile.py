@@ -1,0 +1,260 @@
+"""The json-file log: Docker's records, 16 KiB partial lines, rotation, and a disk that is full.
+
+A record is `{"log":"…\\n","stream":"stdout","time":"…"}`; a line longer than 16 KiB is several, of
+which only the last ends in a newline and all of which carry the time of the first. Lines that came
+in one read share a time. Work is done on whole reads: a line costs no Python bytecode of its own.
+"""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import json
+import os
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+PARTIAL_BYTES = 16 << 10
+_MODE = 0o640
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+# Bytes that stand for themselves in a JSON string as Go's encoder writes it, newline apart.
+_PLAIN = bytes(b for b in range(0x20, 0x7F) if b not in b'"\\<>&') + b"\x7f\n"
+_NAMED = {ord('"'): b'\\"', ord("\\"): b"\\\\", ord("\r"): b"\\r"}
+_ESCAPES = {b: _NAMED.get(b, b"\\u%04x" % b) for b in range(0x80) if bytes([b]) not in _PLAIN}
+# The backslash first: the others bring some.
+_ORDER = sorted(_ESCAPES, key=lambda b: b != ord("\\"))
+
+
+def _replace_byte(error: UnicodeError) -> tuple[str, int]:
+    """Go writes one replacement for each byte that begins no valid sequence."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "\\ufffd", error.start + 1
+
+
+codecs.register_error("wharf.log", _replace_byte)
+
+
+def escape(data: bytes) -> bytes:
+    """The inside of a JSON string, newlines left as they are."""
+    special = data.translate(None, _PLAIN)
+    if not special:
+        return data
+    present = set(special)
+    for byte in _ORDER:
+        if byte in present:
+            data = data.replace(bytes([byte]), _ESCAPES[byte])
+    if max(present) < 0x80:
+        return data
+    text = data.decode("utf-8", "wharf.log")
+    if "\u2028" in text or "\u2029" in text:
+        text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return text.encode("utf-8")
+
+
+def timestamp(at_ns: int) -> bytes:
+    """RFC 3339 in UTC with as many digits as it takes."""
+    seconds, fraction = divmod(at_ns, 1_000_000_000)
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    digits = f".{fraction:09d}".rstrip("0") if fraction else ""
+    return f"{text}{digits}Z".encode("ascii")
+
+
+class Encoder:
+    """The lines of one stream as records; bytes in, bytes out."""
+
+    __slots__ = ("_attrs", "_carry", "_name", "_partial_tail")
+
+    def __init__(self, name: str, attrs: dict[str, str] | None) -> None:
+        self._name = name.encode("ascii")
+        self._attrs = b""
+        if attrs:
+            text = json.dumps(attrs, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+            self._attrs = b'"attrs":' + text.encode() + b","
+        self._carry = b""
+        self._partial_tail = b""
+
+    def feed(self, data: bytes, at_ns: int) -> bytes:
+        """The records that `data` completes."""
+        if self._carry:
+            data = self._carry + data
+            self._carry = b""
+        tail = self._tail(at_ns)
+        if self._partial_tail or _may_have_long_line(data):
+            return self._feed_slowly(data, tail)
+        end = data.rfind(b"\n") + 1
+        self._carry = data[end:]
+        return _records(data[:end], tail) if end else b""
+
+    def finish(self, at_ns: int) -> bytes:
+        """The stream ended: what is left, without a newline."""
+        rest, self._carry = self._carry, b""
+        tail = self._partial_tail or self._tail(at_ns)
+        self._partial_tail = b""
+        return b'{"log":"' + escape(rest) + b'"' + tail if rest else b""
+
+    def _tail(self, at_ns: int) -> bytes:
+        fields = (b',"stream":"', self._name, b'",', self._attrs, b'"time":"', timestamp(at_ns))
+        return b"".join(fields) + b'"}\n'
+
+    def _feed_slowly(self, data: bytes, tail: bytes) -> bytes:
+        """As `feed`, a line at a time: one of them may be long."""
+        out: list[bytes] = []
+        start = 0
+        while True:
+            end = data.find(b"\n", start, start + PARTIAL_BYTES)
+            if end >= 0:
+                line = escape(data[start:end])
+                out.append(b'{"log":"' + line + b'\\n"' + (self._partial_tail or tail))
+                self._partial_tail = b""
+                start = end + 1
+            elif len(data) - start >= PARTIAL_BYTES:
+                self._partial_tail = self._partial_tail or tail
+                piece = escape(data[start : start + PARTIAL_BYTES])
+                out.append(b'{"log":"' + piece + b'"' + self._partial_tail)
+                start += PARTIAL_BYTES
+            else:
+                break
+        self._carry = data[start:]
+        return b"".join(out)
+
+
+def _may_have_long_line(data: bytes) -> bool:
+    """A line of 16 KiB covers a whole aligned half of that without a newline."""
+    step = PARTIAL_BYTES // 2
+    return any(
+        data.find(b"\n", start, start + step) < 0 for start in range(0, len(data) - step, step)
+    )
+
+
+def _records(lines: bytes, tail: bytes) -> bytes:
+    """Whole lines as records: one pass over all."""
+    between = b'\\n"' + tail + b'{"log":"'
+    return b'{"log":"' + escape(lines[:-1]).replace(b"\n", between) + b'\\n"' + tail
+
+
+class LogFile:
+    """Writes records of both streams to one file, rotating it as dockerd does.
+
+    `max_size` bytes, -1 for no limit. A full disk costs whole records only: what does not fit is
+    counted, and said in a record of its own once there is room.
+    """
+
+    __slots__ = (
+        "_encoders",
+        "_fd",
+        "_max_file",
+        "_max_size",
+        "_path",
+        "_size",
+        "lost_bytes",
+        "lost_records",
+    )
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._path: str = config["path"]
+        self._max_size = int(config.get("max_size") or -1)
+        self._max_file = int(config.get("max_file") or 1)
+        attrs = config.get("attrs") or None
+        self._encoders = {1: Encoder("stdout", attrs), 2: Encoder("stderr", attrs)}
+        self._fd = self._open(os.O_APPEND)
+        self._size = os.fstat(self._fd).st_size
+        self.lost_records = 0
+        self.lost_bytes = 0
+
+    def write(self, stream: int, data: bytes) -> None:
+        """`stream` is 1 for stdout, 2 for stderr."""
+        self._append(self._encoders[stream].feed(data, time.time_ns()))
+
+    def finish(self, stream: int) -> None:
+        self._append(self._encoders[stream].finish(time.time_ns()))
+
+    def close(self) -> None:
+        for stream in self._encoders:
+            self.finish(stream)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open(self, flags: int) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, _MODE)
+
+    def _append(self, records: bytes) -> None:
+        if not records:
+            return
+        if self.lost_records and not self._tell_loss():
+            self._lose(records)
+            return
+        while records:
+            if self._max_size > 0 and self._size >= self._max_size and not self._rotate():
+                self._lose(records)
+                return
+            room = len(records)
+            if self._max_size > 0:
+                # The record that reaches the limit is the file's last, as with dockerd.
+                border = records.find(b"\n", max(0, self._max_size - self._size - 1))
+                room = border + 1 if border >= 0 else room
+            part, records = records[:room], records[room:]
+            if not self._write(part):
+                self._lose(records)
+                return
+
+    def _write(self, records: bytes) -> bool:
+        """False when not all could be written; the file then ends with a whole record."""
+        written = 0
+        try:
+            while written < len(records):
+                written += os.write(self._fd, records[written:] if written else records)
+        except OSError as exc:
+            if exc.errno not in _FULL:
+                raise
+            kept = records.rfind(b"\n", 0, written) + 1
+            os.ftruncate(self._fd, self._size + kept)
+            self._size += kept
+            self._lose(records[kept:])
+            return False
+        self._size += written
+        return True
+
+    def _lose(self, records: bytes) -> None:
+        self.lost_records += records.count(b"\n")
+        self.lost_bytes += len(records)
+
+    def _tell_loss(self) -> bool:
+        """Say what is missing; False while there is still no room."""
+        text = f"wharf: {self.lost_records} log records were lost here: no space left on device\n"
+        notice = Encoder("stderr", None).feed(text.encode(), time.time_ns())
+        lost = self.lost_records, self.lost_bytes
+        self.lost_records = self.lost_bytes = 0
+        if self._write(notice):
+            return True
+        self.lost_records, self.lost_bytes = lost
+        return False
+
+    def _rotate(self) -> bool:
+        """path → path.1 → … → path.(max_file - 1), the oldest dropped; False if that failed."""
+        try:
+            if self._max_file > 1:
+                for number in range(self._max_file - 1, 1, -1):
+                    _rename(f"{self._path}.{number - 1}", f"{self._path}.{number}")
+                _rename(self._path, f"{self._path}.1")
+            else:
+                # Whoever reads the old file goes on doing so: it is not cut off under them.
+                os.unlink(self._path)
+            fresh = self._open(os.O_TRUNC | os.O_APPEND)
+        except OSError:
+            return False
+        os.close(self._fd)
+        self._fd, self._size = fresh, 0
+        return True
+
+
+def _rename(old: str, new: str) -> None:
+    try:
+        os.rename(old, new)
+    except FileNotFoundError:
+        return  # not that many yet

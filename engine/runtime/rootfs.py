@@ -1,0 +1,522 @@
+"""A container's root as init builds it: mounts, devices, console, masks, then pivot_root.
+
+Runs in the container's own mount namespace while the host's tree is still "/". What the image, a
+volume or another container controls is resolved beneath the new root's descriptor and used by
+descriptor only; what the host gives (sources of bind mounts) is trusted. Failures are `StepFailed`
+with the sentence of the reference runtime.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from engine.linux import cgroup, mount, path, pty, syscalls
+from engine.linux.cgroup import setup
+from engine.linux.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_SLAVE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Json = dict[str, Any]
+    Copy = Callable[[int, int], None]
+
+_CGROUP_FLAGS = MS_NOEXEC | MS_NOSUID | MS_NODEV
+# runtime-spec "Default Devices": name → (major, minor); ptmx and console come from devpts.
+_DEVICES = {
+    "full": (1, 7),
+    "null": (1, 3),
+    "random": (1, 8),
+    "tty": (5, 0),
+    "urandom": (1, 9),
+    "zero": (1, 5),
+}
+_LINKS = {
+    "fd": "/proc/self/fd",
+    "ptmx": "pts/ptmx",
+    "stderr": "/proc/self/fd/2",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+}
+# What may be mounted over below /proc: single files that tools like lxcfs give other contents.
+_PROC_FILES = frozenset(
+    (
+        "/proc/cpuinfo",
+        "/proc/diskstats",
+        "/proc/loadavg",
+        "/proc/meminfo",
+        "/proc/slabinfo",
+        "/proc/stat",
+        "/proc/swaps",
+        "/proc/sys/crypto/fips_enabled",
+        "/proc/sys/kernel/ns_last_pid",
+        "/proc/uptime",
+    )
+)
+_ORDINARY = ("proc", "sysfs")
+_MASK_OPTIONS = {"size": "4k", "nr_inodes": "1"}
+
+
+class StepFailed(Exception):
+    """A step between fork and execve failed; `str()` is the sentence for the client."""
+
+    def __init__(self, step: str, text: str, number: int = 0) -> None:
+        super().__init__(text)
+        self.step = step
+        self.errno = number
+
+    @classmethod
+    def of(cls, step: str, what: str, exc: OSError) -> StepFailed:
+        return cls(step, f"{what}: {reason(exc)}", exc.errno or 0)
+
+
+def reason(exc: OSError) -> str:
+    """The error's text as the reference runtime writes it: lower case."""
+    return (exc.strerror or str(exc)).lower()
+
+
+class Root:
+    """The new root while it is built. `fd` is its descriptor once it is mounted."""
+
+    __slots__ = ("_cgroup_path", "_has_cgroup_namespace", "_propagation", "_where", "fd")
+
+    def __init__(self, where: str, *, has_cgroup_namespace: bool, cgroup_path: str) -> None:
+        self._where = where
+        self._has_cgroup_namespace = has_cgroup_namespace
+        self._cgroup_path = cgroup_path
+        self._propagation = 0
+        self.fd = -1
+
+    def mount_root(self, layers: list[Json], propagation: str) -> None:
+        """Cut the host off, then mount the rootfs. `layers` are mounts over `where`, in order."""
+        flags = mount.PROPAGATION.get(propagation, MS_SLAVE | MS_REC)
+        self._propagation = mount.PROPAGATION.get(propagation, 0)
+        syscalls.mount(None, "/", None, flags, None)
+        if flags & syscalls.MS_SHARED:
+            # The root must not propagate to the host whatever its volumes do.
+            _make_holder_private(self._where)
+        for layer in layers or [_self_bind(self._where)]:
+            self._mount_layer(layer)
+        self.fd = path.open_root(self._where)
+
+    def _mount_layer(self, layer: Json) -> None:
+        options = mount.parse(layer.get("options") or ())
+        source = layer.get("source") or layer["type"]
+        try:
+            if options.is_bind or layer["type"] == "bind":
+                target = path.open_root(self._where)
+                options.flags |= syscalls.MS_BIND
+                _bind(source, target, options)
+                os.close(target)
+                return
+            if layer.get("base"):
+                # Deep stacks are given relative to this folder, to fit mount(2)'s one page.
+                os.chdir(layer["base"])
+            syscalls.mount(source, self._where, layer["type"], options.flags, options.data)
+        except OSError as exc:
+            what = f'error mounting "{source}" to rootfs at "/"'
+            raise StepFailed.of("rootfs", what, exc) from exc
+        finally:
+            os.chdir("/")
+
+    def add(self, entry: Json) -> None:
+        """Carry out one entry of the spec's `mounts`."""
+        destination = "/" + str(entry["destination"]).strip("/")
+        fstype = entry.get("type") or "bind"
+        source = entry.get("source") or fstype
+        try:
+            options = mount.parse(entry.get("options") or ())
+            if fstype == "bind" or options.is_bind:
+                options.flags |= syscalls.MS_BIND
+                self._mount_bind(source, destination, options)
+            elif fstype == "cgroup":
+                self._mount_cgroup(destination, options)
+            else:
+                self._mount_filesystem(source, destination, fstype, options)
+        except ValueError as exc:
+            raise StepFailed("mounts", f'error mounting "{source}": {exc}') from exc
+        except OSError as exc:
+            what = f'error mounting "{source}" to rootfs at "{destination}": {_where(exc)}'
+            raise StepFailed.of("mounts", what, exc) from exc
+
+    def _mount_bind(self, source: str, destination: str, options: mount.Options) -> None:
+        try:
+            origin = os.open(source, os.O_PATH | os.O_CLOEXEC)
+        except OSError as exc:
+            raise _at(exc, f"stat {source}") from exc
+        try:
+            is_directory = stat.S_ISDIR(os.fstat(origin).st_mode)
+            target = self._make_target(destination, is_directory=is_directory)
+            try:
+                self._refuse_proc(destination, target)
+                mount.bind(origin, target, options)
+            except OSError as exc:
+                raise _at(exc, _call(source, destination, target, options.flags)) from exc
+            finally:
+                os.close(target)
+        finally:
+            os.close(origin)
+
+    def _mount_filesystem(
+        self, source: str, destination: str, fstype: str, options: mount.Options
+    ) -> None:
+        if fstype in _ORDINARY:
+            self._check_ordinary(destination, fstype)
+        mode = self._existing_mode(destination) if fstype == "tmpfs" else None
+        target = self._make_target(destination, is_directory=True)
+        try:
+            self._refuse_proc(destination, target)
+            if mode is not None:
+                # A tmpfs looks like the directory that it covers, unless told otherwise.
+                options.data = f"mode={mode:04o}" + ("," + options.data if options.data else "")
+            if options.copy_up:
+                _mount_copy(target, options)
+            else:
+                mount.mount_at(target, source, fstype, options.flags, options.data)
+        except OSError as exc:
+            raise _at(exc, _call(source, destination, target, options.flags)) from exc
+        finally:
+            os.close(target)
+        if options.propagation:
+            self._propagate(destination, options)
+
+    def _propagate(self, destination: str, options: mount.Options) -> None:
+        mounted = path.open_in_root(self.fd, destination)
+        try:
+            for propagation in options.propagation:
+                mount.set_propagation(mounted, propagation)
+        finally:
+            os.close(mounted)
+
+    def _make_target(self, destination: str, *, is_directory: bool) -> int:
+        make = path.mkdir_in_root if is_directory else path.create_in_root
+        try:
+            return make(self.fd, destination, 0o755)
+        except OSError as exc:
+            raise _at(exc, f"create mountpoint for {destination} mount") from exc
+
+    def _existing_mode(self, destination: str) -> int | None:
+        try:
+            return stat.S_IMODE(path.stat_in_root(self.fd, destination).st_mode)
+        except FileNotFoundError:
+            return None
+
+    def _check_ordinary(self, destination: str, fstype: str) -> None:
+        """An image may not choose by a link where /proc and /sys come to be."""
+        try:
+            facts = path.stat_in_root(self.fd, destination, follow=False)
+        except FileNotFoundError:
+            return
+        if not stat.S_ISDIR(facts.st_mode):
+            text = f'filesystem "{fstype}" must be mounted on ordinary directory'
+            raise StepFailed("mounts", text)
+
+    def _refuse_proc(self, destination: str, target: int) -> None:
+        """Nothing may take the place of the kernel's files that set a process's confinement."""
+        if destination in _PROC_FILES or destination == "/proc":
+            return
+        if syscalls.fstatfs_type(target) == syscalls.PROC_SUPER_MAGIC:
+            text = f'"{destination}" cannot be mounted because it is inside /proc'
+            raise StepFailed("mounts", text)
+
+    # Control groups
+
+    def _mount_cgroup(self, destination: str, options: mount.Options) -> None:
+        if cgroup.version() == 2:
+            target = self._make_target(destination, is_directory=True)
+            mount.mount_at(target, "cgroup", "cgroup2", options.flags, options.data)
+            os.close(target)
+            return
+        # v1: a tmpfs with one mount a hierarchy; only those carry the options asked for.
+        target = self._make_target(destination, is_directory=True)
+        mount.mount_at(target, "tmpfs", "tmpfs", _CGROUP_FLAGS, "mode=755")
+        os.close(target)
+        base = path.open_in_root(self.fd, destination, os.O_PATH | os.O_DIRECTORY)
+        try:
+            for name, host in cgroup_hierarchies().items():
+                self._mount_hierarchy(base, name, host, options.flags & MS_RDONLY)
+        finally:
+            os.close(base)
+
+    def _mount_hierarchy(self, base: int, name: str, host: str, read_only: int) -> None:
+        os.mkdir(name, 0o755, dir_fd=base)
+        target = path.open_beneath(base, name)
+        try:
+            if self._has_cgroup_namespace:
+                data = "name=systemd" if name == "systemd" else name
+                mount.mount_at(target, "cgroup", "cgroup", _CGROUP_FLAGS | read_only, data)
+                return
+            own = mount.parse(["bind"])
+            own.flags |= _CGROUP_FLAGS | read_only
+            _bind(os.path.join(host, self._cgroup_path), target, own)
+        finally:
+            os.close(target)
+        if "," in name:
+            for one in name.split(","):
+                os.symlink(name, one, dir_fd=base)
+
+    # Devices and console
+
+    def make_devices(self, devices: list[Json]) -> None:
+        """/dev's nodes and links; not where the user bound a /dev of their own."""
+        folder = path.open_in_root(self.fd, "/dev", os.O_PATH | os.O_DIRECTORY)
+        try:
+            for name, (major, minor) in _DEVICES.items():
+                _make_node(folder, name, stat.S_IFCHR | 0o666, os.makedev(major, minor), 0, 0)
+            for name, target in _LINKS.items():
+                _make_link(folder, name, target)
+        except OSError as exc:
+            raise StepFailed.of("devices", "error creating device nodes: mknod /dev", exc) from exc
+        finally:
+            os.close(folder)
+        for device in devices:
+            self._make_device(device)
+
+    def _make_device(self, device: Json) -> None:
+        where = str(device["path"])
+        kind = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+        mode = kind[device["type"]] | (device.get("fileMode") or 0o666) & 0o7777
+        number = os.makedev(device.get("major") or 0, device.get("minor") or 0)
+        try:
+            folder = path.mkdir_in_root(self.fd, os.path.dirname(where))
+            try:
+                name = os.path.basename(where)
+                uid, gid = device.get("uid") or 0, device.get("gid") or 0
+                _make_node(folder, name, mode, number, uid, gid)
+            finally:
+                os.close(folder)
+        except OSError as exc:
+            what = f"error creating device nodes: mknod {where}"
+            raise StepFailed.of("devices", what, exc) from exc
+
+    def open_console(self) -> tuple[int, int]:
+        """A terminal of the container's own devpts, bound to /dev/console: (master, terminal)."""
+        try:
+            master, terminal = open_terminal(self.fd)
+            target = path.create_in_root(self.fd, "/dev/console", 0o620)
+            try:
+                tree = mount.clone_tree(terminal, recursive=False)
+                mount.attach_tree(tree, target)
+                os.close(tree)
+            finally:
+                os.close(target)
+        except OSError as exc:
+            raise StepFailed.of("console", "error opening the console", exc) from exc
+        return master, terminal
+
+    # What the container may see but not touch
+
+    def mask(self, paths: list[str]) -> None:
+        """Hide files behind /dev/null and directories behind an empty tmpfs."""
+        empty = -1
+        for where in paths:
+            try:
+                target = path.open_in_root(self.fd, where)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as exc:
+                raise StepFailed.of("mask", f"can't mask path {where!r}", exc) from exc
+            try:
+                if stat.S_ISDIR(os.fstat(target).st_mode):
+                    if empty < 0:
+                        empty = mount.new_filesystem(
+                            "tmpfs", _MASK_OPTIONS, syscalls.MOUNT_ATTR_RDONLY
+                        )
+                    self._cover(empty, target)
+                else:
+                    self._cover(self._null(), target)
+            except OSError as exc:
+                raise StepFailed.of("mask", f"can't mask path {where!r}", exc) from exc
+            finally:
+                os.close(target)
+        if empty >= 0:
+            os.close(empty)
+
+    def _cover(self, source: int, target: int) -> None:
+        tree = mount.clone_tree(source, recursive=False)
+        try:
+            mount.attach_tree(tree, target)
+        finally:
+            os.close(tree)
+
+    def _null(self) -> int:
+        """The container's /dev/null, checked to be it (an image or a volume may have another)."""
+        fd = path.open_in_root(self.fd, "/dev/null", os.O_PATH | os.O_NOFOLLOW)
+        facts = os.fstat(fd)
+        if not stat.S_ISCHR(facts.st_mode) or facts.st_rdev != os.makedev(1, 3):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "/dev/null of the container is not the null device")
+        return fd
+
+    def write_protect(self, paths: list[str]) -> None:
+        for where in paths:
+            try:
+                target = path.open_in_root(self.fd, where)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            try:
+                mount.rebind_read_only(target)
+            except OSError as exc:
+                raise StepFailed.of("readonly", f"can't make {where!r} read-only", exc) from exc
+            finally:
+                os.close(target)
+
+    def pivot(self, *, read_only: bool) -> None:
+        """Make the new root "/" and let go of the host's tree."""
+        os.fchdir(self.fd)
+        syscalls.pivot_root(".", ".")
+        # The old root lies over the new one now; without this its end would reach the host.
+        syscalls.mount(None, ".", None, MS_SLAVE | MS_REC, None)
+        syscalls.umount2(".", syscalls.MNT_DETACH)
+        os.chdir("/")
+        if self._propagation:
+            syscalls.mount(None, "/", None, self._propagation, None)
+        if read_only:
+            mount.set_attributes(self.fd, syscalls.MOUNT_ATTR_RDONLY)
+        os.close(self.fd)
+        self.fd = -1
+
+
+def cgroup_hierarchies() -> dict[str, str]:
+    """v1: folder name → where the host has it, as the reference runtime lists them."""
+    return {os.path.basename(where): where for where in setup.roots().hierarchies()}
+
+
+def open_terminal(root: int) -> tuple[int, int]:
+    """A terminal of the devpts at /dev/pts beneath `root`: (master, terminal)."""
+    flags = os.O_RDWR | os.O_NOCTTY | os.O_NOFOLLOW
+    master = path.open_in_root(root, "/dev/pts/ptmx", flags)
+    try:
+        pty.unlock(master)
+        return master, pty.open_peer(master)
+    except BaseException:
+        os.close(master)
+        raise
+
+
+def _self_bind(where: str) -> Json:
+    return {"type": "bind", "source": where, "options": ["rbind"]}
+
+
+def _bind(source: str, target: int, options: mount.Options) -> None:
+    origin = os.open(source, os.O_PATH | os.O_CLOEXEC)
+    try:
+        mount.bind(origin, target, options)
+    finally:
+        os.close(origin)
+
+
+def _make_holder_private(where: str) -> None:
+    """Make the mount that holds a path private."""
+    held = where
+    while held != "/" and not os.path.ismount(held):
+        held = os.path.dirname(held)
+    syscalls.mount(None, held, None, syscalls.MS_PRIVATE, None)
+
+
+def _mount_copy(target: int, options: mount.Options) -> None:
+    """A tmpfs over `target` that begins with a copy of what is there."""
+    pairs = (pair.partition("=") for pair in options.data.split(",") if pair)
+    tree = mount.new_filesystem("tmpfs", {key: value for key, _, value in pairs})
+    source = os.open(mount.at(target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        copy_tree(source, tree)
+        mount.set_attributes(tree, options.attributes)
+        mount.attach_tree(tree, target)
+    finally:
+        os.close(source)
+        os.close(tree)
+
+
+def copy_tree(source: int, target: int) -> None:
+    """Copy what the directory holds; links as links, and no link is followed."""
+    with os.scandir(source) as entries:
+        names = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+    for name, facts in names:
+        _copy_entry(source, target, name, facts)
+
+
+def _copy_entry(source: int, target: int, name: str, facts: os.stat_result) -> None:
+    mode = facts.st_mode
+    if stat.S_ISLNK(mode):
+        os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+        os.chown(name, facts.st_uid, facts.st_gid, dir_fd=target, follow_symlinks=False)
+        return
+    if stat.S_ISDIR(mode):
+        os.mkdir(name, 0o700, dir_fd=target)
+        _between(source, target, name, os.O_RDONLY | os.O_DIRECTORY, copy_tree)
+    elif stat.S_ISREG(mode):
+        os.mknod(name, 0o600 | stat.S_IFREG, dir_fd=target)
+        _between(source, target, name, os.O_RDONLY, _copy_bytes)
+    else:
+        os.mknod(name, mode, facts.st_rdev, dir_fd=target)
+    os.chown(name, facts.st_uid, facts.st_gid, dir_fd=target, follow_symlinks=False)
+    os.chmod(name, stat.S_IMODE(mode), dir_fd=target)
+    os.utime(name, ns=(facts.st_atime_ns, facts.st_mtime_ns), dir_fd=target)
+
+
+def _between(
+    source: int, target: int, name: str, flags: int, copy: Callable[[int, int], None]
+) -> None:
+    writable = flags if flags & os.O_DIRECTORY else os.O_WRONLY
+    old = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
+    new = os.open(name, writable | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target)
+    try:
+        copy(old, new)
+    finally:
+        os.close(old)
+        os.close(new)
+
+
+def _copy_bytes(source: int, target: int) -> None:
+    while os.sendfile(target, source, None, 1 << 30):
+        continue
+
+
+def _make_node(folder: int, name: str, mode: int, device: int, uid: int, gid: int) -> None:
+    try:
+        os.mknod(name, mode, device, dir_fd=folder)
+    except FileExistsError:
+        facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_IFMT(facts.st_mode) != stat.S_IFMT(mode) or facts.st_rdev != device:
+            os.unlink(name, dir_fd=folder)
+            os.mknod(name, mode, device, dir_fd=folder)
+    os.chmod(name, stat.S_IMODE(mode), dir_fd=folder)
+    os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False)
+
+
+def _make_link(folder: int, name: str, target: str) -> None:
+    try:
+        os.symlink(target, name, dir_fd=folder)
+    except FileExistsError:
+        if name == "ptmx":
+            os.unlink(name, dir_fd=folder)
+            os.symlink(target, name, dir_fd=folder)
+
+
+def _call(source: str, destination: str, target: int, flags: int) -> str:
+    names = mount.flag_names(flags)
+    fd = f"/proc/thread-self/fd/{target}"
+    return f"mount src={source}, dst={destination}, dstFd={fd}, flags={names}"
+
+
+class _During(OSError):
+    """A failure that says during what."""
+
+    what = "mount"
+
+
+def _at(exc: OSError, what: str) -> OSError:
+    """The same failure with its circumstance; one that has it already keeps it."""
+    if isinstance(exc, _During):
+        return exc
+    during = _During(exc.errno, exc.strerror)
+    during.what = what
+    return during
+
+
+def _where(exc: OSError) -> str:
+    return exc.what if isinstance(exc, _During) else str(exc.filename or "mount")
