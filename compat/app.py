@@ -22,8 +22,9 @@ from compat.routes.route import Call, Route
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from engine.config import EngineConfig
     from engine.engine import Engine
+
+    from engine.config import EngineConfig
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Dispatcher:
         middleware.begin()
         try:
             return await self._answer(request)
-        except Exception as exc:  # noqa: BLE001 - the outer door: every failure becomes an answer
+        except Exception as exc:
             return middleware.failure(request, exc)
         finally:
             if isinstance(protocol := request.protocol, streams.Connection):

@@ -14,9 +14,10 @@ from compat import params, versions
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from engine.engine import Engine
+
     from compat.versions import Version
     from engine.config import EngineConfig
-    from engine.engine import Engine
 
 T = TypeVar("T")
 

@@ -26,8 +26,8 @@ class Empty(msgspec.Struct, frozen=True):
 EMPTY = Empty()
 
 
-class HealthConfig(Request, kw_only=True):
-    test: tuple[str, ...] | None | Omitted = UNSET
+class HealthConfig(Request, frozen=True, kw_only=True):
+    test: tuple[str, ...] | Omitted | None = UNSET
     interval: Int64 | Omitted = UNSET
     timeout: Int64 | Omitted = UNSET
     start_period: Int64 | Omitted = UNSET
@@ -35,20 +35,20 @@ class HealthConfig(Request, kw_only=True):
     retries: Int64 | Omitted = UNSET
 
 
-class Config(Request, kw_only=True):
+class Config(Request, frozen=True, kw_only=True):
     hostname: str = ""
     domainname: str = ""
     user: str = ""
     attach_stdin: bool = False
     attach_stdout: bool = False
     attach_stderr: bool = False
-    exposed_ports: dict[str, Empty] | None | Omitted = UNSET
+    exposed_ports: dict[str, Empty] | Omitted | None = UNSET
     tty: bool = False
     open_stdin: bool = False
     stdin_once: bool = False
     env: tuple[str, ...] | None = None
     cmd: StrSlice | None = None
-    healthcheck: HealthConfig | None | Omitted = UNSET
+    healthcheck: HealthConfig | Omitted | None = UNSET
     args_escaped: bool | Omitted = UNSET
     image: str = ""
     volumes: dict[str, Empty] | None = None
@@ -59,42 +59,42 @@ class Config(Request, kw_only=True):
     on_build: tuple[str, ...] | None = None
     labels: dict[str, str] | None = None
     stop_signal: str | Omitted = UNSET
-    stop_timeout: Int64 | None | Omitted = UNSET
-    shell: StrSlice | None | Omitted = UNSET
+    stop_timeout: Int64 | Omitted | None = UNSET
+    shell: StrSlice | Omitted | None = UNSET
 
 
-class LogConfig(Request, kw_only=True):
+class LogConfig(Request, frozen=True, kw_only=True):
     type: str = ""
     config: dict[str, str] | None = None
 
 
-class PortBinding(Request, kw_only=True):
+class PortBinding(Request, frozen=True, kw_only=True):
     host_ip: str = ""
     host_port: str = ""
 
 
-class RestartPolicy(Request, kw_only=True):
+class RestartPolicy(Request, frozen=True, kw_only=True):
     name: str = ""
     maximum_retry_count: Int64 = 0
 
 
-class WeightDevice(Request, kw_only=True):
+class WeightDevice(Request, frozen=True, kw_only=True):
     path: str = ""
     weight: Uint16 = 0
 
 
-class ThrottleDevice(Request, kw_only=True):
+class ThrottleDevice(Request, frozen=True, kw_only=True):
     path: str = ""
     rate: Uint64 = 0
 
 
-class DeviceMapping(Request, kw_only=True):
+class DeviceMapping(Request, frozen=True, kw_only=True):
     path_on_host: str = ""
     path_in_container: str = ""
     cgroup_permissions: str = ""
 
 
-class DeviceRequest(Request, kw_only=True):
+class DeviceRequest(Request, frozen=True, kw_only=True):
     driver: str = ""
     count: Int64 = 0
     device_ids: tuple[str, ...] | None = field(default=None, name="DeviceIDs")
@@ -102,13 +102,13 @@ class DeviceRequest(Request, kw_only=True):
     options: dict[str, str] | None = None
 
 
-class Ulimit(Request, kw_only=True):
+class Ulimit(Request, frozen=True, kw_only=True):
     name: str = ""
     hard: Int64 = 0
     soft: Int64 = 0
 
 
-class BindOptions(Request, kw_only=True):
+class BindOptions(Request, frozen=True, kw_only=True):
     propagation: str | Omitted = UNSET
     non_recursive: bool | Omitted = UNSET
     create_mountpoint: bool | Omitted = UNSET
@@ -116,29 +116,29 @@ class BindOptions(Request, kw_only=True):
     read_only_force_recursive: bool | Omitted = UNSET
 
 
-class VolumeDriver(Request, kw_only=True):
+class VolumeDriver(Request, frozen=True, kw_only=True):
     name: str | Omitted = UNSET
     options: dict[str, str] | Omitted = UNSET
 
 
-class VolumeOptions(Request, kw_only=True):
+class VolumeOptions(Request, frozen=True, kw_only=True):
     no_copy: bool | Omitted = UNSET
     labels: dict[str, str] | Omitted = UNSET
     subpath: str | Omitted = UNSET
     driver_config: VolumeDriver | Omitted = UNSET
 
 
-class ImageOptions(Request, kw_only=True):
+class ImageOptions(Request, frozen=True, kw_only=True):
     subpath: str | Omitted = UNSET
 
 
-class TmpfsOptions(Request, kw_only=True):
+class TmpfsOptions(Request, frozen=True, kw_only=True):
     size_bytes: Int64 | Omitted = UNSET
     mode: Uint64 | Omitted = UNSET
     options: tuple[tuple[str, ...], ...] | Omitted = UNSET
 
 
-class Mount(Request, kw_only=True):
+class Mount(Request, frozen=True, kw_only=True):
     type: str | Omitted = UNSET
     source: str | Omitted = UNSET
     target: str | Omitted = UNSET
@@ -151,7 +151,7 @@ class Mount(Request, kw_only=True):
     cluster_options: Empty | Omitted = UNSET
 
 
-class HostConfig(Request, kw_only=True):
+class HostConfig(Request, frozen=True, kw_only=True):
     """Also what an update sends: its limits and restart policy are fields of this."""
 
     binds: tuple[str, ...] | None = None
@@ -228,16 +228,16 @@ class HostConfig(Request, kw_only=True):
     mounts: tuple[Mount, ...] | Omitted = UNSET
     masked_paths: tuple[str, ...] | None = None
     readonly_paths: tuple[str, ...] | None = None
-    init: bool | None | Omitted = UNSET
+    init: bool | Omitted | None = UNSET
 
 
-class EndpointIPAMConfig(Request, kw_only=True):
+class EndpointIPAMConfig(Request, frozen=True, kw_only=True):
     ipv4_address: str | Omitted = field(default=UNSET, name="IPv4Address")
     ipv6_address: str | Omitted = field(default=UNSET, name="IPv6Address")
     link_local_ips: tuple[str, ...] | Omitted = field(default=UNSET, name="LinkLocalIPs")
 
 
-class EndpointSettings(Request, kw_only=True):
+class EndpointSettings(Request, frozen=True, kw_only=True):
     ipam_config: EndpointIPAMConfig | None = field(default=None, name="IPAMConfig")
     links: tuple[str, ...] | None = None
     aliases: tuple[str, ...] | None = None
@@ -258,16 +258,16 @@ class EndpointSettings(Request, kw_only=True):
 # Requests
 
 
-class NetworkingConfig(Request, kw_only=True):
+class NetworkingConfig(Request, frozen=True, kw_only=True):
     endpoints_config: dict[str, EndpointSettings | None] | None = None
 
 
-class ContainerCreateRequest(Config, kw_only=True):
+class ContainerCreateRequest(Config, frozen=True, kw_only=True):
     host_config: HostConfig | None = None
     networking_config: NetworkingConfig | None = None
 
 
-class ExecCreateRequest(Request, kw_only=True):
+class ExecCreateRequest(Request, frozen=True, kw_only=True):
     user: str = ""
     privileged: bool = False
     tty: bool = False
@@ -282,7 +282,7 @@ class ExecCreateRequest(Request, kw_only=True):
     cmd: tuple[str, ...] | None = None
 
 
-class ExecStartRequest(Request, kw_only=True):
+class ExecStartRequest(Request, frozen=True, kw_only=True):
     detach: bool = False
     tty: bool = False
     console_size: tuple[Uint64, Uint64] | None = None
@@ -291,52 +291,52 @@ class ExecStartRequest(Request, kw_only=True):
 # Responses
 
 
-class ContainerCreateResponse(Response, kw_only=True):
+class ContainerCreateResponse(Response, frozen=True, kw_only=True):
     id: str
     warnings: tuple[str, ...] | None
 
 
-class ContainerUpdateResponse(Response, kw_only=True):
+class ContainerUpdateResponse(Response, frozen=True, kw_only=True):
     warnings: tuple[str, ...] | None
 
 
-class WaitError(Response, kw_only=True):
+class WaitError(Response, frozen=True, kw_only=True):
     message: str
 
 
-class ContainerWaitResponse(Response, kw_only=True):
+class ContainerWaitResponse(Response, frozen=True, kw_only=True):
     error: WaitError | Omitted = UNSET
     status_code: int
 
 
-class ContainerTopResponse(Response, kw_only=True):
+class ContainerTopResponse(Response, frozen=True, kw_only=True):
     processes: tuple[tuple[str, ...], ...]
     titles: tuple[str, ...]
 
 
-class ContainerPruneResponse(Response, kw_only=True):
+class ContainerPruneResponse(Response, frozen=True, kw_only=True):
     containers_deleted: tuple[str, ...] | None
     space_reclaimed: int
 
 
-class ExecCreateResponse(Response, kw_only=True):
+class ExecCreateResponse(Response, frozen=True, kw_only=True):
     id: str
 
 
-class HealthcheckResult(Response, kw_only=True):
+class HealthcheckResult(Response, frozen=True, kw_only=True):
     start: str
     end: str
     exit_code: int
     output: str
 
 
-class Health(Response, kw_only=True):
+class Health(Response, frozen=True, kw_only=True):
     status: str
     failing_streak: int
     log: tuple[HealthcheckResult, ...] | None
 
 
-class State(Response, kw_only=True):
+class State(Response, frozen=True, kw_only=True):
     status: str
     running: bool
     paused: bool
@@ -351,12 +351,12 @@ class State(Response, kw_only=True):
     health: Health | Omitted = UNSET
 
 
-class GraphDriver(Response, kw_only=True):
+class GraphDriver(Response, frozen=True, kw_only=True):
     data: dict[str, str] | None
     name: str
 
 
-class MountPoint(Response, kw_only=True):
+class MountPoint(Response, frozen=True, kw_only=True):
     type: str | Omitted = UNSET
     name: str | Omitted = UNSET
     source: str
@@ -367,12 +367,12 @@ class MountPoint(Response, kw_only=True):
     propagation: str
 
 
-class NetworkAddress(Response, kw_only=True):
+class NetworkAddress(Response, frozen=True, kw_only=True):
     addr: str
     prefix_len: int
 
 
-class NetworkSettings(Response, kw_only=True):
+class NetworkSettings(Response, frozen=True, kw_only=True):
     bridge: str = ""
     sandbox_id: str = field(name="SandboxID")
     sandbox_key: str
@@ -397,7 +397,7 @@ class NetworkSettings(Response, kw_only=True):
     networks: dict[str, EndpointSettings] | None
 
 
-class ContainerInspectResponse(Response, kw_only=True):
+class ContainerInspectResponse(Response, frozen=True, kw_only=True):
     id: str
     created: str
     path: str
@@ -425,23 +425,23 @@ class ContainerInspectResponse(Response, kw_only=True):
     network_settings: NetworkSettings
 
 
-class Port(Response, kw_only=True):
+class Port(Response, frozen=True, kw_only=True):
     ip: str | Omitted = field(default=UNSET, name="IP")
     private_port: int
     public_port: int | Omitted = UNSET
     type: str
 
 
-class SummaryHostConfig(Response, kw_only=True):
+class SummaryHostConfig(Response, frozen=True, kw_only=True):
     network_mode: str | Omitted = UNSET
     annotations: dict[str, str] | Omitted = UNSET
 
 
-class SummaryNetworkSettings(Response, kw_only=True):
+class SummaryNetworkSettings(Response, frozen=True, kw_only=True):
     networks: dict[str, EndpointSettings]
 
 
-class ContainerSummary(Response, kw_only=True):
+class ContainerSummary(Response, frozen=True, kw_only=True):
     id: str
     names: tuple[str, ...]
     image: str
@@ -459,7 +459,7 @@ class ContainerSummary(Response, kw_only=True):
     mounts: tuple[MountPoint, ...]
 
 
-class ExecProcessConfig(Response, kw_only=True):
+class ExecProcessConfig(Response, frozen=True, kw_only=True):
     tty: bool = field(name="tty")
     entrypoint: str = field(name="entrypoint")
     arguments: tuple[str, ...] = field(name="arguments")
@@ -467,7 +467,7 @@ class ExecProcessConfig(Response, kw_only=True):
     user: str | Omitted = field(default=UNSET, name="user")
 
 
-class ExecInspectResponse(Response, kw_only=True):
+class ExecInspectResponse(Response, frozen=True, kw_only=True):
     id: str = field(name="ID")
     running: bool
     exit_code: int | None

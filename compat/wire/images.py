@@ -8,7 +8,7 @@ from compat.wire.base import UNSET, Omitted, Response
 from compat.wire.containers import Config, GraphDriver
 
 
-class Platform(Response, kw_only=True, rename={"os_version": "os.version"}):
+class Platform(Response, frozen=True, kw_only=True, rename={"os_version": "os.version"}):
     """An OCI platform: the one shape whose keys are lower case."""
 
     architecture: str
@@ -18,7 +18,7 @@ class Platform(Response, kw_only=True, rename={"os_version": "os.version"}):
     variant: str | Omitted = UNSET
 
 
-class Descriptor(Response, kw_only=True, rename="camel"):
+class Descriptor(Response, frozen=True, kw_only=True, rename="camel"):
     media_type: str
     digest: str
     size: int
@@ -27,16 +27,16 @@ class Descriptor(Response, kw_only=True, rename="camel"):
     platform: Platform | Omitted = UNSET
 
 
-class RootFS(Response, kw_only=True):
+class RootFS(Response, frozen=True, kw_only=True):
     type: str | Omitted = UNSET
     layers: tuple[str, ...] | Omitted = UNSET
 
 
-class ImageMetadata(Response, kw_only=True):
+class ImageMetadata(Response, frozen=True, kw_only=True):
     last_tag_time: str
 
 
-class ImageInspectResponse(Response, kw_only=True):
+class ImageInspectResponse(Response, frozen=True, kw_only=True):
     """`config` is the image's own document with the fields that each version always shows."""
 
     id: str
@@ -62,7 +62,7 @@ class ImageInspectResponse(Response, kw_only=True):
     config: Raw | None
 
 
-class ImageSummary(Response, kw_only=True):
+class ImageSummary(Response, frozen=True, kw_only=True):
     containers: int
     created: int
     id: str
@@ -76,7 +76,7 @@ class ImageSummary(Response, kw_only=True):
     virtual_size: int | Omitted = UNSET
 
 
-class HistoryItem(Response, kw_only=True):
+class HistoryItem(Response, frozen=True, kw_only=True):
     comment: str
     created: int
     created_by: str
@@ -85,26 +85,26 @@ class HistoryItem(Response, kw_only=True):
     tags: tuple[str, ...] | None
 
 
-class ImageDeleteItem(Response, kw_only=True):
+class ImageDeleteItem(Response, frozen=True, kw_only=True):
     deleted: str | Omitted = UNSET
     untagged: str | Omitted = UNSET
 
 
-class ImagePruneResponse(Response, kw_only=True):
+class ImagePruneResponse(Response, frozen=True, kw_only=True):
     images_deleted: tuple[ImageDeleteItem, ...] | None
     space_reclaimed: int
 
 
-class ProgressDetail(Response, kw_only=True, rename=None):
+class ProgressDetail(Response, frozen=True, kw_only=True, rename=None):
     current: int | Omitted = UNSET
     total: int | Omitted = UNSET
 
 
-class ErrorDetail(Response, kw_only=True, rename=None):
+class ErrorDetail(Response, frozen=True, kw_only=True, rename=None):
     message: str
 
 
-class ProgressLine(Response, kw_only=True, rename="camel"):
+class ProgressLine(Response, frozen=True, kw_only=True, rename="camel"):
     """One line of the stream that pull, load and import answer with."""
 
     stream: str | Omitted = UNSET
@@ -117,6 +117,6 @@ class ProgressLine(Response, kw_only=True, rename="camel"):
     aux: Raw | Omitted = UNSET
 
 
-class DistributionInspectResponse(Response, kw_only=True):
+class DistributionInspectResponse(Response, frozen=True, kw_only=True):
     descriptor: Descriptor
     platforms: tuple[Platform, ...]

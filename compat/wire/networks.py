@@ -8,24 +8,24 @@ from compat.wire.base import UNSET, Omitted, Request, Response
 from compat.wire.containers import EndpointSettings
 
 
-class IPAMConfig(Request, kw_only=True):
+class IPAMConfig(Request, frozen=True, kw_only=True):
     subnet: str | Omitted = UNSET
     ip_range: str | Omitted = field(default=UNSET, name="IPRange")
     gateway: str | Omitted = UNSET
     auxiliary_addresses: dict[str, str] | Omitted = UNSET
 
 
-class IPAM(Request, kw_only=True):
+class IPAM(Request, frozen=True, kw_only=True):
     driver: str = ""
     options: dict[str, str] | None = None
     config: tuple[IPAMConfig, ...] | None = None
 
 
-class ConfigReference(Request, kw_only=True):
+class ConfigReference(Request, frozen=True, kw_only=True):
     network: str = ""
 
 
-class NetworkCreateRequest(Request, kw_only=True):
+class NetworkCreateRequest(Request, frozen=True, kw_only=True):
     name: str = ""
     driver: str = ""
     scope: str = ""
@@ -42,22 +42,22 @@ class NetworkCreateRequest(Request, kw_only=True):
     check_duplicate: bool | None = None
 
 
-class NetworkConnectRequest(Request, kw_only=True):
+class NetworkConnectRequest(Request, frozen=True, kw_only=True):
     container: str = ""
     endpoint_config: EndpointSettings | None = None
 
 
-class NetworkDisconnectRequest(Request, kw_only=True):
+class NetworkDisconnectRequest(Request, frozen=True, kw_only=True):
     container: str = ""
     force: bool = False
 
 
-class NetworkCreateResponse(Response, kw_only=True):
+class NetworkCreateResponse(Response, frozen=True, kw_only=True):
     id: str
     warning: str
 
 
-class EndpointResource(Response, kw_only=True):
+class EndpointResource(Response, frozen=True, kw_only=True):
     name: str
     endpoint_id: str = field(name="EndpointID")
     mac_address: str
@@ -65,7 +65,7 @@ class EndpointResource(Response, kw_only=True):
     ipv6_address: str = field(name="IPv6Address")
 
 
-class NetworkInspectResponse(Response, kw_only=True):
+class NetworkInspectResponse(Response, frozen=True, kw_only=True):
     name: str
     id: str
     created: str
@@ -84,5 +84,5 @@ class NetworkInspectResponse(Response, kw_only=True):
     labels: dict[str, str] | None
 
 
-class NetworkPruneResponse(Response, kw_only=True):
+class NetworkPruneResponse(Response, frozen=True, kw_only=True):
     networks_deleted: tuple[str, ...] | None

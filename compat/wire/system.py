@@ -10,11 +10,11 @@ from compat.wire.images import ImageSummary
 from compat.wire.volumes import Volume
 
 
-class ErrorResponse(Response, kw_only=True, rename=None):
+class ErrorResponse(Response, frozen=True, kw_only=True, rename=None):
     message: str
 
 
-class AuthRequest(Request, kw_only=True, rename="lower"):
+class AuthRequest(Request, frozen=True, kw_only=True, rename="lower"):
     username: str = ""
     password: str = ""
     auth: str = ""
@@ -24,22 +24,22 @@ class AuthRequest(Request, kw_only=True, rename="lower"):
     registrytoken: str = ""
 
 
-class AuthResponse(Response, kw_only=True):
+class AuthResponse(Response, frozen=True, kw_only=True):
     identity_token: str
     status: str
 
 
-class PlatformName(Response, kw_only=True):
+class PlatformName(Response, frozen=True, kw_only=True):
     name: str
 
 
-class ComponentVersion(Response, kw_only=True):
+class ComponentVersion(Response, frozen=True, kw_only=True):
     name: str
     version: str
     details: dict[str, str] | Omitted = UNSET
 
 
-class VersionResponse(Response, kw_only=True):
+class VersionResponse(Response, frozen=True, kw_only=True):
     platform: PlatformName
     components: tuple[ComponentVersion, ...]
     version: str
@@ -54,38 +54,38 @@ class VersionResponse(Response, kw_only=True):
     build_time: str | Omitted = UNSET
 
 
-class PluginsInfo(Response, kw_only=True):
+class PluginsInfo(Response, frozen=True, kw_only=True):
     volume: tuple[str, ...] | None
     network: tuple[str, ...] | None
     authorization: tuple[str, ...] | None
     log: tuple[str, ...] | None
 
 
-class IndexInfo(Response, kw_only=True):
+class IndexInfo(Response, frozen=True, kw_only=True):
     mirrors: tuple[str, ...]
     name: str
     official: bool
     secure: bool
 
 
-class RegistryConfig(Response, kw_only=True):
-    allow_nondistributable_artifacts_cidrs: tuple[str, ...] | None | Omitted = field(
+class RegistryConfig(Response, frozen=True, kw_only=True):
+    allow_nondistributable_artifacts_cidrs: tuple[str, ...] | Omitted | None = field(
         default=UNSET, name="AllowNondistributableArtifactsCIDRs"
     )
-    allow_nondistributable_artifacts_hostnames: tuple[str, ...] | None | Omitted = UNSET
+    allow_nondistributable_artifacts_hostnames: tuple[str, ...] | Omitted | None = UNSET
     index_configs: dict[str, IndexInfo]
     insecure_registry_cidrs: tuple[str, ...] = field(name="InsecureRegistryCIDRs")
     mirrors: tuple[str, ...] | None
 
 
-class Runtime(Response, kw_only=True):
+class Runtime(Response, frozen=True, kw_only=True):
     path: str | Omitted = field(default=UNSET, name="path")
     runtime_args: tuple[str, ...] | Omitted = field(default=UNSET, name="runtimeArgs")
     runtime_type: str | Omitted = field(default=UNSET, name="runtimeType")
     status: dict[str, str] | Omitted = field(default=UNSET, name="status")
 
 
-class SwarmInfo(Response, kw_only=True):
+class SwarmInfo(Response, frozen=True, kw_only=True):
     node_id: str = field(default="", name="NodeID")
     node_addr: str = ""
     local_node_state: str = "inactive"
@@ -94,22 +94,22 @@ class SwarmInfo(Response, kw_only=True):
     remote_managers: None = None
 
 
-class Commit(Response, kw_only=True):
+class Commit(Response, frozen=True, kw_only=True):
     id: str = field(default="", name="ID")
     expected: str | Omitted = UNSET
 
 
-class AddressPool(Response, kw_only=True):
+class AddressPool(Response, frozen=True, kw_only=True):
     base: str
     size: int
 
 
-class FirewallInfo(Response, kw_only=True):
+class FirewallInfo(Response, frozen=True, kw_only=True):
     driver: str
     info: tuple[tuple[str, str], ...] | Omitted = UNSET
 
 
-class InfoResponse(Response, kw_only=True):
+class InfoResponse(Response, frozen=True, kw_only=True):
     id: str = field(name="ID")
     containers: int
     containers_running: int
@@ -175,7 +175,7 @@ class InfoResponse(Response, kw_only=True):
     warnings: tuple[str, ...] | None
 
 
-class DiskUsageResponse(Response, kw_only=True):
+class DiskUsageResponse(Response, frozen=True, kw_only=True):
     layers_size: int
     images: tuple[ImageSummary, ...] | None
     containers: tuple[ContainerSummary, ...] | None
@@ -183,12 +183,12 @@ class DiskUsageResponse(Response, kw_only=True):
     build_cache: tuple[Commit, ...] | None
 
 
-class Actor(Response, kw_only=True):
+class Actor(Response, frozen=True, kw_only=True):
     id: str = field(name="ID")
     attributes: dict[str, str]
 
 
-class EventMessage(Response, kw_only=True):
+class EventMessage(Response, frozen=True, kw_only=True):
     """`status`, `id` and `from` repeat, for old clients, what `actor` says about containers."""
 
     status: str | Omitted = field(default=UNSET, name="status")

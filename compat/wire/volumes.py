@@ -7,7 +7,7 @@ from msgspec import Raw
 from compat.wire.base import UNSET, Omitted, Request, Response
 
 
-class VolumeCreateRequest(Request, kw_only=True):
+class VolumeCreateRequest(Request, frozen=True, kw_only=True):
     """`cluster_volume_spec` is only looked at for being there: swarm's volumes are not served."""
 
     cluster_volume_spec: Raw | Omitted = UNSET
@@ -17,12 +17,12 @@ class VolumeCreateRequest(Request, kw_only=True):
     name: str = ""
 
 
-class VolumeUsage(Response, kw_only=True):
+class VolumeUsage(Response, frozen=True, kw_only=True):
     ref_count: int
     size: int
 
 
-class Volume(Response, kw_only=True):
+class Volume(Response, frozen=True, kw_only=True):
     created_at: str | Omitted = UNSET
     driver: str
     labels: dict[str, str] | None
@@ -33,11 +33,11 @@ class Volume(Response, kw_only=True):
     usage_data: VolumeUsage | Omitted = UNSET
 
 
-class VolumeListResponse(Response, kw_only=True):
+class VolumeListResponse(Response, frozen=True, kw_only=True):
     volumes: tuple[Volume, ...] | None
     warnings: tuple[str, ...] | None
 
 
-class VolumePruneResponse(Response, kw_only=True):
+class VolumePruneResponse(Response, frozen=True, kw_only=True):
     volumes_deleted: tuple[str, ...] | None
     space_reclaimed: int
