@@ -65,17 +65,17 @@ class Dispatcher:
         self._table = Table(routes)
         self._headers = middleware.headers(config)
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         middleware.begin()
         try:
-            return await self._answer(request)
+            return await self._handle(request)
         except Exception as exc:
             return middleware.failure(request, exc)
         finally:
             if isinstance(protocol := request.protocol, streams.Connection):
                 protocol.release(is_read=request.content.is_eof())
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path
         log.debug("%s %s", request.method, request.path_qs)
         if "//" in path or "/." in path:
@@ -131,7 +131,7 @@ def create_app(engine: Engine, config: EngineConfig) -> web.Application:
     dispatcher = Dispatcher(engine, config, ALL)
     app = web.Application()
     app.on_response_prepare.append(dispatcher.add_headers)
-    app.router.add_route("*", "/{path:.*}", dispatcher)
+    app.router.add_route("*", "/{path:.*}", dispatcher.answer)
     return app
 
 

@@ -1,0 +1,214 @@
+"""Attach and exec on raw sockets: no byte is lost, whatever the client does not wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.contract import fake_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
+ATTACH = (
+    b"POST /v1.51/containers/web/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: d\r\n"
+    b"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+)
+ATTACH_PLAIN = b"POST /containers/web/attach?stream=1 HTTP/1.1\r\nHost: d\r\n\r\n"
+ANSWER = (
+    b"HTTP/1.1 101 UPGRADED\r\n"
+    b"Content-Type: application/vnd.docker.multiplexed-stream\r\n"
+    b"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+)
+ANSWER_PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n\r\n"
+
+Talk = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[object, object, None]]"
+
+
+def talk(tmp_path: Path, conversation: Talk, fake: object = None) -> None:
+    async def run() -> None:
+        path = str(tmp_path / "api.sock")
+        async with fake_engine.serving(fake or fake_engine.engine(), path):
+            reader, writer = await asyncio.open_unix_connection(path)
+            try:
+                async with asyncio.timeout(10):
+                    await conversation(reader, writer)
+            finally:
+                writer.close()
+                await writer.wait_closed()
+
+    asyncio.run(run())
+
+
+def test_a_patient_client_speaks_after_the_answer(tmp_path: Path) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(ATTACH)
+        assert await reader.readexactly(len(ANSWER)) == ANSWER
+        writer.write(b"late")
+        writer.write_eof()
+        assert await reader.read() == b"heard late"
+
+    talk(tmp_path, conversation)
+
+
+def test_bytes_right_behind_the_request_and_a_half_close_arrive(tmp_path: Path) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(ATTACH + b"early\r\n\r\nPOST / HTTP/1.1\r\n\r\n")
+        writer.write_eof()
+        answer = ANSWER + b"heard early\r\n\r\nPOST / HTTP/1.1\r\n\r\n"
+        assert await reader.read() == answer
+
+    talk(tmp_path, conversation)
+
+
+def test_without_upgrade_the_same_holds(tmp_path: Path) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(ATTACH_PLAIN + b"early")
+        writer.write_eof()
+        assert await reader.read() == ANSWER_PLAIN + b"heard early"
+
+    talk(tmp_path, conversation)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_a_request_in_pieces_is_recognised(tmp_path: Path, size: int) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sent = ATTACH + b"early"
+        for at in range(0, len(sent), size):
+            writer.write(sent[at : at + size])
+            await asyncio.sleep(0)
+        writer.write_eof()
+        assert await reader.read() == ANSWER + b"heard early"
+
+    talk(tmp_path, conversation)
+
+
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        (b"Content-Length: 2\r\n", b"{}"),
+        (b"Transfer-Encoding: chunked\r\n", b"2;x=y\r\n{}\r\n0\r\nTrailer: 1\r\n\r\n"),
+    ],
+)
+def test_a_document_sent_with_attach_is_not_input(
+    tmp_path: Path, header: bytes, body: bytes
+) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = ATTACH.removesuffix(b"\r\n")
+        writer.write(head + header + b"Content-Type: application/json\r\n\r\n" + body + b"input")
+        writer.write_eof()
+        assert await reader.read() == ANSWER + b"heard input"
+
+    talk(tmp_path, conversation)
+
+
+def test_a_second_request_on_the_connection_may_attach(tmp_path: Path) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            writer.write(b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\nOK")
+        writer.write(ATTACH + b"x")
+        writer.write_eof()
+        assert await reader.read() == ANSWER + b"heard x"
+
+    talk(tmp_path, conversation)
+
+
+def test_a_refusal_is_plain_text_and_ends_the_connection(tmp_path: Path) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(ATTACH.replace(b"web", b"nope") + b"ignored")
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 404 Not Found\r\n")
+        assert b"Content-Type: application/vnd.docker.raw-stream\r\n" in answer
+        assert answer.endswith(b"\r\n\r\nNo such container: nope\r\n")
+
+    talk(tmp_path, conversation)
+
+
+def test_an_exec_start_that_does_not_attach_leaves_the_connection_usable(tmp_path: Path) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        body = b'{"Detach":true}'
+        head = (
+            f"POST /v1.51/exec/{fake_engine.EXEC_ID}/start HTTP/1.1\r\nHost: d\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode()
+        writer.write(head + body + b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n")
+        answer = await reader.readuntil(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert (await reader.readuntil(b"\r\n\r\nOK")).startswith(b"HTTP/1.1 200 OK\r\n")
+
+    talk(tmp_path, conversation)
+
+
+def test_exec_start_hands_over_what_follows_its_document(tmp_path: Path) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        body = b'{"Detach":false,"Tty":true}'
+        writer.write(
+            f"POST /exec/{fake_engine.EXEC_ID}/start HTTP/1.1\r\nHost: d\r\n"
+            "Connection: Upgrade\r\nUpgrade: tcp\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            + body
+            + b"keys"
+        )
+        writer.write_eof()
+        answer = ANSWER.replace(b"multiplexed", b"raw")
+        assert await reader.read() == answer + b"heard keys"
+
+    talk(tmp_path, conversation)
+
+
+def test_a_failure_to_start_is_told_in_a_frame(tmp_path: Path) -> None:
+    from engine.errors import InvalidParameter
+
+    fake = fake_engine.engine()
+
+    async def exec_start(ref: str, *, fd: int, **asked: object) -> None:
+        import os
+
+        os.close(fd)
+        raise InvalidParameter('exec: "x": executable file not found in $PATH')
+
+    fake.containers.exec_start = exec_start
+
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            f"POST /exec/{fake_engine.EXEC_ID}/start HTTP/1.1\r\nHost: d\r\n"
+            "Upgrade: tcp\r\nConnection: Upgrade\r\n\r\n".encode()
+        )
+        text = b'exec: "x": executable file not found in $PATH\r\n'
+        assert await reader.read() == ANSWER + struct.pack(">BxxxL", 1, len(text)) + text
+
+    talk(tmp_path, conversation, fake)
+
+
+def test_versions_before_1_42_know_one_content_type(tmp_path: Path) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(ATTACH.replace(b"1.51", b"1.41"))
+        answer = await reader.readuntil(b"\r\n\r\n")
+        assert b"Content-Type: application/vnd.docker.raw-stream\r\n" in answer
+
+    talk(tmp_path, conversation)
+
+
+def test_a_client_that_leaves_ends_its_wait_and_its_logs(tmp_path: Path) -> None:
+    fake = fake_engine.engine()
+
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"POST /containers/web/wait HTTP/1.1\r\nHost: d\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")  # while nothing has ended yet
+        path = writer.get_extra_info("peername")
+        other_reader, other = await asyncio.open_unix_connection(path)
+        other.write(
+            b"GET /containers/web/logs?stdout=1&follow=1 HTTP/1.1\r\nHost: d\r\n\r\n"
+        )
+        await other_reader.readuntil(b"more\n")
+        writer.close()
+        other.close()
+        while sorted(fake.containers.ends) != ["logs", "wait"]:
+            await asyncio.sleep(0.01)
+
+    talk(tmp_path, conversation, fake)
