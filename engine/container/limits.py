@@ -134,7 +134,7 @@ def _cpu(r: Resources, host: Host, warnings: list[str]) -> Resources:
         raise InvalidParameter("Conflicting options: Nano CPUs and CPU Period cannot both be set")
     if r.nano_cpus > 0 and r.cpu_quota_us > 0:
         raise InvalidParameter("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
-    if r.nano_cpus > 0 and not host.has("cpu_cfs"):
+    if r.nano_cpus > 0 and not host.has("cpu_cfs_period"):
         raise InvalidParameter(
             "NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler or the "
             "cgroup is not mounted"
@@ -158,7 +158,7 @@ def _cpu(r: Resources, host: Host, warnings: list[str]) -> Resources:
 
 
 def _cpu_bandwidth(r: Resources, host: Host, warnings: list[str]) -> Resources:
-    if (r.cpu_period_us or r.cpu_quota_us) and not host.has("cpu_cfs"):
+    if (r.cpu_period_us or r.cpu_quota_us) and not host.has("cpu_cfs_period"):
         warnings.append(
             "Your kernel does not support CPU CFS scheduler. CPU period/quota discarded."
         )

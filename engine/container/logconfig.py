@@ -99,7 +99,7 @@ def parse_size(text: str) -> int:
 def plan(
     config: LogConfig, path: str, container: Config, *, container_id: str, name: str, image: str
 ) -> dict[str, object]:
-    """What the monitor is told; raises LoggingFailure. Sizes in bytes, 0 for no limit."""
+    """What the monitor is told; raises LoggingFailure. Sizes in bytes, -1 for no limit."""
     if config.type == "none":
         return {"driver": "none"}
     options = config.config
@@ -118,7 +118,7 @@ def _max_size(options: Mapping[str, str]) -> int:
     if text is None:
         return DEFAULT_MAX_SIZE_BYTES
     try:
-        size = parse_size(text) if text != "-1" else 0
+        size = parse_size(text) if text != "-1" else -1
     except ValueError as exc:
         raise LoggingFailure(str(exc)) from exc
     if text != "-1" and size <= 0:

@@ -1,0 +1,100 @@
+"""Clients at a container's streams: what was logged first, then live, served by the monitor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from engine.container import keys, logs
+from engine.container.model import LogsQuery
+from engine.container.publish import publish
+from engine.container.state import Event, next_status
+from engine.errors import InvalidParameter
+from engine.runtime.client import Attachment, RuntimeFailure
+
+if TYPE_CHECKING:
+    from engine.container.model import AttachOptions
+    from engine.container.rooms import Rooms
+    from engine.container.store import Handle
+
+_FRAME = struct.Struct(">BxxxI")
+_REPLAY_TIMEOUT_S = 30
+
+
+def check(handle: Handle, options: AttachOptions, *, ref: str) -> None:
+    """Raise what has to be said before the connection is taken over."""
+    parse_keys(options.detach_keys)
+    next_status(handle.state.status, Event.ATTACH, handle.id, ref=ref)
+
+
+def parse_keys(text: str) -> bytes:
+    try:
+        return keys.parse(text)
+    except ValueError as exc:
+        raise InvalidParameter(f"Invalid detach keys ({text}) provided") from exc
+
+
+async def attach(
+    rooms: Rooms, handle: Handle, options: AttachOptions, fd: int, prefix: bytes
+) -> None:
+    """Serve the client at `fd`, which is ours from here on. Returns once it is handed over.
+
+    Before the container runs the client is kept in a queue and sees its first byte.
+    """
+    try:
+        if options.logs:
+            await _replay(handle, options, fd)
+        if options.stream:
+            fd = await _hand_over(rooms, handle, options, fd, prefix)
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    publish(rooms.events, handle.container, "attach")
+
+
+async def _hand_over(
+    rooms: Rooms, handle: Handle, options: AttachOptions, fd: int, prefix: bytes
+) -> int:
+    """-1 once someone else owns the descriptor, which it returns otherwise."""
+    config = handle.container.config
+    attachment = Attachment(
+        fd,
+        stdin=options.stdin and config.open_stdin,
+        stdout=options.stdout,
+        stderr=options.stderr,
+        detach_keys=parse_keys(options.detach_keys),
+        multiplexed=not config.tty,
+        prefix=prefix,
+    )
+    async with handle.lock:
+        next_status(handle.state.status, Event.ATTACH, handle.id)
+        if handle.task is None:
+            handle.queued.append(attachment)
+            return -1
+        with contextlib.suppress(RuntimeFailure):  # it ended just now: so does the stream
+            await handle.task.attach(attachment)
+        return -1
+
+
+async def _replay(handle: Handle, options: AttachOptions, fd: int) -> None:
+    query = LogsQuery(stdout=options.stdout, stderr=options.stderr)
+    multiplexed = not handle.container.config.tty
+    async for batch in logs.read(handle, query):
+        data = b"".join(frame(stream, line) if multiplexed else line for stream, line in batch)
+        await asyncio.wait_for(send(fd, data), _REPLAY_TIMEOUT_S)
+
+
+def frame(stream: int, data: bytes) -> bytes:
+    """Docker's header before a piece of output: the stream, three zeros, the length."""
+    return _FRAME.pack(stream, len(data)) + data
+
+
+async def send(fd: int, data: bytes) -> None:
+    """Write all of it to a client's socket; an OSError if it has left."""
+    with socket.socket(fileno=os.dup(fd)) as client:
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_sendall(client, data)

@@ -1,0 +1,523 @@
+"""The containers of one engine: every verb that a client has, each once.
+
+A verb finds its container, lets its module do the work as the engine's own (a client that leaves
+cancels waiting, never work), and returns. What the runtime reports arrives here as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine import offload
+from engine.container import (
+    attach,
+    create,
+    exec,
+    exit,
+    listing,
+    logs,
+    names,
+    prune,
+    remove,
+    start,
+    stop,
+    top,
+    update,
+)
+from engine.container.model import (
+    AttachOptions,
+    ContainerView,
+    Sizes,
+    Status,
+    WaitCondition,
+)
+from engine.container.publish import publish
+from engine.container.state import ACTIVE, ALIVE, Event, next_status
+from engine.errors import Conflict, EngineError, InvalidParameter, WharfError
+from engine.linux import cgroup
+from engine.runtime.client import RuntimeFailure
+from engine.runtime.protocol import Exit
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+
+    from engine.container.model import (
+        Container,
+        Created,
+        CreateRequest,
+        Exec,
+        ExecConfig,
+        ListQuery,
+        LogsQuery,
+        Processes,
+        Pruned,
+        Resources,
+        RestartPolicy,
+        WaitResult,
+    )
+    from engine.container.rooms import Rooms
+    from engine.container.store import Handle
+
+    Coro = Coroutine[object, object, None]
+
+log = logging.getLogger(__name__)
+
+_NO_FD = -1
+
+
+class Containers:
+    """Public verbs; a `ref` is a name, an id or the unambiguous beginning of one."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self._ended = exec.Ended()
+
+    # Life
+
+    async def create(self, request: CreateRequest) -> Created:
+        return await self._rooms.work.do(
+            create.create(self._rooms, request), what="creating a container"
+        )
+
+    async def start(self, ref: str, detach_keys: str = "") -> None:
+        attach.parse_keys(detach_keys)
+        handle = self._rooms.store.find(ref)
+        next_status(handle.state.status, Event.START, handle.id, ref=ref)
+        await self._do(self._start(handle), f"starting container {handle.id}")
+
+    async def _start(self, handle: Handle) -> None:
+        try:
+            async with handle.lock:
+                if handle.state.status in ACTIVE:
+                    return
+                await start.start(self._rooms, handle)
+        except WharfError:
+            await self._auto_remove(handle)
+            raise
+
+    async def stop(
+        self, ref: str, *, signal: str | None = None, timeout_s: int | None = None
+    ) -> None:
+        """`timeout_s` None: the container's own, negative: wait for ever."""
+        handle = self._rooms.store.find(ref)
+        next_status(handle.state.status, Event.STOP, handle.id, ref=ref)
+        signo, seconds = stop.stop_plan(handle, signal, timeout_s)
+        await self._do(
+            stop.stop(self._rooms, handle, signo=signo, timeout_s=seconds),
+            f"stopping container {handle.id}",
+        )
+
+    async def kill(self, ref: str, signal: str = "") -> None:
+        handle = self._rooms.store.find(ref)
+        signo = _kill_signal(ref, signal)
+        next_status(handle.state.status, Event.KILL, handle.id, ref=ref)
+        what = f"killing container {handle.id}"
+        if signo == stop.signals.SIGKILL:
+            await self._do(stop.kill(self._rooms, handle), what)
+        else:
+            await self._do(stop.send(self._rooms, handle, signo), what)
+
+    async def restart(
+        self, ref: str, *, signal: str | None = None, timeout_s: int | None = None
+    ) -> None:
+        handle = self._rooms.store.find(ref)
+        signo, seconds = stop.stop_plan(handle, signal, timeout_s)
+        await self._do(
+            self._restart(handle, ref, signo, seconds), f"restarting container {handle.id}"
+        )
+
+    async def _restart(self, handle: Handle, ref: str, signo: int, seconds: float | None) -> None:
+        handle.is_restarting = True
+        try:
+            if handle.state.status in ACTIVE:
+                await stop.stop(self._rooms, handle, signo=signo, timeout_s=seconds)
+            async with handle.lock:
+                if handle.state.status not in ACTIVE:
+                    await start.start(self._rooms, handle)
+            publish(self._rooms.events, handle.container, "restart")
+        except WharfError as exc:
+            raise type_of(exc)(f"Cannot restart container {ref}: {exc}") from exc
+        finally:
+            handle.is_restarting = False
+
+    async def pause(self, ref: str) -> None:
+        handle = self._rooms.store.find(ref)
+        await self._do(stop.pause(self._rooms, handle), f"pausing container {handle.id}")
+
+    async def unpause(self, ref: str) -> None:
+        handle = self._rooms.store.find(ref)
+        await self._do(stop.unpause(self._rooms, handle), f"unpausing container {handle.id}")
+
+    async def remove(
+        self, ref: str, *, force: bool = False, volumes: bool = False, link: bool = False
+    ) -> None:
+        handle = self._rooms.store.find(ref)
+        if link:
+            raise Conflict("Conflict, cannot remove the default link name of the container")
+        if not force:
+            next_status(handle.state.status, Event.REMOVE, handle.id, ref=ref)
+        await self._do(
+            remove.remove(self._rooms, handle, ref=ref, force=force, volumes=volumes),
+            f"removing container {handle.id}",
+        )
+
+    async def prune(self, filters: Mapping[str, tuple[str, ...]]) -> Pruned:
+        return await self._rooms.work.do(
+            prune.prune(self._rooms, filters), what="pruning containers"
+        )
+
+    async def rename(self, ref: str, new_name: str) -> None:
+        if not ref or not new_name:
+            raise InvalidParameter("Neither old nor new names may be empty")
+        handle = self._rooms.store.find(ref)
+        await self._do(self._rename(handle, new_name), f"renaming container {handle.id}")
+
+    async def _rename(self, handle: Handle, new_name: str) -> None:
+        async with handle.lock:
+            old = handle.container.name
+            if new_name.removeprefix("/") == old:
+                raise InvalidParameter(
+                    "Renaming a container with the same name as its current name"
+                )
+            try:
+                name = names.parse("/" + new_name.removeprefix("/"))
+                await self._rooms.store.save(
+                    handle, msgspec.structs.replace(handle.container, name=name)
+                )
+            except WharfError as exc:
+                raise type_of(exc)(f"Error when allocating new name: {exc}") from exc
+            publish(self._rooms.events, handle.container, "rename", oldName=f"/{old}")
+
+    async def update(
+        self, ref: str, changes: Resources, restart_policy: RestartPolicy | None = None
+    ) -> tuple[str, ...]:
+        handle = self._rooms.store.find(ref)
+        return await self._rooms.work.do(
+            update.update(self._rooms, handle, changes, restart_policy),
+            what=f"updating container {handle.id}",
+        )
+
+    # Looking
+
+    def list(self, query: ListQuery) -> Awaitable[list[ContainerView]]:
+        return self._list(query)
+
+    async def _list(self, query: ListQuery) -> list[ContainerView]:
+        chosen = listing.select(self._rooms, query)
+        sizes = await self._sizes(chosen) if query.with_size else {}
+        return [
+            ContainerView(
+                container=handle.container,
+                sizes=sizes.get(handle.id),
+                image_name=self._image_name(handle.container),
+            )
+            for handle in chosen
+        ]
+
+    async def inspect(self, ref: str, *, with_size: bool = False) -> ContainerView:
+        handle = self._rooms.store.find(ref)
+        container = handle.container
+        sizes = await self._sizes([handle]) if with_size else {}
+        return ContainerView(
+            container=container,
+            exec_ids=exec.running(handle),
+            directories=self._directories(container),
+            sizes=sizes.get(handle.id),
+            image_name=self._image_name(container),
+        )
+
+    def _directories(self, container: Container) -> dict[str, str]:
+        snapshots = self._rooms.snapshots
+        if not snapshots.exists(container.snapshot_key):
+            return {}
+        return snapshots.directories(container.snapshot_key)
+
+    def _image_name(self, container: Container) -> str:
+        """What was typed, while that still names the image; its id otherwise."""
+        image = self._rooms.images.find(container.config.image)
+        if image is not None and image.id == container.image_id:
+            return container.config.image
+        return container.image_id
+
+    async def _sizes(self, handles: list[Handle]) -> dict[str, Sizes]:
+        keys = [(h.id, h.container.snapshot_key) for h in handles]
+        return await offload.disk(self._measure, keys)
+
+    def _measure(self, keys: list[tuple[str, str]]) -> dict[str, Sizes]:
+        snapshots = self._rooms.snapshots
+        sizes: dict[str, Sizes] = {}
+        for container_id, key in keys:
+            if snapshots.exists(key):
+                own = snapshots.usage(key)
+                below = snapshots.stack_size(snapshots.parent(key))
+                sizes[container_id] = Sizes(rw_bytes=own, rootfs_bytes=own + below)
+        return sizes
+
+    async def top(self, ref: str, ps_args: str = "") -> Processes:
+        columns = top.parse(ps_args)
+        handle = self._rooms.store.find(ref)
+        next_status(handle.state.status, Event.TOP, handle.id, ref=ref)
+        path = handle.container.cgroup_path
+        processes = await offload.kernel(lambda: top.read(cgroup.processes(path)))
+        publish(self._rooms.events, handle.container, "top")
+        return top.table(columns, processes)
+
+    def waiter(self, ref: str, condition: WaitCondition) -> Awaitable[WaitResult]:
+        """Registers at once; what comes back is awaited later, when headers are out."""
+        handle = self._rooms.store.find(ref)
+        return handle.waiters.register(condition, handle.state)
+
+    async def logs(self, ref: str, query: LogsQuery) -> AsyncIterator[list[tuple[int, bytes]]]:
+        async for batch in logs.read(self._rooms.store.find(ref), query):
+            yield batch
+
+    def check_logs(self, ref: str, query: LogsQuery) -> Container:
+        """Raise what has to be said before the first byte; the container, for its tty."""
+        if not (query.stdout or query.stderr):
+            raise InvalidParameter("Bad parameters: you must choose at least one stream")
+        handle = self._rooms.store.find(ref)
+        logs.check(handle, query)
+        return handle.container
+
+    # Streams
+
+    def check_attach(self, ref: str, options: AttachOptions) -> Container:
+        """Raise what has to be said before the connection is taken over."""
+        handle = self._rooms.store.find(ref)
+        attach.check(handle, options, ref=ref)
+        return handle.container
+
+    async def attach(self, ref: str, options: AttachOptions, fd: int, prefix: bytes = b"") -> None:
+        """`fd` is taken over, whatever happens."""
+        handle = self._rooms.store.find(ref)
+        await self._do(
+            attach.attach(self._rooms, handle, options, fd, prefix),
+            f"attaching to container {handle.id}",
+        )
+
+    async def resize(self, ref: str, height: int, width: int) -> None:
+        handle = self._rooms.store.find(ref)
+        next_status(handle.state.status, Event.RESIZE, handle.id, ref=ref)
+        if handle.task is None:
+            raise Conflict(f"container {handle.id} is not running")
+        try:
+            await handle.task.resize(height, width)
+        except RuntimeFailure as exc:
+            raise EngineError(f"cannot resize container {handle.id}: {exc}") from exc
+        publish(
+            self._rooms.events, handle.container, "resize", height=str(height), width=str(width)
+        )
+
+    # Execs
+
+    async def exec_create(self, ref: str, config: ExecConfig) -> str:
+        handle = self._rooms.store.find(ref)
+        await self._forget_execs()
+        return await exec.create(self._rooms, handle, config, ref=ref)
+
+    def check_exec(self, exec_id: str) -> Exec:
+        """Raise what has to be said before the connection is taken over."""
+        handle, known = self._rooms.store.find_exec(exec_id)
+        exec.check(handle, known)
+        return known
+
+    async def exec_start(
+        self,
+        exec_id: str,
+        *,
+        tty: bool = False,
+        console_size: tuple[int, int] | None = None,
+        fd: int = _NO_FD,
+        prefix: bytes = b"",
+    ) -> None:
+        """`fd` is taken over, whatever happens; -1 detaches."""
+        handle, known = self._rooms.store.find_exec(exec_id)
+        await self._do(
+            exec.start(
+                self._rooms,
+                handle,
+                known,
+                tty=tty,
+                console_size=console_size,
+                fd=fd,
+                prefix=prefix,
+            ),
+            f"starting exec {exec_id}",
+        )
+
+    async def exec_resize(self, exec_id: str, height: int, width: int) -> None:
+        handle, known = self._rooms.store.find_exec(exec_id)
+        await exec.resize(handle, known, height, width)
+
+    def exec_inspect(self, exec_id: str) -> Exec:
+        return self._rooms.store.find_exec(exec_id)[1]
+
+    async def _forget_execs(self) -> None:
+        due = set(self._ended.due())
+        for handle in self._rooms.store.all() if due else ():
+            if doomed := due & set(handle.execs):
+                await self._rooms.store.delete_execs(handle, doomed)
+
+    # What other rooms ask
+
+    def users_of_image(self, image_id: str) -> list[tuple[str, bool]]:
+        """(id, whether it runs) of the containers made from an image."""
+        return [
+            (handle.id, handle.state.status in ACTIVE)
+            for handle in self._rooms.store.all()
+            if handle.container.image_id == image_id
+        ]
+
+    def users_of_volume(self, name: str) -> list[str]:
+        return [
+            handle.id
+            for handle in self._rooms.store.all()
+            if any(point.name == name for point in handle.container.mount_points)
+        ]
+
+    def counts(self) -> dict[str, int]:
+        """How many there are, by what info calls them."""
+        states = [handle.state.status for handle in self._rooms.store.all()]
+        paused = states.count(Status.PAUSED)
+        running = sum(status in ACTIVE for status in states) - paused
+        return {
+            "all": len(states),
+            "running": running,
+            "paused": paused,
+            "stopped": len(states) - running - paused,
+        }
+
+    # What the runtime reports (engine.runtime.client.RuntimeEvents)
+
+    def on_exit(self, container_id: str, exit: Exit) -> None:
+        self._later(container_id, "noting the exit", lambda handle: self._exited(handle, exit))
+
+    def on_exec_exit(self, container_id: str, exec_id: str, code: int, at_ns: int) -> None:
+        self._ended.note(exec_id)
+        self._later(
+            container_id,
+            "noting an exec's exit",
+            lambda handle: exit.exec_exited(self._rooms, handle, exec_id, code),
+        )
+
+    def on_oom(self, container_id: str) -> None:
+        self._later(
+            container_id,
+            "noting an OOM kill",
+            lambda handle: _locked(handle, exit.out_of_memory(self._rooms, handle)),
+        )
+
+    def on_detach(self, container_id: str, exec_id: str | None) -> None:
+        handle = self._rooms.store.get(container_id)
+        if handle is None:
+            return
+        if exec_id is None:
+            publish(self._rooms.events, handle.container, "detach")
+        else:
+            publish(self._rooms.events, handle.container, "exec_detach", execID=exec_id)
+
+    def on_lost(self, container_id: str) -> None:
+        """The monitor died: its container was killed with it."""
+        lost = Exit(code=137, at_ns=time.time_ns())
+        self._later(container_id, "noting a loss", lambda handle: self._exited(handle, lost))
+
+    def _later(self, container_id: str, what: str, work: Callable[[Handle], Coro]) -> None:
+        handle = self._rooms.store.get(container_id)
+        if handle is None:
+            log.warning("%s of container %s, which is not known", what, container_id)
+            return
+        self._rooms.work.spawn(work(handle), what=f"{what} of container {container_id}")
+
+    async def _exited(self, handle: Handle, how: Exit) -> None:
+        async with handle.lock:
+            was_alive = handle.state.status in ALIVE
+            await exit.exited(self._rooms, handle, how)
+        if was_alive:
+            await self._auto_remove(handle)
+
+    async def _auto_remove(self, handle: Handle) -> None:
+        """`--rm`: also its anonymous volumes. Not between the halves of a restart."""
+        if not handle.container.host_config.auto_remove or handle.is_restarting:
+            return
+        if handle.state.status in ACTIVE or handle.is_gone:
+            return
+        try:
+            await remove.remove(self._rooms, handle, ref=handle.id, force=True, volumes=True)
+        except WharfError as exc:
+            log.info("container %s is not removed by --rm: %s", handle.id, exc)
+
+    # Boot and end
+
+    async def adopt(self, handle: Handle) -> None:
+        """Take over one container that was running when the last daemon ended."""
+        async with handle.lock:
+            task = await self._rooms.runtime.adopt(handle.id)
+            if task is not None and task.exit is None and task.pid:
+                handle.task = task
+                await self._rooms.networks.adopt(
+                    handle.id, handle.container.endpoints, handle.container.ports
+                )
+                await self._correct(handle, task.pid)
+                return
+            how = await offload.disk(self._recorded_exit, handle.id)
+            await exit.exited(self._rooms, handle, how)
+        await self._auto_remove(handle)
+
+    async def _correct(self, handle: Handle, pid: int) -> None:
+        """The kernel knows better than the row whether it is frozen."""
+        is_frozen = await offload.kernel(cgroup.is_frozen, handle.container.cgroup_path)
+        status = Status.PAUSED if is_frozen else Status.RUNNING
+        state = msgspec.structs.replace(handle.state, status=status, pid=pid)
+        if state != handle.state:
+            await self._rooms.store.save_state(handle, state)
+
+    def _recorded_exit(self, container_id: str) -> Exit:
+        entries = self._rooms.runtime.recorded(container_id)
+        for entry in reversed(entries):
+            if entry.event == entry.EXITED:
+                return Exit.from_json(entry.facts)
+        was_killed_for_memory = any(entry.event == entry.OOM for entry in entries)
+        return Exit(code=137, at_ns=time.time_ns(), oom=was_killed_for_memory)
+
+    async def stop_all(self, timeout_s: float) -> None:
+        """End every container in its own way, all at once, within the time."""
+        async with asyncio.TaskGroup() as group:
+            for handle in self._rooms.store.all():
+                if handle.state.status in ACTIVE:
+                    group.create_task(self._stop_for_exit(handle, timeout_s))
+
+    async def _stop_for_exit(self, handle: Handle, timeout_s: float) -> None:
+        signo, seconds = stop.stop_plan(handle, None, None)
+        limit = timeout_s if seconds is None else min(seconds, timeout_s)
+        try:
+            await stop.stop(self._rooms, handle, signo=signo, timeout_s=limit)
+        except WharfError as exc:
+            log.warning("container %s could not be stopped: %s", handle.id, exc)
+
+    async def _do(self, coroutine: Coroutine[object, object, None], what: str) -> None:
+        await self._rooms.work.do(coroutine, what=what)
+
+
+async def _locked(handle: Handle, coroutine: Coro) -> None:
+    async with handle.lock:
+        await coroutine
+
+
+def _kill_signal(ref: str, text: str) -> int:
+    try:
+        return stop.signals.parse(text) if text else stop.signals.SIGKILL
+    except InvalidParameter as exc:
+        raise InvalidParameter(f"cannot kill container: {ref}: {exc}") from exc
+
+
+def type_of(exc: WharfError) -> type[WharfError]:
+    """The kind of a failure, to say it again in a longer sentence."""
+    for kind in type(exc).__mro__:
+        if kind.__module__ == "engine.errors" and kind.__base__ is WharfError:
+            return kind
+    return EngineError

@@ -1,0 +1,367 @@
+"""Make a container: everything that can be known to be wrong is found before anything is made."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine import ids, offload
+from engine.container import (
+    defaults,
+    logconfig,
+    merge,
+    mounts,
+    names,
+    populate,
+    validate,
+    view,
+)
+from engine.container.model import (
+    Config,
+    Container,
+    Created,
+    MountPoint,
+    MountType,
+    RestartPolicyName,
+)
+from engine.container.modes import other
+from engine.container.publish import publish
+from engine.errors import (
+    ContainerNameInUse,
+    EngineError,
+    InvalidParameter,
+    NoSuchContainer,
+    NotFound,
+)
+from engine.ids import ContainerId
+from engine.oci import platform as platforms
+
+if TYPE_CHECKING:
+    from engine.container.model import CreateRequest, HostConfig
+    from engine.container.rooms import Rooms
+    from engine.image.model import Image
+
+_NAME_ATTEMPTS = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draft:
+    """A container that is decided on but not made: all but its name is certain."""
+
+    container: Container
+    image: Image | None
+    is_name_generated: bool
+    fresh_volumes: tuple[str, ...]  # made for it, removed again if it fails
+
+
+async def create(rooms: Rooms, request: CreateRequest) -> Created:
+    """Validate, resolve, then make it on disk in one hop; undone whole if any of it fails."""
+    request, warnings = validate.check(
+        request, rooms.host, runtimes=rooms.runtimes, available=rooms.capabilities
+    )
+    name = names.parse(request.name) if request.name else ""
+    image = await rooms.images.get(request.config.image) if request.config.image else None
+    warnings += _warnings(request, image)
+    config = merge.merge(request.config, image.config.config if image else None)
+    host_config = _complete(rooms, request.host_config)
+    _check_shared(rooms, host_config)
+    holder = rooms.store.named(name)
+    if holder is not None:
+        raise ContainerNameInUse(name, holder.id)
+    container = _compose(rooms, request, config, host_config, image, name)
+    rooms.networks.check(
+        host_config.network_mode, {e.network_name: e.config for e in container.endpoints}
+    )
+    points, fresh = await _mount_points(rooms, container)
+    draft = _Draft(
+        container=msgspec.structs.replace(container, mount_points=points),
+        image=image,
+        is_name_generated=not name,
+        fresh_volumes=fresh,
+    )
+    made = await _make(rooms, draft)
+    rooms.store.add(made)
+    publish(rooms.events, made, "create")
+    return Created(id=made.id, warnings=tuple(warnings))
+
+
+def _warnings(request: CreateRequest, image: Image | None) -> list[str]:
+    """What is accepted and cannot be kept, said rather than dropped."""
+    warnings: list[str] = []
+    if image is not None and not request.platform:
+        host = platforms.default()
+        own = image.config.platform
+        if not platforms.matches_image(host, own):
+            warnings.append(
+                f"The requested image's platform ({own}) does not match the detected host "
+                f"platform ({host}) and no specific platform was requested"
+            )
+    if request.host_config.restart_policy.name is not RestartPolicyName.NO:
+        warnings.append("Restart policies are kept but not acted upon by this version.")
+    return warnings
+
+
+def _complete(rooms: Rooms, asked: HostConfig) -> HostConfig:
+    config = rooms.config
+
+    def find_id(ref: str) -> str:
+        try:
+            return rooms.store.find(ref).id
+        except (NotFound, InvalidParameter):
+            return ref
+
+    completed = defaults.complete(
+        asked,
+        config,
+        cgroup_version=rooms.cgroup_version,
+        find_id=find_id,
+        masked_paths=rooms.masked_paths,
+    )
+    log_config = logconfig.complete(
+        asked.log_config, driver=config.log_driver, options=config.log_opts
+    )
+    return msgspec.structs.replace(completed, log_config=log_config)
+
+
+def _check_shared(rooms: Rooms, host_config: HostConfig) -> None:
+    """Those whose namespaces or volumes are shared must be there (400, not 404, as in dockerd)."""
+    refs = [other(host_config.pid_mode), other(host_config.ipc_mode)]
+    refs += [mounts.parse_volumes_from(text)[0] for text in host_config.volumes_from or ()]
+    for ref in refs:
+        if ref is not None:
+            _find_for(rooms, ref)
+    for link in host_config.links or ():
+        ref = validate.parse_link(link)[0]
+        try:
+            rooms.store.find(ref)
+        except NoSuchContainer as exc:
+            raise InvalidParameter(f"could not get container for {ref}: {exc}") from exc
+
+
+def _find_for(rooms: Rooms, ref: str) -> Container:
+    try:
+        return rooms.store.find(ref).container
+    except NoSuchContainer as exc:
+        raise InvalidParameter(str(exc)) from exc
+
+
+def _compose(
+    rooms: Rooms,
+    request: CreateRequest,
+    config: Config,
+    host_config: HostConfig,
+    image: Image | None,
+    name: str,
+) -> Container:
+    container_id = ContainerId(ids.generate())
+    folder = rooms.folder(container_id)
+    path, args = merge.command(config)
+    if not config.hostname:
+        is_host = host_config.network_mode == "host"
+        hostname = socket.gethostname() if is_host else ids.short(container_id)
+        config = msgspec.structs.replace(config, hostname=hostname)
+    keeps_log = host_config.log_config.type != "none"
+    return Container(
+        id=container_id,
+        name=name,
+        created_ns=time.time_ns(),
+        config=config,
+        host_config=host_config,
+        image_id=image.id if image else "",
+        path=path,
+        args=args,
+        endpoints=defaults.endpoints(host_config, request.endpoints),
+        snapshot_key=container_id,
+        log_path=os.path.join(folder, f"{container_id}-json.log") if keeps_log else "",
+        cgroup_path=os.path.join(
+            host_config.resources.cgroup_parent.strip("/") or rooms.cgroup_parent, container_id
+        ),
+    )
+
+
+# Mounts
+
+
+async def _mount_points(
+    rooms: Rooms, container: Container
+) -> tuple[tuple[MountPoint, ...], tuple[str, ...]]:
+    """Every mount by destination, with its volumes made; and which volumes are new."""
+    planned = _plan_mounts(rooms, container)
+    await offload.disk(_check_sources, planned)
+    fresh: list[str] = []
+    try:
+        points = [await _resolve(rooms, container, point, fresh) for point in planned]
+    except BaseException:
+        await _remove_volumes(rooms, fresh)
+        raise
+    return tuple(points), tuple(fresh)
+
+
+def _plan_mounts(rooms: Rooms, container: Container) -> list[MountPoint]:
+    """In dockerd's order of precedence: volumes-from, -v, --mount, then anonymous volumes."""
+    host_config = container.host_config
+    planned: dict[str, MountPoint] = {}
+    for text in host_config.volumes_from or ():
+        ref, writable = mounts.parse_volumes_from(text)
+        for point in _find_for(rooms, ref).mount_points:
+            planned[point.destination] = mounts.inherited(point, writable=writable)
+    taken: set[str] = set()
+    for bind in host_config.binds or ():
+        point = mounts.parse_bind(bind, host_config.volume_driver)
+        if point.destination in taken or point.destination in host_config.tmpfs:
+            raise mounts.DuplicateMountPoint(point.destination)
+        taken.add(point.destination)
+        planned[point.destination] = msgspec.structs.replace(point, created_source=True)
+    for request in host_config.mounts or ():
+        point = mounts.parse_mount(request)
+        if point.destination in taken:
+            raise mounts.DuplicateMountPoint(request.target)
+        taken.add(point.destination)
+        creates = bool(request.bind_options and request.bind_options.create_mountpoint)
+        planned[point.destination] = msgspec.structs.replace(point, created_source=creates)
+    for target in container.config.volumes:
+        point = _anonymous(target, host_config.volume_driver)
+        if point.destination not in {*planned, *host_config.tmpfs}:
+            planned[point.destination] = point
+    return [_guarded(point, rooms.config.data_root) for point in planned.values()]
+
+
+def _anonymous(target: str, driver: str) -> MountPoint:
+    destination = os.path.normpath("/" + target)
+    mounts.check_target(destination)
+    return MountPoint(
+        type=MountType.VOLUME,
+        source="",
+        destination=destination.replace("//", "/", 1),
+        driver=driver,
+        is_anonymous=True,
+    )
+
+
+def _guarded(point: MountPoint, data_root: str) -> MountPoint:
+    """A bind of the engine's own data must not hold its mounts back (volumes_linux.go)."""
+    if point.type is not MountType.BIND or not _overlaps(point.source, data_root):
+        return point
+    asked = point.spec.bind_options.propagation if point.spec and point.spec.bind_options else ""
+    if asked not in ("", "rslave", "rshared"):
+        raise InvalidParameter(
+            'invalid mount config: must use either propagation mode "rslave" or "rshared" when '
+            f'mount source is within the daemon root, daemon root: "{data_root}", bind mount '
+            f'source: "{point.source}", propagation: "{asked}"'
+        )
+    return msgspec.structs.replace(point, propagation=asked or "rslave")
+
+
+def _overlaps(one: str, two: str) -> bool:
+    return f"{one.rstrip('/')}/".startswith(f"{two}/") or f"{two}/".startswith(
+        f"{one.rstrip('/')}/"
+    )
+
+
+def _check_sources(points: list[MountPoint]) -> None:
+    """`--mount` wants its source to be there; `-v` will make it at start."""
+    for point in points:
+        if (
+            point.type is MountType.BIND
+            and not point.created_source
+            and not os.path.lexists(point.source)
+        ):
+            raise mounts.missing_source(point.source)
+
+
+async def _resolve(
+    rooms: Rooms, container: Container, point: MountPoint, fresh: list[str]
+) -> MountPoint:
+    """The mount point with its volume's name, driver and directory."""
+    if point.type is MountType.IMAGE:
+        image = await rooms.images.get(point.name)
+        return msgspec.structs.replace(point, source=image.id)
+    if point.type is not MountType.VOLUME or (point.name and point.source):
+        return point
+    options = point.spec.volume_options if point.spec else None
+    known = rooms.volumes.find(point.name) is not None if point.name else False
+    volume = await rooms.volumes.create(
+        point.name,
+        point.driver,
+        options.driver_options if options else {},
+        options.labels if options else {},
+    )
+    if not known:
+        fresh.append(volume.name)
+    by_config = point.spec is None
+    return msgspec.structs.replace(
+        point,
+        name=volume.name,
+        driver=volume.driver,
+        source=volume.mountpoint,
+        mode=point.mode or ("" if by_config else "z"),
+    )
+
+
+async def _remove_volumes(rooms: Rooms, volumes: list[str] | tuple[str, ...]) -> None:
+    for name in volumes:
+        with contextlib.suppress(NotFound):
+            await rooms.volumes.remove(name, force=True)
+
+
+# On disk
+
+
+async def _make(rooms: Rooms, draft: _Draft) -> Container:
+    try:
+        return await offload.disk(_make_on_disk, rooms, draft)
+    except BaseException:
+        await _remove_volumes(rooms, draft.fresh_volumes)
+        raise
+
+
+def _make_on_disk(rooms: Rooms, draft: _Draft) -> Container:
+    """Folder, layer, volumes' first content; the row last. Undone if any of it fails."""
+    container = draft.container
+    parent = draft.image.chain_id if draft.image else None
+    with contextlib.ExitStack() as undo:
+        folder = rooms.folder(container.id)
+        os.makedirs(folder, 0o710)
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        rooms.snapshots.prepare(container.snapshot_key, parent)
+        undo.callback(rooms.snapshots.remove, container.snapshot_key)
+        _populate(rooms, container)
+        made = _insert(rooms, draft)
+        undo.pop_all()
+    return made
+
+
+def _populate(rooms: Rooms, container: Container) -> None:
+    volumes = [p for p in container.mount_points if p.type is MountType.VOLUME]
+    if not volumes:
+        return
+    with view.of_layers(rooms.snapshots.mounts(container.snapshot_key)) as root:
+        for point in volumes:
+            if point.is_anonymous and populate.is_file(root, point.destination):
+                raise EngineError(
+                    f"cannot mount volume over existing file, file exists {point.destination}"
+                )
+            if not point.no_copy and not point.subpath:
+                populate.populate(root, point.destination, point.source)
+
+
+def _insert(rooms: Rooms, draft: _Draft) -> Container:
+    """Name and row at once; a generated name that is taken is drawn again."""
+    if not draft.is_name_generated:
+        rooms.store.insert_row(draft.container)
+        return draft.container
+    for attempt in range(_NAME_ATTEMPTS):
+        container = msgspec.structs.replace(draft.container, name=names.generate(attempt))
+        with contextlib.suppress(ContainerNameInUse):
+            rooms.store.insert_row(container)
+            return container
+    container = msgspec.structs.replace(draft.container, name=ids.short(draft.container.id))
+    rooms.store.insert_row(container)
+    return container

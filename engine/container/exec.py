@@ -1,0 +1,244 @@
+"""More processes in a running container: made known, started, resized, looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine import ids, offload
+from engine.container import attach, capabilities, environment, failure, gather, spec, view
+from engine.container.model import Exec, ExecConfig
+from engine.container.publish import publish
+from engine.container.state import Event, next_status
+from engine.errors import Conflict, InvalidParameter, WharfError
+from engine.oci import runtime as oci
+from engine.runtime.client import Attachment, RuntimeFailure, Task
+
+if TYPE_CHECKING:
+    from engine.container.rooms import Rooms
+    from engine.container.store import Handle
+    from engine.container.user import User
+
+log = logging.getLogger(__name__)
+
+KEPT_S = 300
+"""How long an exec that ended can be inspected (moby execCommandGC: five minutes and more)."""
+
+
+async def create(rooms: Rooms, handle: Handle, config: ExecConfig, *, ref: str) -> str:
+    """Make an exec known; nothing runs yet. Returns its id."""
+    next_status(handle.state.status, Event.EXEC, handle.id, ref=ref)
+    if not config.cmd:
+        raise InvalidParameter("No exec command specified")
+    if any("\0" in text for text in (*config.cmd, *config.env, config.working_dir)):
+        raise InvalidParameter("invalid request: NUL characters are not allowed")
+    try:
+        attach.parse_keys(config.detach_keys)
+    except InvalidParameter:
+        raise InvalidParameter(f"Invalid escape keys ({config.detach_keys}) provided") from None
+    if config.user:
+        await _look_up(handle, config.user)
+    exec = Exec(id=ids.generate(), container_id=handle.id, config=config)
+    await rooms.store.save_exec(handle, exec)
+    publish(rooms.events, handle.container, f"exec_create: {_words(config)}", execID=exec.id)
+    return exec.id
+
+
+def _words(config: ExecConfig) -> str:
+    """dockerd puts a space behind the command even where no argument follows."""
+    return f"{config.cmd[0]} {' '.join(config.cmd[1:])}"
+
+
+async def _look_up(handle: Handle, name: str) -> User:
+    task = handle.task
+    if task is None:
+        raise Conflict(f"container {handle.id} is not running")
+    return await offload.disk(_look_up_in, handle, task, name)
+
+
+def _look_up_in(handle: Handle, task: Task, name: str) -> User:
+    try:
+        with view.of_process(task.pid, task.pidfd) as root:
+            return gather.user_in(root, handle.container, name)
+    except ProcessLookupError as exc:
+        raise Conflict(f"container {handle.id} is not running") from exc
+
+
+def check(handle: Handle, exec: Exec, *, detach_keys: str = "") -> None:
+    """Raise what has to be said before the connection is taken over."""
+    next_status(handle.state.status, Event.EXEC, handle.id)
+    if exec.exit_code is not None:
+        raise Conflict(f"exec command {exec.id} has already run")
+    if exec.is_running:
+        raise Conflict(f"exec command {exec.id} is already running")
+
+
+async def start(
+    rooms: Rooms,
+    handle: Handle,
+    exec: Exec,
+    *,
+    tty: bool,
+    console_size: tuple[int, int] | None,
+    fd: int,
+    prefix: bytes,
+) -> None:
+    """Run it; `fd` is the client's socket, -1 to detach, ours from here on.
+
+    Returns once the process runs: its streams are the monitor's affair. A failure is raised; the
+    client at `fd`, who has had his answer already, reads it as output.
+    """
+    try:
+        check(handle, exec)
+        await rooms.store.save_exec(handle, msgspec.structs.replace(exec, is_running=True))
+        publish(
+            rooms.events, handle.container, f"exec_start: {_words(exec.config)}", execID=exec.id
+        )
+        pid, fd = await _run(rooms, handle, exec, console_size, fd, prefix)
+    except (WharfError, OSError) as exc:
+        code, error = _explain(exc)
+        await _note_failure(rooms, handle, exec, code)
+        await _tell(fd, str(error), multiplexed=not tty)
+        raise error from exc
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    known = handle.execs.get(exec.id)
+    if known is not None and known.exit_code is None:  # it may have ended already
+        await rooms.store.save_exec(handle, msgspec.structs.replace(known, pid=pid))
+
+
+async def _run(
+    rooms: Rooms,
+    handle: Handle,
+    exec: Exec,
+    console_size: tuple[int, int] | None,
+    fd: int,
+    prefix: bytes,
+) -> tuple[int, int]:
+    """(pid, the descriptor that is still ours)."""
+    config = exec.config
+    user = await _look_up(handle, config.user or handle.container.config.user)
+    task = handle.task
+    if task is None:
+        raise Conflict(f"container {handle.id} is not running")
+    attachment = _attachment(config, fd, prefix)
+    process = _process(rooms, handle, config, user, console_size)
+    pid = await task.exec(
+        exec.id,
+        oci.document(process),
+        stdin=config.attach_stdin and fd >= 0,
+        stdout=config.attach_stdout and fd >= 0,
+        stderr=config.attach_stderr and fd >= 0,
+        tty=config.tty,
+        console_size=console_size or config.console_size,
+        attachment=attachment,
+    )
+    return pid, -1
+
+
+def _attachment(config: ExecConfig, fd: int, prefix: bytes) -> Attachment | None:
+    """The client's socket as a duplicate, so that a failure can still be told on the original."""
+    if fd < 0:
+        return None
+    return Attachment(
+        os.dup(fd),
+        stdin=config.attach_stdin,
+        stdout=config.attach_stdout,
+        stderr=config.attach_stderr,
+        detach_keys=attach.parse_keys(config.detach_keys),
+        multiplexed=not config.tty,
+        prefix=prefix,
+    )
+
+
+def _process(
+    rooms: Rooms,
+    handle: Handle,
+    config: ExecConfig,
+    user: User,
+    console_size: tuple[int, int] | None,
+) -> oci.Process:
+    container = handle.container
+    env = environment.override(
+        environment.of_container(container.config, tty=config.tty), config.env
+    )
+    size = console_size or config.console_size
+    return oci.Process(
+        args=config.cmd,
+        env=environment.with_home(env, user.home),
+        cwd=config.working_dir or container.config.working_dir or "/",
+        terminal=config.tty,
+        console_size=oci.Box(height=size[0], width=size[1]) if config.tty and size else None,
+        user=spec.user_of(user),
+        capabilities=_capabilities(rooms, config),
+    )
+
+
+def _capabilities(rooms: Rooms, config: ExecConfig) -> oci.Capabilities | None:
+    """All for a privileged exec; None for those of the container's own process."""
+    if not config.is_privileged:
+        return None
+    everything = tuple(name for name in capabilities.KNOWN if name in rooms.capabilities)
+    return spec.capabilities_of(everything)
+
+
+def _explain(exc: Exception) -> failure.StartFailure:
+    if isinstance(exc, RuntimeFailure):
+        return failure.of_exec(exc.text)
+    if isinstance(exc, WharfError):
+        return failure.StartFailure(failure.COMMAND_NOT_EXECUTABLE, exc)
+    return failure.of_exec(str(exc))
+
+
+async def _note_failure(rooms: Rooms, handle: Handle, exec: Exec, code: int) -> None:
+    known = handle.execs.get(exec.id)
+    if known is not None and known.exit_code is None and known.pid == 0:
+        ended = msgspec.structs.replace(known, is_running=False, exit_code=code)
+        await rooms.store.save_exec(handle, ended)
+
+
+async def _tell(fd: int, sentence: str, *, multiplexed: bool) -> None:
+    if fd < 0:
+        return
+    data = f"{sentence}\r\n".encode()
+    with contextlib.suppress(OSError):
+        await attach.send(fd, attach.frame(1, data) if multiplexed else data)
+
+
+async def resize(handle: Handle, exec: Exec, height: int, width: int) -> None:
+    next_status(handle.state.status, Event.EXEC, handle.id)
+    if not exec.is_running or handle.task is None:
+        raise InvalidParameter("exec process is not started")
+    try:
+        await handle.task.resize(height, width, exec.id)
+    except RuntimeFailure as exc:
+        raise InvalidParameter(str(exc)) from exc
+
+
+def running(handle: Handle) -> tuple[str, ...]:
+    """What inspect lists: the execs that have not ended."""
+    return tuple(exec.id for exec in handle.execs.values() if exec.exit_code is None)
+
+
+class Ended:
+    """When execs ended, so that they can be forgotten after a while."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, float] = {}
+
+    def note(self, exec_id: str) -> None:
+        self._at[exec_id] = time.monotonic()
+
+    def due(self) -> list[str]:
+        """Those that ended long enough ago; each is given once."""
+        limit = time.monotonic() - KEPT_S
+        due = [exec_id for exec_id, at in self._at.items() if at <= limit]
+        for exec_id in due:
+            del self._at[exec_id]
+        return due

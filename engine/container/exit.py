@@ -1,0 +1,92 @@
+"""A container's process has ended: what was held is let go of, then everyone is told."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine.container.publish import publish
+from engine.container.state import ALIVE, Event, next_status
+from engine.container.teardown import teardown
+
+if TYPE_CHECKING:
+    from engine.container.model import Container
+    from engine.container.rooms import Rooms
+    from engine.container.store import Handle
+    from engine.runtime.protocol import Exit
+
+
+async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
+    """Take note of an exit; the lock is held by the caller. One that was noted is ignored."""
+    state = handle.state
+    if state.status not in ALIVE:
+        return
+    status = next_status(state.status, Event.EXIT, handle.id)
+    handle.task = None
+    await end_execs(rooms, handle, exit)
+    await teardown(rooms, handle.container)
+    state = msgspec.structs.replace(
+        handle.state,
+        status=status,
+        pid=0,
+        exit_code=exit.code,
+        finished_ns=exit.at_ns or time.time_ns(),
+        oom_killed=handle.state.oom_killed or exit.oom,
+    )
+    await rooms.store.save(handle, without_sandbox(handle.container, state))
+    handle.waiters.stopped(state)
+    seconds = max(0, state.finished_ns - state.started_ns) // 10**9
+    publish(
+        rooms.events,
+        handle.container,
+        "die",
+        exitCode=str(exit.code),
+        execDuration=str(seconds),
+    )
+
+
+def without_sandbox(container: Container, state: object) -> Container:
+    """What remains of the networks when none is joined: the names and the wishes."""
+    return msgspec.structs.replace(
+        container,
+        state=state,
+        endpoints=tuple(
+            type(each)(
+                network_name=each.network_name,
+                network_id=each.network_id,
+                config=each.config,
+                dns_names=each.dns_names,
+            )
+            for each in container.endpoints
+        ),
+        ports=(),
+        sandbox_id="",
+        sandbox_key="",
+    )
+
+
+async def end_execs(rooms: Rooms, handle: Handle, exit: Exit) -> None:
+    """Processes that were exec'd die with the container's own; what told nobody is 137."""
+    for exec in list(handle.execs.values()):
+        if exec.is_running:
+            ended = msgspec.structs.replace(exec, is_running=False, exit_code=137, pid=0)
+            await rooms.store.save_exec(handle, ended)
+            publish(rooms.events, handle.container, "exec_die", execID=exec.id, exitCode="137")
+
+
+async def exec_exited(rooms: Rooms, handle: Handle, exec_id: str, code: int) -> None:
+    exec = handle.execs.get(exec_id)
+    if exec is None or exec.exit_code is not None:
+        return
+    ended = msgspec.structs.replace(exec, is_running=False, exit_code=code)
+    await rooms.store.save_exec(handle, ended)
+    publish(rooms.events, handle.container, "exec_die", execID=exec_id, exitCode=str(code))
+
+
+async def out_of_memory(rooms: Rooms, handle: Handle) -> None:
+    """The kernel killed something inside; the container itself may live on."""
+    if handle.state.status in ALIVE:
+        await rooms.store.save_state(handle, msgspec.structs.replace(handle.state, oom_killed=True))
+        publish(rooms.events, handle.container, "oom")

@@ -1,0 +1,227 @@
+"""What has to be found out on disk and in the kernel before a spec can be written: one hop."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.container import capabilities, devices, modes, security, user, view
+from engine.container.model import MountType
+from engine.errors import EngineError, InvalidParameter, NoSuchImage, NotImplementedHere
+from engine.linux import path as paths
+from engine.linux import seccomp, syscalls
+from engine.storage import atomic
+
+if TYPE_CHECKING:
+    from engine.container.model import Container, MountPoint
+    from engine.container.rooms import Rooms
+    from engine.oci import runtime as oci
+    from engine.storage.snapshots import Mount
+
+UNCONFINED = "unconfined"
+BUILTIN = ("", "builtin")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """`seccomp` is the file of the compiled filter, None to run without one."""
+
+    rootfs: list[Mount]
+    user: user.User
+    security: security.SecurityOptions
+    capabilities: tuple[str, ...]
+    devices: list[oci.Device]
+    device_rules: tuple[oci.DeviceRule, ...]
+    sources: dict[str, str]
+    seccomp: str | None
+    shm_source: str
+
+
+def gather(rooms: Rooms, container: Container) -> Findings:
+    """Blocks. Leaves behind directories that `-v` asked for, and a shared /dev/shm."""
+    host_config = container.host_config
+    options = security.parse(
+        host_config.security_opt or (), no_new_privileges=rooms.config.no_new_privileges
+    )
+    granted = grant(rooms, container)
+    nodes, rules = devices.plan(
+        host_config.resources.devices or (),
+        host_config.resources.device_cgroup_rules or (),
+        privileged=host_config.privileged,
+    )
+    _refuse_device_requests(container)
+    rootfs = rooms.snapshots.mounts(container.snapshot_key)
+    os.makedirs(rooms.root(container.id), 0o700, exist_ok=True)
+    return Findings(
+        rootfs=rootfs,
+        user=look_up_user(rooms, container, container.config.user),
+        security=options,
+        capabilities=granted,
+        devices=nodes,
+        device_rules=tuple(rules),
+        sources=_sources(rooms, container),
+        seccomp=_seccomp(rooms, container, options, granted),
+        shm_source=_shared_memory(rooms, container),
+    )
+
+
+def grant(rooms: Rooms, container: Container) -> tuple[str, ...]:
+    host_config, available = container.host_config, rooms.capabilities
+    return capabilities.effective(
+        add=capabilities.normalize(host_config.cap_add or (), available, "CapAdd"),
+        drop=capabilities.normalize(host_config.cap_drop or (), available, "CapDrop"),
+        privileged=host_config.privileged,
+        within=available,
+    )
+
+
+def _refuse_device_requests(container: Container) -> None:
+    for request in container.host_config.resources.device_requests or ():
+        wanted = " ".join(f"[{' '.join(group)}]" for group in request.capabilities or ())
+        raise InvalidParameter(
+            f'could not select device driver "{request.driver}" with capabilities: [{wanted}]'
+        )
+
+
+# Users
+
+
+def look_up_user(rooms: Rooms, container: Container, name: str) -> user.User:
+    """By the files in the container's layers, of one that does not run."""
+    with view.of_layers(rooms.snapshots.mounts(container.snapshot_key)) as root:
+        return user_in(root, container, name)
+
+
+def user_in(root: int, container: Container, name: str) -> user.User:
+    passwd = view.read_file(root, "/etc/passwd")
+    group = view.read_file(root, "/etc/group")
+    found = user.lookup(name, passwd, group, container.host_config.group_add or ())
+    return found if found.home else found._replace(home=user.home_of(found.uid, passwd))
+
+
+# Mounts
+
+
+def _sources(rooms: Rooms, container: Container) -> dict[str, str]:
+    """Where each mount that is not what its mount point says comes from."""
+    sources: dict[str, str] = {}
+    for point in container.mount_points:
+        match point.type:
+            case MountType.BIND:
+                _ensure_source(rooms, point)
+            case MountType.VOLUME if point.subpath:
+                sources[point.destination] = _beneath(point.source, point.subpath)
+            case MountType.IMAGE:
+                sources[point.destination] = _image_source(rooms, point)
+            case _:
+                pass
+    return sources
+
+
+def _ensure_source(rooms: Rooms, point: MountPoint) -> None:
+    """`-v` makes a directory where there is nothing; `--mount` has its source, or fails."""
+    if os.path.exists(point.source):
+        return
+    if not point.created_source:
+        raise InvalidParameter(
+            f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
+        )
+    try:
+        os.makedirs(point.source, 0o755, exist_ok=True)
+    except OSError as exc:
+        raise EngineError(
+            f"error while creating mount source path '{point.source}': mkdir {point.source}: "
+            f"{(exc.strerror or str(exc)).lower()}"
+        ) from exc
+
+
+def _beneath(directory: str, subpath: str) -> str:
+    """The place inside a volume or image, links resolved within it (attack case C7)."""
+    root = paths.open_root(directory)
+    try:
+        fd = paths.open_in_root(root, subpath)
+    except OSError as exc:
+        raise InvalidParameter(
+            f"cannot access path {os.path.join(directory, subpath)}: "
+            f"{(exc.strerror or str(exc)).lower()}"
+        ) from exc
+    finally:
+        os.close(root)
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+
+
+def _image_source(rooms: Rooms, point: MountPoint) -> str:
+    """The one directory of the image's tree, if it has one."""
+    image = rooms.images.find(point.source)
+    if image is None:
+        raise NoSuchImage(point.name)
+    tree = rooms.snapshots.view_mounts(image.chain_id)[0]
+    if tree.type != "bind":
+        raise NotImplementedHere(f"image mounts of several layers: {point.name}")
+    return _beneath(tree.source, point.subpath) if point.subpath else tree.source
+
+
+def _shared_memory(rooms: Rooms, container: Container) -> str:
+    """The tmpfs behind /dev/shm of containers that share it, mounted on the host for them."""
+    mode = container.host_config.ipc_mode
+    owner = modes.other(mode) or (container.id if mode == "shareable" else "")
+    if not owner:
+        return ""
+    place = shm_path(rooms, owner)
+    if owner == container.id:
+        os.makedirs(place, 0o700, exist_ok=True)
+        if not os.path.ismount(place):
+            size = f"mode=1777,size={container.host_config.shm_size_bytes}"
+            flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+            syscalls.mount("shm", place, "tmpfs", flags, size)
+    return place
+
+
+def shm_path(rooms: Rooms, container_id: str) -> str:
+    return os.path.join(rooms.config.exec_root, "containers", container_id, "shm")
+
+
+def release_shared_memory(rooms: Rooms, container_id: str) -> None:
+    with contextlib.suppress(OSError):
+        syscalls.umount2(shm_path(rooms, container_id), syscalls.MNT_DETACH)
+
+
+# Seccomp
+
+
+def _seccomp(
+    rooms: Rooms,
+    container: Container,
+    options: security.SecurityOptions,
+    granted: tuple[str, ...],
+) -> str | None:
+    """The compiled filter's file, made once for each profile and set of capabilities."""
+    if container.host_config.privileged:
+        return None
+    profile = options.seccomp or rooms.config.seccomp_profile
+    if profile == UNCONFINED:
+        return None
+    text = b"" if profile in BUILTIN else _profile_text(profile, options)
+    digest = hashlib.sha256(b"\0".join([text, ",".join(sorted(granted)).encode()])).hexdigest()
+    file = os.path.join(rooms.config.exec_root, "seccomp", digest)
+    if not os.path.exists(file):
+        parsed = seccomp.parse(text) if text else seccomp.default_profile()
+        atomic.write_file(file, seccomp.compile(parsed, capabilities=frozenset(granted)))
+    return file
+
+
+def _profile_text(profile: str, options: security.SecurityOptions) -> bytes:
+    """The client sends a profile's text; the daemon's own setting names a file."""
+    if options.seccomp:
+        return options.seccomp.encode()
+    try:
+        with open(profile, "rb") as file:
+            return file.read()
+    except OSError as exc:
+        raise EngineError(f"opening seccomp profile ({profile}) failed: {exc}") from exc

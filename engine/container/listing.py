@@ -1,0 +1,249 @@
+"""`docker ps`: filters over what is in memory, newest first."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.container.model import HealthStatus, Status
+from engine.container.state import ACTIVE
+from engine.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from engine.container.model import Container, ListQuery
+    from engine.container.rooms import Rooms
+    from engine.container.store import Handle
+
+    Filter = Callable[[Container], bool]
+
+KNOWN = frozenset(
+    {
+        "ancestor",
+        "before",
+        "exited",
+        "expose",
+        "health",
+        "id",
+        "is-task",
+        "isolation",
+        "label",
+        "name",
+        "network",
+        "publish",
+        "since",
+        "status",
+        "volume",
+    }
+)
+_STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+_TRUE, _FALSE = frozenset({"1", "true"}), frozenset({"0", "false"})
+
+
+def select(rooms: Rooms, query: ListQuery) -> list[Handle]:
+    """The containers a query asks for, newest first; raises InvalidParameter or NoSuchContainer."""
+    filters = query.filters
+    for name in filters:
+        if name not in KNOWN:
+            raise InvalidParameter(f"invalid filter '{name}'")
+    tests = _tests(rooms, filters)
+    includes_stopped = query.all or query.limit > 0 or bool(filters.get("status"))
+    newest = sorted(rooms.store.all(), key=lambda h: h.container.created_ns, reverse=True)
+    bounds = _bounds(rooms, filters)
+    chosen = [
+        handle
+        for handle in newest
+        if (includes_stopped or bounds.any or handle.state.status in ACTIVE)
+        and bounds.contain(handle.container)
+        and all(test(handle.container) for test in tests)
+    ]
+    return chosen[: query.limit] if query.limit > 0 else chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bounds:
+    """`before` and `since` name containers; dockerd then lists stopped ones as well."""
+
+    before_ns: int | None
+    since_ns: int | None
+
+    @property
+    def any(self) -> bool:
+        return self.before_ns is not None or self.since_ns is not None
+
+    def contain(self, container: Container) -> bool:
+        if self.before_ns is not None and container.created_ns >= self.before_ns:
+            return False
+        return self.since_ns is None or container.created_ns > self.since_ns
+
+
+def _bounds(rooms: Rooms, filters: Mapping[str, tuple[str, ...]]) -> _Bounds:
+    return _Bounds(
+        before_ns=_created(rooms, filters.get("before", ())),
+        since_ns=_created(rooms, filters.get("since", ())),
+    )
+
+
+def _created(rooms: Rooms, refs: tuple[str, ...]) -> int | None:
+    created = [rooms.store.find(ref).container.created_ns for ref in refs]
+    return created[-1] if created else None
+
+
+def _tests(rooms: Rooms, filters: Mapping[str, tuple[str, ...]]) -> list[Filter]:
+    makers: dict[str, Callable[[tuple[str, ...]], Filter]] = {
+        "id": _by_id,
+        "name": _by_name,
+        "label": _by_label,
+        "status": _by_status,
+        "exited": _by_exit_code,
+        "health": _by_health,
+        "is-task": _by_task,
+        "isolation": _by_isolation,
+        "volume": _by_volume,
+        "network": _by_network,
+        "publish": lambda values: _by_port("publish", values),
+        "expose": lambda values: _by_port("expose", values),
+        "ancestor": lambda values: _by_ancestor(rooms, values),
+    }
+    return [make(filters[name]) for name, make in makers.items() if filters.get(name)]
+
+
+def _by_id(values: tuple[str, ...]) -> Filter:
+    return lambda c: any(c.id.startswith(value) for value in values)
+
+
+def _by_name(values: tuple[str, ...]) -> Filter:
+    """Regular expressions, tried with and without the leading slash."""
+    patterns = [_pattern(value) for value in values]
+    return lambda c: any(p.search(c.name) or p.search(f"/{c.name}") for p in patterns)
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error:
+        return re.compile(re.escape(text))
+
+
+def _by_label(values: tuple[str, ...]) -> Filter:
+    """All must match: `key` is there, or `key=value` is so."""
+    pairs = [value.partition("=") for value in values]
+
+    def test(container: Container) -> bool:
+        labels = container.config.labels
+        return all(
+            key in labels and (not separator or labels[key] == value)
+            for key, separator, value in pairs
+        )
+
+    return test
+
+
+def _by_status(values: tuple[str, ...]) -> Filter:
+    for value in values:
+        if value not in _STATES:
+            raise InvalidParameter(
+                f"invalid filter 'status={value}': invalid value for state ({value}): "
+                f"must be one of {', '.join(_STATES)}"
+            )
+    wanted = {Status(value) for value in values}
+    return lambda c: c.state.status in wanted
+
+
+def _by_exit_code(values: tuple[str, ...]) -> Filter:
+    wanted: set[int] = set()
+    for value in values:
+        try:
+            wanted.add(int(value))
+        except ValueError as exc:
+            raise InvalidParameter(
+                f"invalid filter 'exited={value}': "
+                f'strconv.Atoi: parsing "{value}": invalid syntax'
+            ) from exc
+    return lambda c: (
+        c.state.exit_code in wanted and c.state.status not in ACTIVE and c.state.started_ns > 0
+    )
+
+
+def _by_health(values: tuple[str, ...]) -> Filter:
+    known = tuple(HealthStatus)
+    for value in values:
+        if value not in known:
+            raise InvalidParameter(
+                f"invalid filter 'health={value}': invalid value for health ({value}): "
+                f"must be one of {', '.join(known)}"
+            )
+    return lambda c: (c.state.health.status if c.state.health else HealthStatus.NONE) in values
+
+
+def _by_task(values: tuple[str, ...]) -> Filter:
+    """There are no tasks of a swarm: nothing is one."""
+    lowered = {value.lower() for value in values}
+    if len(values) != 1 or not lowered <= _TRUE | _FALSE:
+        raise InvalidParameter(f"invalid filter 'is-task=[{' '.join(values)}]'")
+    wants_tasks = bool(lowered & _TRUE)
+    return lambda _: not wants_tasks
+
+
+def _by_isolation(values: tuple[str, ...]) -> Filter:
+    return lambda c: c.host_config.isolation in values
+
+
+def _by_volume(values: tuple[str, ...]) -> Filter:
+    """By name, or by where it is mounted from or to."""
+    return lambda c: any(
+        value in (p.name, p.source, p.destination) for p in c.mount_points for value in values
+    )
+
+
+def _by_network(values: tuple[str, ...]) -> Filter:
+    return lambda c: any(
+        value == e.network_name or (e.network_id and e.network_id.startswith(value))
+        for e in c.endpoints
+        for value in values
+        if value
+    )
+
+
+def _by_port(kind: str, values: tuple[str, ...]) -> Filter:
+    wanted = {port for value in values for port in _ports(kind, value)}
+    if kind == "publish":
+        return lambda c: any(
+            (p.container_port, p.protocol) in wanted for p in c.ports if p.host_port
+        )
+    return lambda c: any(_port_of(text) in wanted for text in c.config.exposed_ports)
+
+
+def _port_of(text: str) -> tuple[int, str]:
+    number, _, protocol = text.partition("/")
+    return (int(number) if number.isdecimal() else -1), protocol or "tcp"
+
+
+def _ports(kind: str, value: str) -> Iterable[tuple[int, str]]:
+    if ":" in value:
+        raise InvalidParameter(f"filter for '{kind}' should not contain ':': {value}")
+    numbers, _, protocol = value.partition("/")
+    first, _, last = numbers.partition("-")
+    try:
+        low, high = int(first), int(last or first)
+    except ValueError as exc:
+        raise InvalidParameter(
+            f"error while looking up for {kind} {value}: "
+            f'strconv.ParseUint: parsing "{first}": invalid syntax'
+        ) from exc
+    if not 0 <= low <= high <= 65535:
+        raise InvalidParameter(f"error while looking up for {kind} {value}: invalid range")
+    return [(number, protocol or "tcp") for number in range(low, high + 1)]
+
+
+def _by_ancestor(rooms: Rooms, values: tuple[str, ...]) -> Filter:
+    """The image named, or one that was made from it: its layers begin with the same."""
+    ancestors = [image for value in values if (image := rooms.images.find(value)) is not None]
+    wanted = {image.id for image in ancestors}
+    stacks = [image.diff_ids for image in ancestors if image.diff_ids]
+    for image in rooms.images.all():
+        if any(image.diff_ids[: len(stack)] == stack and image.parent for stack in stacks):
+            wanted.add(image.id)
+    return lambda c: c.image_id in wanted

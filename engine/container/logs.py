@@ -1,0 +1,278 @@
+"""`docker logs`: what a container wrote, and what it goes on writing.
+
+Batches come as `(stream, bytes)` with stream 1 or 2. Following is reading the files the monitor
+writes, told by inotify when there is more; it crosses rotations by watching which file is which,
+and ends when the container has ended and everything was read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from engine import offload, timestamp
+from engine.container import logfile
+from engine.container.model import WaitCondition
+from engine.container.state import ALIVE, Event, next_status
+from engine.errors import EngineError, InvalidParameter
+from engine.linux import inotify, syscalls
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine, Iterator
+
+    from engine.container.logfile import Record
+    from engine.container.model import LogsQuery, WaitResult
+    from engine.container.store import Handle
+
+    Batch = list[tuple[int, bytes]]
+
+_STREAMS = {"stdout": 1, "stderr": 2}
+
+
+class NoLogs(EngineError):
+    """dockerd answers 500 for a driver that only writes."""
+
+    def __init__(self) -> None:
+        super().__init__("configured logging driver does not support reading")
+
+
+def check(handle: Handle, query: LogsQuery) -> None:
+    """Raise what has to be said before the first byte."""
+    if not (query.stdout or query.stderr):
+        raise InvalidParameter("Bad parameters: you must choose at least one stream")
+    next_status(handle.state.status, Event.LOGS, handle.id)
+    if handle.container.host_config.log_config.type == "none":
+        raise NoLogs
+
+
+async def read(handle: Handle, query: LogsQuery) -> AsyncIterator[Batch]:
+    """The log as `query` wants it; with `follow` until the container has ended."""
+    check(handle, query)
+    path = handle.container.log_path
+    if not query.follow:
+        async for batch in _past(path, query):
+            yield batch
+        return
+    follower = _Follower(path, query)
+    try:
+        # Watched before it is read: what is written between is not missed.
+        async for batch in _past(path, query, follower):
+            yield batch
+        async for batch in _live(handle, follower):
+            yield batch
+    finally:
+        follower.close()
+
+
+# What is there
+
+
+async def _past(
+    path: str, query: LogsQuery, follower: _Follower | None = None
+) -> AsyncIterator[Batch]:
+    pieces = await offload.disk(_pieces, path, query, follower)
+    while True:
+        batch = await offload.disk(_next_batch, pieces, query)
+        if batch is None:
+            return
+        if batch:
+            yield batch
+
+
+def _pieces(path: str, query: LogsQuery, follower: _Follower | None) -> Iterator[bytes]:
+    """Whole lines, oldest first. A follower takes note of where the newest file ends now."""
+    paths = logfile.files(path)
+    if follower is not None:
+        follower.begin()
+    if query.tail is not None:
+        pieces = iter(logfile.tail(paths, query.tail)) if query.tail > 0 else iter(())
+        if follower is not None:
+            follower.skip_to_end()
+        return pieces
+    if follower is not None:
+        paths = [each for each in paths if each != path]
+    return _chunks(paths)
+
+
+def _chunks(paths: list[str]) -> Iterator[bytes]:
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # rotated away meanwhile
+            yield from logfile.chunks(path)
+
+
+def _next_batch(pieces: Iterator[bytes], query: LogsQuery) -> Batch | None:
+    """None at the end; an empty batch where nothing of a piece is wanted."""
+    piece = next(pieces, None)
+    if piece is None:
+        return None
+    return render(logfile.parse(piece), query)
+
+
+def render(records: list[Record], query: LogsQuery) -> Batch:
+    """The wanted records as bytes, with their prefix."""
+    if query.since_ns is not None:
+        since = fixed(timestamp.format_ns(query.since_ns))
+        records = [r for r in records if fixed(r.time) >= since]
+    if query.until_ns is not None:
+        until = fixed(timestamp.format_ns(query.until_ns))
+        records = [r for r in records if fixed(r.time) <= until]
+    wanted = {name for name, on in (("stdout", query.stdout), ("stderr", query.stderr)) if on}
+    if not query.timestamps and not query.details:
+        return [(_STREAMS[r.stream], r.log.encode()) for r in records if r.stream in wanted]
+    return [
+        (_STREAMS[r.stream], (_prefix(r, query) + r.log).encode())
+        for r in records
+        if r.stream in wanted
+    ]
+
+
+def _prefix(record: Record, query: LogsQuery) -> str:
+    stamp = f"{fixed(record.time)} " if query.timestamps else ""
+    return stamp + (f"{_details(record.attrs)} " if query.details else "")
+
+
+def _details(attrs: dict[str, str]) -> str:
+    return ",".join(f"{quote(key)}={quote(value)}" for key, value in sorted(attrs.items()))
+
+
+def fixed(text: str) -> str:
+    """RFC 3339 in UTC with nine digits, so that it sorts as it reads."""
+    seconds, _, fraction = text.removesuffix("Z").partition(".")
+    return f"{seconds}.{fraction:0<9}Z"
+
+
+# What comes
+
+
+class _Follower:
+    """The place up to which the log was read, across rotations."""
+
+    def __init__(self, path: str, query: LogsQuery) -> None:
+        self.path = path
+        self.query = query
+        self._fd = -1
+        self._rest = b""
+        self._watch = inotify.Inotify()
+        self._watch.add(os.path.dirname(path), _MASK)
+
+    def begin(self) -> None:
+        """Hold the newest file open from its beginning."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def skip_to_end(self) -> None:
+        """Go on behind the last whole line there is now."""
+        if self._fd >= 0:
+            size = os.fstat(self._fd).st_size
+            os.lseek(self._fd, size - _unfinished(self._fd, size), os.SEEK_SET)
+
+    def read(self) -> Batch | None:
+        """What has come since; None if nothing has. Blocks for the disk alone."""
+        data = self._read_bytes()
+        if data is None:
+            return None
+        data = self._rest + data
+        cut = data.rfind(b"\n") + 1
+        self._rest = data[cut:]
+        return render(logfile.parse(data[:cut]), self.query)
+
+    def _read_bytes(self) -> bytes | None:
+        while True:
+            if self._fd >= 0:
+                data = os.read(self._fd, logfile.CHUNK_BYTES)
+                if data:
+                    return data
+            if not self._advance():
+                return None
+
+    def _advance(self) -> bool:
+        """Move on to the file that came after this one; False if this is the newest."""
+        if self._fd < 0:
+            self.begin()
+            return self._fd >= 0
+        own = os.fstat(self._fd).st_ino
+        newer: str | None = None
+        for name in reversed(logfile.files(self.path)):  # newest first
+            if name.endswith(".gz"):
+                break
+            try:
+                if os.stat(name).st_ino == own:
+                    break
+            except FileNotFoundError:
+                continue
+            newer = name
+        if newer is None:
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(newer, os.O_RDONLY | os.O_CLOEXEC)
+            os.close(self._fd)
+            self._fd, self._rest = fd, b""
+            return True
+        return False
+
+    async def changed(self) -> None:
+        """Wait until something happened in the log's folder."""
+        loop = asyncio.get_running_loop()
+        ready = loop.create_future()
+        loop.add_reader(self._watch.fileno(), _resolve, ready)
+        try:
+            await ready
+        finally:
+            loop.remove_reader(self._watch.fileno())
+        self._watch.read()
+
+    def close(self) -> None:
+        self._watch.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+_MASK = syscalls.IN_MODIFY | syscalls.IN_CREATE | syscalls.IN_MOVED_TO
+
+
+def _resolve(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+def _unfinished(fd: int, size: int) -> int:
+    """Bytes behind the last line break."""
+    block = os.pread(fd, min(size, logfile.CHUNK_BYTES), max(0, size - logfile.CHUNK_BYTES))
+    return len(block) - (block.rfind(b"\n") + 1)
+
+
+async def _live(handle: Handle, follower: _Follower) -> AsyncIterator[Batch]:
+    until_ns = follower.query.until_ns
+    ended = asyncio.ensure_future(handle.waiters.register(WaitCondition.NOT_RUNNING, handle.state))
+    try:
+        while True:
+            is_over = ended.done() or handle.state.status not in ALIVE
+            while (batch := await offload.disk(follower.read)) is not None:
+                if batch:
+                    yield batch
+            if is_over or (until_ns is not None and time.time_ns() > until_ns):
+                return
+            await _either(follower.changed(), ended, until_ns)
+    finally:
+        ended.cancel()
+
+
+async def _either(
+    changed: Coroutine[object, object, None],
+    ended: asyncio.Future[WaitResult],
+    until_ns: int | None,
+) -> None:
+    """Until there is more to read, the container has ended, or the time is over."""
+    change = asyncio.ensure_future(changed)
+    timeout_s = None if until_ns is None else max(0.0, (until_ns - time.time_ns()) / 1e9)
+    try:
+        await asyncio.wait({change, ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        change.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await change

@@ -1,0 +1,164 @@
+"""A new volume begins as a copy of what the image has at its place.
+
+Owners, modes, times, links, devices and extended attributes come along; the volume's own directory
+takes over the owner and mode of the directory it covers. Only an empty volume is filled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from engine.container import view
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# A layer's own marks, meaningless (and dangerous) in a volume.
+_PRIVATE_XATTRS = ("trusted.overlay.", "user.overlay.")
+
+
+def populate(root: int, destination: str, volume: str) -> None:
+    """Copy the directory `destination` beneath `root` into the directory `volume`.
+
+    A destination that is not there, or is no directory, leaves the volume as it is. On a failure
+    nothing that was copied stays.
+    """
+    source = view.open_in_root(root, destination)
+    if source is None:
+        return
+    try:
+        if not stat.S_ISDIR(os.fstat(source).st_mode):
+            return
+        directory = os.open(f"/proc/self/fd/{source}", os.O_RDONLY | os.O_DIRECTORY)
+    finally:
+        os.close(source)
+    try:
+        _fill(directory, volume)
+    finally:
+        os.close(directory)
+
+
+def _fill(source: int, volume: str) -> None:
+    target = os.open(volume, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.listdir(target):
+            return
+        try:
+            _copy_directory(source, target, {})
+        except BaseException:
+            _empty(target)
+            raise
+    finally:
+        os.close(target)
+
+
+def is_file(root: int, destination: str) -> bool:
+    """Whether something that is no directory stands where a volume shall go."""
+    fd = view.open_in_root(root, destination)
+    if fd is None:
+        return False
+    try:
+        return not stat.S_ISDIR(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
+
+
+def _copy_directory(source: int, target: int, links: dict[tuple[int, int], str]) -> None:
+    """`links` maps what has several names to the first of them, as a path that opens it."""
+    for name in os.listdir(source):
+        _copy_entry(source, target, name, links)
+    _copy_attributes(source, target)
+
+
+def _copy_entry(source: int, target: int, name: str, links: dict[tuple[int, int], str]) -> None:
+    info = os.stat(name, dir_fd=source, follow_symlinks=False)
+    key = (info.st_dev, info.st_ino)
+    if not stat.S_ISDIR(info.st_mode) and info.st_nlink > 1:
+        if key in links:
+            os.link(links[key], name, dst_dir_fd=target, follow_symlinks=False)
+            return
+        links[key] = os.path.join(os.readlink(f"/proc/self/fd/{target}"), name)
+    match stat.S_IFMT(info.st_mode):
+        case stat.S_IFDIR:
+            _copy_subdirectory(source, target, name, links)
+        case stat.S_IFREG:
+            _copy_file(source, target, name)
+        case stat.S_IFLNK:
+            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+            _own(target, name, info)
+        case _:
+            os.mknod(name, info.st_mode, info.st_rdev, dir_fd=target)
+            _own(target, name, info)
+
+
+def _copy_subdirectory(
+    source: int, target: int, name: str, links: dict[tuple[int, int], str]
+) -> None:
+    os.mkdir(name, 0o700, dir_fd=target)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    with contextlib.ExitStack() as stack:
+        inner_source = os.open(name, flags, dir_fd=source)
+        stack.callback(os.close, inner_source)
+        inner_target = os.open(name, flags, dir_fd=target)
+        stack.callback(os.close, inner_target)
+        _copy_directory(inner_source, inner_target, links)
+
+
+def _copy_file(source: int, target: int, name: str) -> None:
+    with contextlib.ExitStack() as stack:
+        reader = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=source)
+        stack.callback(os.close, reader)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        writer = os.open(name, flags, 0o600, dir_fd=target)
+        stack.callback(os.close, writer)
+        while os.sendfile(writer, reader, None, 1 << 30):
+            pass
+        _copy_attributes(reader, writer)
+
+
+def _copy_attributes(source: int, target: int) -> None:
+    """Owner before mode: changing the owner clears the set-user-id bits."""
+    info = os.fstat(source)
+    os.fchown(target, info.st_uid, info.st_gid)
+    os.fchmod(target, stat.S_IMODE(info.st_mode))
+    for name in _xattrs(source):
+        with contextlib.suppress(OSError):  # a volume's file system may have none
+            os.setxattr(target, name, os.getxattr(source, name))
+    os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def _xattrs(fd: int) -> Iterable[str]:
+    try:
+        names = os.listxattr(fd)
+    except OSError as exc:
+        if exc.errno in (errno.ENOTSUP, errno.EPERM):
+            return ()
+        raise
+    return [name for name in names if not name.startswith(_PRIVATE_XATTRS)]
+
+
+def _own(target: int, name: str, info: os.stat_result) -> None:
+    os.chown(name, info.st_uid, info.st_gid, dir_fd=target, follow_symlinks=False)
+    if not stat.S_ISLNK(info.st_mode):
+        os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=target)
+    times = (info.st_atime_ns, info.st_mtime_ns)
+    os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
+
+
+def _empty(directory: int) -> None:
+    for name in os.listdir(directory):
+        info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if not stat.S_ISDIR(info.st_mode):
+            os.unlink(name, dir_fd=directory)
+            continue
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+        inner = os.open(name, flags, dir_fd=directory)
+        try:
+            _empty(inner)
+        finally:
+            os.close(inner)
+        os.rmdir(name, dir_fd=directory)

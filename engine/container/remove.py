@@ -1,0 +1,93 @@
+"""Taking a container away: its process, its layer, its folder, its row, and volumes of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine import offload
+from engine.container import stop
+from engine.container.model import MountType, Status
+from engine.container.publish import publish
+from engine.container.state import ACTIVE, Event, next_status
+from engine.container.teardown import teardown
+from engine.errors import EngineError, NotFound, WharfError
+
+if TYPE_CHECKING:
+    from engine.container.rooms import Rooms
+    from engine.container.store import Handle
+
+log = logging.getLogger(__name__)
+
+
+async def remove(
+    rooms: Rooms, handle: Handle, *, ref: str, force: bool = False, volumes: bool = False
+) -> None:
+    """Raises Conflict if it runs and force was not said, or if it is being removed already."""
+    if handle.state.status in ACTIVE and force:
+        await _end(rooms, handle, ref)
+    async with handle.lock:
+        if handle.is_gone:
+            return
+        status = next_status(handle.state.status, Event.REMOVE, handle.id, ref=ref)
+        before = handle.state
+        await rooms.store.save_state(handle, msgspec.structs.replace(before, status=status))
+        try:
+            await _remove(rooms, handle, volumes=volumes)
+        except Exception as exc:
+            await _mark_dead(rooms, handle, exc)
+            raise EngineError(f'cannot remove container "{ref}": {exc}') from exc
+    handle.waiters.removed(before)
+    publish(rooms.events, handle.container, "destroy")
+
+
+async def _end(rooms: Rooms, handle: Handle, ref: str) -> None:
+    try:
+        await stop.kill(rooms, handle)
+    except WharfError as exc:
+        raise EngineError(
+            f'cannot remove container "{ref}": could not kill container: {exc}'
+        ) from exc
+
+
+async def _remove(rooms: Rooms, handle: Handle, *, volumes: bool) -> None:
+    container = handle.container
+    await teardown(rooms, container)
+    await offload.disk(remove_from_disk, rooms, container.id, container.snapshot_key)
+    await rooms.store.delete(handle)
+    for attachment in handle.queued:
+        with contextlib.suppress(OSError):
+            os.close(attachment.fd)
+    handle.queued.clear()
+    for point in container.mount_points:
+        if volumes and point.is_anonymous and point.type is MountType.VOLUME:
+            await _remove_volume(rooms, point.name)
+
+
+def remove_from_disk(rooms: Rooms, container_id: str, snapshot_key: str) -> None:
+    """The layer and the folder; nothing there is fine."""
+    rooms.snapshots.remove(snapshot_key)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(rooms.folder(container_id))
+
+
+async def _remove_volume(rooms: Rooms, name: str) -> None:
+    """Another container may have taken it over by --volumes-from; then it stays."""
+    try:
+        await rooms.volumes.remove(name, force=False)
+    except NotFound:
+        pass
+    except WharfError as exc:
+        log.info("volume %s stays: %s", name, exc)
+
+
+async def _mark_dead(rooms: Rooms, handle: Handle, exc: Exception) -> None:
+    log.error("container %s could not be removed", handle.id, exc_info=exc)
+    if rooms.store.get(handle.id) is handle:
+        state = msgspec.structs.replace(handle.state, status=Status.DEAD, error=str(exc))
+        await rooms.store.save_state(handle, state)

@@ -1,0 +1,298 @@
+"""From a configuration to a running process, and all of it back if any part fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine import offload
+from engine.container import failure, gather, limits, links, logconfig, modes, spec
+from engine.container.model import State, Status, Ulimit
+from engine.container.publish import publish
+from engine.container.state import (
+    ALIVE,
+    ContainerNotRunning,
+    ContainerRestarting,
+    Event,
+    next_status,
+)
+from engine.container.teardown import teardown
+from engine.errors import (
+    Conflict,
+    EngineError,
+    InvalidParameter,
+    NoSuchContainer,
+    WharfError,
+)
+from engine.network.model import SandboxRequest
+from engine.oci import runtime as oci
+from engine.runtime.client import Bundle, Listener, RuntimeFailure
+
+if TYPE_CHECKING:
+    from engine.container.gather import Findings
+    from engine.container.model import Container
+    from engine.container.rooms import Rooms
+    from engine.container.store import Handle
+    from engine.network.model import Sandbox
+
+log = logging.getLogger(__name__)
+
+
+async def start(rooms: Rooms, handle: Handle) -> None:
+    """Start one container, its lock held by the caller.
+
+    Raises what the client shall read; the row then carries the sentence and the exit code.
+    """
+    status = next_status(handle.state.status, Event.START, handle.id)
+    limits.verify(handle.container.host_config.resources, rooms.host)
+    try:
+        started = await _start(rooms, handle)
+    except asyncio.CancelledError:
+        await teardown(rooms, handle.container)
+        raise
+    except Exception as exc:
+        raise await _failed(rooms, handle, exc) from exc
+    state = State(
+        status=status,
+        pid=handle.task.pid if handle.task else 0,
+        started_ns=handle.task.started_ns if handle.task else time.time_ns(),
+        finished_ns=handle.state.finished_ns,
+        restart_count=handle.state.restart_count,
+    )
+    await rooms.store.save(handle, msgspec.structs.replace(started, state=state))
+    publish(rooms.events, handle.container, "start")
+
+
+async def _start(rooms: Rooms, handle: Handle) -> Container:
+    """The container with what the network gave it; its task runs."""
+    container = handle.container
+    for point in container.mount_points:
+        if point.name and point.driver:
+            await rooms.volumes.acquire(point.name, container.id)
+    # Disk and kernel on one side, netlink on the other: they do not need each other.
+    findings, sandbox = await _both(rooms, container)
+    container = _with_sandbox(rooms, container, sandbox)
+    bundle = _bundle(rooms, container, findings, sandbox)
+    queued, handle.queued = handle.queued, []
+    listeners = [
+        Listener(
+            each.fd,
+            protocol=each.protocol,
+            host_ip=each.host_ip,
+            host_port=each.host_port,
+            target_ip=each.target_ip,
+            target_port=each.target_port,
+        )
+        for each in sandbox.listeners
+    ]
+    handle.task = await rooms.runtime.create(bundle, listeners=listeners, attachments=queued)
+    await handle.task.start()
+    return container
+
+
+async def _both(rooms: Rooms, container: Container) -> tuple[Findings, Sandbox]:
+    async with asyncio.TaskGroup() as group:
+        found = group.create_task(offload.kernel(gather.gather, rooms, container))
+        opened = group.create_task(_open_sandbox(rooms, container))
+    return found.result(), opened.result()
+
+
+# The network
+
+
+async def _open_sandbox(rooms: Rooms, container: Container) -> Sandbox:
+    host_config, config = container.host_config, container.config
+    folder = rooms.folder(container.id)
+    shares = modes.other(host_config.network_mode) is not None
+    request = SandboxRequest(
+        container_id=container.id,
+        name=container.name,
+        hostname=config.hostname,
+        domainname=config.domainname,
+        mode="none" if config.network_disabled else host_config.network_mode,
+        endpoints={each.network_name: each.config for each in container.endpoints},
+        exposed_ports=config.exposed_ports,
+        port_bindings=host_config.port_bindings,
+        publish_all=host_config.publish_all_ports,
+        dns=host_config.dns or (),
+        dns_search=host_config.dns_search or (),
+        dns_options=host_config.dns_options or (),
+        extra_hosts=(*(host_config.extra_hosts or ()), *links.hosts(rooms, container)),
+        mac_address=config.mac_address,
+        hosts_path="" if shares else os.path.join(folder, "hosts"),
+        resolv_conf_path="" if shares else os.path.join(folder, "resolv.conf"),
+        hostname_path=os.path.join(folder, "hostname"),
+    )
+    if shares:
+        _shared(rooms, host_config.network_mode, "network")
+    return await rooms.networks.open(request)
+
+
+_JOINING = {
+    "network": "joining network namespace of container",
+    "ipc": "failed to join IPC namespace",
+    "pid": "failed to join PID namespace",
+}
+
+
+def _shared(rooms: Rooms, mode: str, kind: str) -> Container:
+    """The running container whose namespace is joined; dockerd's refusals otherwise."""
+    try:
+        target = rooms.store.find(modes.other(mode) or "").container
+    except NoSuchContainer as exc:
+        raise InvalidParameter(f"{_JOINING[kind]}: {exc}") from exc
+    if target.state.status is Status.RESTARTING:
+        raise Conflict(f"{_JOINING[kind]}: {ContainerRestarting(target.id)}")
+    if target.state.status not in ALIVE:
+        if kind == "network":
+            raise Conflict(
+                "cannot join network namespace of a non running container: "
+                f"container {target.name} is {target.state.status}"
+            )
+        raise Conflict(f"{_JOINING[kind]}: {ContainerNotRunning(target.id)}")
+    if kind == "ipc" and target.host_config.ipc_mode not in ("shareable", "host"):
+        raise InvalidParameter(
+            f"{_JOINING[kind]}: container {target.id}: non-shareable IPC "
+            "(hint: use IpcMode:shareable for the donor container)"
+        )
+    return target
+
+
+def _with_sandbox(rooms: Rooms, container: Container, sandbox: Sandbox) -> Container:
+    folder = rooms.folder(container.id)
+    shared = modes.other(container.host_config.network_mode)
+    holder = rooms.store.find(shared).container if shared else None
+    return msgspec.structs.replace(
+        container,
+        endpoints=sandbox.endpoints,
+        ports=sandbox.ports,
+        sandbox_id=sandbox.id,
+        sandbox_key=sandbox.key,
+        hosts_path=holder.hosts_path if holder else os.path.join(folder, "hosts"),
+        resolv_conf_path=(
+            holder.resolv_conf_path if holder else os.path.join(folder, "resolv.conf")
+        ),
+        hostname_path=os.path.join(folder, "hostname"),
+    )
+
+
+# The spec
+
+
+def _bundle(rooms: Rooms, container: Container, found: Findings, sandbox: Sandbox) -> Bundle:
+    config, host_config = container.config, container.host_config
+    surroundings = spec.Surroundings(
+        root=rooms.root(container.id),
+        user=found.user,
+        capabilities=found.capabilities,
+        security=found.security,
+        devices=found.devices,
+        device_rules=found.device_rules,
+        namespaces=_namespaces(rooms, container, sandbox),
+        sources=found.sources,
+        network_files={
+            "/etc/resolv.conf": container.resolv_conf_path,
+            "/etc/hostname": container.hostname_path,
+            "/etc/hosts": container.hosts_path,
+        },
+        shm_source=found.shm_source,
+        cgroup_path=container.cgroup_path,
+        default_ulimits=_default_ulimits(rooms),
+        data_root=rooms.config.data_root,
+    )
+    height, width = host_config.console_size
+    wants_init = rooms.config.init if host_config.has_init is None else host_config.has_init
+    return Bundle(
+        id=container.id,
+        spec=oci.document(spec.build(container, surroundings)),
+        rootfs=[
+            {
+                "type": mount.type,
+                "source": mount.source,
+                "options": list(mount.options),
+                "base": mount.base,
+            }
+            for mount in found.rootfs
+        ],
+        seccomp=found.seccomp,
+        log=logconfig.plan(
+            host_config.log_config,
+            container.log_path,
+            config,
+            container_id=container.id,
+            name=container.name,
+            image=config.image,
+        ),
+        tty=config.tty,
+        open_stdin=config.open_stdin,
+        stdin_once=config.stdin_once,
+        console_size=[height, width] if height and width else None,
+        init=wants_init and host_config.pid_mode == "",
+    )
+
+
+def _default_ulimits(rooms: Rooms) -> list[Ulimit]:
+    return [
+        Ulimit(name=each.name, soft=each.soft, hard=each.hard)
+        for each in rooms.config.default_ulimits
+    ]
+
+
+def _namespaces(rooms: Rooms, container: Container, sandbox: Sandbox) -> dict[str, str]:
+    host_config = container.host_config
+    found = {"mount": spec.OWN}
+    if sandbox.netns_path is not None:
+        found["network"] = sandbox.netns_path
+    if host_config.uts_mode != "host":
+        found["uts"] = spec.OWN
+    for kind, mode in (("pid", host_config.pid_mode), ("ipc", host_config.ipc_mode)):
+        if modes.other(mode) is not None:
+            found[kind] = f"/proc/{_shared(rooms, mode, kind).state.pid}/ns/{kind}"
+        elif mode != "host":
+            found[kind] = spec.OWN
+    if host_config.cgroupns_mode == "private":
+        found["cgroup"] = spec.OWN
+    return found
+
+
+# When it fails
+
+
+async def _failed(rooms: Rooms, handle: Handle, exc: Exception) -> WharfError:
+    """Undo all, write down why, and return what the client shall read."""
+    code, error = _explain(exc)
+    handle.task = None
+    for attachment in handle.queued:
+        with contextlib.suppress(OSError):
+            os.close(attachment.fd)
+    handle.queued.clear()
+    await teardown(rooms, handle.container)
+    state = msgspec.structs.replace(
+        handle.state, error=str(error), exit_code=code, pid=0, oom_killed=False
+    )
+    await rooms.store.save_state(handle, state)
+    return error
+
+
+def _explain(exc: Exception) -> failure.StartFailure:
+    if isinstance(exc, ExceptionGroup):
+        return _explain(_first(exc))
+    if isinstance(exc, RuntimeFailure):
+        return failure.of_create(exc.text, in_init=exc.step != "monitor")
+    if isinstance(exc, WharfError):
+        return failure.StartFailure(failure.UNKNOWN, exc)
+    log.exception("a start failed", exc_info=exc)
+    return failure.StartFailure(failure.UNKNOWN, EngineError(str(exc)))
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """The one failure to tell; the others happened because of it or beside it."""
+    for each in group.exceptions:
+        return _first(each) if isinstance(each, ExceptionGroup) else each
+    raise AssertionError("an exception group is never empty")

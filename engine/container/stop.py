@@ -1,0 +1,130 @@
+"""Ending a container, asked or forced, and holding it still."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine import offload
+from engine.container import signals
+from engine.container.model import WaitCondition
+from engine.container.publish import publish
+from engine.container.state import ACTIVE, Event, next_status
+from engine.errors import EngineError
+from engine.linux import cgroup
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from engine.container.model import WaitResult
+    from engine.container.rooms import Rooms
+    from engine.container.store import Handle
+
+log = logging.getLogger(__name__)
+
+DEFAULT_TIMEOUT_S = 10
+_KILL_WAIT_S = 10
+_LAST_WAIT_S = 2
+
+
+def ended(handle: Handle) -> Awaitable[WaitResult]:
+    """Register before signalling: a fast exit must not be missed."""
+    return handle.waiters.register(WaitCondition.NOT_RUNNING, handle.state)
+
+
+async def _within(waiting: Awaitable[WaitResult], timeout_s: float | None) -> bool:
+    try:
+        await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(waiting)), timeout_s)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def stop(rooms: Rooms, handle: Handle, *, signo: int, timeout_s: float | None) -> None:
+    """Signal, wait, then kill. None waits for ever. The lock is not held: the exit needs it."""
+    next_status(handle.state.status, Event.STOP, handle.id)
+    waiting = ended(handle)
+    await send(rooms, handle, signo)
+    if not await _within(waiting, timeout_s):
+        log.info("container %s did not stop in %s s and is killed", handle.id, timeout_s)
+        await kill(rooms, handle)
+    publish(rooms.events, handle.container, "stop")
+
+
+def stop_plan(
+    handle: Handle, signal: str | None, timeout_s: int | None
+) -> tuple[int, float | None]:
+    """(signal, seconds to wait): the caller's, else the container's, else Docker's."""
+    config = handle.container.config
+    signo = signals.parse(signal) if signal else signals.stop_signal(config.stop_signal)
+    chosen = timeout_s if timeout_s is not None else config.stop_timeout_s
+    seconds = DEFAULT_TIMEOUT_S if chosen is None else chosen
+    return signo, None if seconds < 0 else float(seconds)
+
+
+async def send(rooms: Rooms, handle: Handle, signo: int) -> None:
+    """One signal to the container's first process; a paused one is thawed to take it."""
+    async with handle.lock:
+        state = handle.state
+        if state.status not in ACTIVE or handle.task is None:
+            return
+        if _ends(handle, signo) and not state.is_manually_stopped:
+            await rooms.store.save_state(
+                handle, msgspec.structs.replace(handle.state, is_manually_stopped=True)
+            )
+        try:
+            await handle.task.signal(signo)
+        except ProcessLookupError:
+            return  # it ended by itself; its exit is on the way
+        if state.status == "paused" and _ends(handle, signo):
+            await offload.kernel(cgroup.thaw, handle.container.cgroup_path)
+            await _set_paused(rooms, handle, Event.UNPAUSE)
+    publish(rooms.events, handle.container, "kill", signal=str(signo))
+
+
+def _ends(handle: Handle, signo: int) -> bool:
+    """Whether this is the signal that means "stop" to this container."""
+    asked = handle.container.config.stop_signal
+    return signo == signals.SIGKILL or not asked or signo == signals.stop_signal(asked)
+
+
+async def kill(rooms: Rooms, handle: Handle) -> None:
+    """SIGKILL and wait; first to the process, then to all that is in its group."""
+    waiting = ended(handle)
+    await send(rooms, handle, signals.SIGKILL)
+    if await _within(waiting, _KILL_WAIT_S):
+        return
+    log.warning("container %s outlives SIGKILL; ending its whole group", handle.id)
+    await offload.kernel(cgroup.kill, handle.container.cgroup_path)
+    if not await _within(waiting, _LAST_WAIT_S):
+        raise EngineError("tried to kill container, but did not receive an exit event")
+
+
+async def pause(rooms: Rooms, handle: Handle) -> None:
+    async with handle.lock:
+        next_status(handle.state.status, Event.PAUSE, handle.id)
+        try:
+            await offload.kernel(cgroup.freeze, handle.container.cgroup_path)
+        except OSError as exc:
+            raise EngineError(f"cannot pause container {handle.id}: {exc}") from exc
+        await _set_paused(rooms, handle, Event.PAUSE)
+        publish(rooms.events, handle.container, "pause")
+
+
+async def unpause(rooms: Rooms, handle: Handle) -> None:
+    async with handle.lock:
+        next_status(handle.state.status, Event.UNPAUSE, handle.id)
+        try:
+            await offload.kernel(cgroup.thaw, handle.container.cgroup_path)
+        except OSError as exc:
+            raise EngineError(f"Cannot unpause container {handle.id}: {exc}") from exc
+        await _set_paused(rooms, handle, Event.UNPAUSE)
+        publish(rooms.events, handle.container, "unpause")
+
+
+async def _set_paused(rooms: Rooms, handle: Handle, event: Event) -> None:
+    status = next_status(handle.state.status, event, handle.id)
+    await rooms.store.save_state(handle, msgspec.structs.replace(handle.state, status=status))

@@ -1,0 +1,217 @@
+"""All containers of this engine: rows on disk, and in memory what lists are served from.
+
+    find(ref) → Handle          a handle is one container's place in memory, its lock and its task
+    save(handle, container)     the row first, then the belief
+
+A `Handle` lives from create to remove. What changes a container holds its lock; what only reads
+takes `handle.container`, which is always a whole value that is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine import ids, offload
+from engine.container.model import Container, Exec, State
+from engine.container.wait import Waiters
+from engine.errors import (
+    AmbiguousId,
+    ContainerNameInUse,
+    InvalidParameter,
+    NoSuchContainer,
+    NoSuchExec,
+)
+from engine.storage.database import NameTaken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from engine.ids import ContainerId
+    from engine.runtime.client import Attachment, Task
+    from engine.storage.database import Database
+
+log = logging.getLogger(__name__)
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_container = msgspec.msgpack.Decoder(Container).decode
+_decode_exec = msgspec.msgpack.Decoder(Exec).decode
+
+
+class Handle:
+    """One container in memory."""
+
+    __slots__ = (
+        "container",
+        "execs",
+        "is_gone",
+        "is_restarting",
+        "lock",
+        "queued",
+        "task",
+        "waiters",
+    )
+
+    def __init__(self, container: Container) -> None:
+        self.container = container
+        self.lock = asyncio.Lock()
+        self.task: Task | None = None
+        self.waiters = Waiters()
+        self.queued: list[Attachment] = []  # clients that came before the start
+        self.execs: dict[str, Exec] = {}
+        self.is_gone = False
+        self.is_restarting = False  # between the stop and the start of a restart
+
+    @property
+    def id(self) -> ContainerId:
+        return self.container.id
+
+    @property
+    def state(self) -> State:
+        return self.container.state
+
+
+class Store:
+    """Thread-bound to the event loop; only the writes cross to disk."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._containers = database.table("container")
+        self._execs = database.table("exec")
+        self._handles: dict[str, Handle] = {}
+        self._by_name: dict[str, Handle] = {}
+        self._by_exec: dict[str, Handle] = {}
+
+    async def load(self) -> None:
+        """Read all rows; one that cannot be read is left alone and said."""
+        containers, execs = await offload.disk(self._read)
+        for container in containers:
+            self._remember(Handle(container))
+        for exec in execs:
+            handle = self._handles.get(exec.container_id)
+            if handle is not None:
+                self.remember_exec(handle, exec)
+
+    def _read(self) -> tuple[list[Container], list[Exec]]:
+        containers: list[Container] = []
+        for key, document in self._containers.items():
+            try:
+                containers.append(_decode_container(document))
+            except msgspec.MsgspecError:
+                log.exception("the row of container %s cannot be read", key)
+        execs: list[Exec] = []
+        for key, document in self._execs.items():
+            try:
+                execs.append(_decode_exec(document))
+            except msgspec.MsgspecError:
+                log.exception("the row of exec %s cannot be read", key)
+        return containers, execs
+
+    # Finding
+
+    def find(self, ref: str) -> Handle:
+        """By id, name or unambiguous beginning of an id, in this order."""
+        if not ref:
+            raise InvalidParameter('invalid name or ID supplied: ""')
+        handle = self._handles.get(ref) or self._by_name.get(ref.removeprefix("/"))
+        if handle is not None:
+            return handle
+        matching = ids.matches(ref, self._handles)
+        if len(matching) > 1:
+            raise AmbiguousId(ref)
+        if not matching:
+            raise NoSuchContainer(ref)
+        return self._handles[matching[0]]
+
+    def get(self, container_id: str) -> Handle | None:
+        return self._handles.get(container_id)
+
+    def named(self, name: str) -> Handle | None:
+        return self._by_name.get(name)
+
+    def all(self) -> list[Handle]:
+        return list(self._handles.values())
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    # Writing
+
+    def insert_row(self, container: Container) -> None:
+        """Take name and id on disk, atomically; touches the disk. Raises ContainerNameInUse."""
+        try:
+            self._containers.insert(container.id, _encode(container), name=container.name)
+        except NameTaken as exc:
+            raise ContainerNameInUse(container.name, exc.holder) from exc
+
+    def add(self, container: Container) -> Handle:
+        """Believe in a row that `insert_row` wrote."""
+        handle = Handle(container)
+        self._remember(handle)
+        return handle
+
+    async def save(self, handle: Handle, container: Container) -> None:
+        """Write the row, then believe it. A name that is taken raises ContainerNameInUse."""
+        try:
+            await offload.disk(
+                self._containers.put, container.id, _encode(container), name=container.name
+            )
+        except NameTaken as exc:
+            raise ContainerNameInUse(container.name, exc.holder) from exc
+        self._by_name.pop(handle.container.name, None)
+        handle.container = container
+        self._by_name[container.name] = handle
+
+    async def save_state(self, handle: Handle, state: State) -> None:
+        await self.save(handle, msgspec.structs.replace(handle.container, state=state))
+
+    async def delete(self, handle: Handle) -> None:
+        """Remove the row with its execs, then the memory of it."""
+        await offload.disk(self._delete_rows, handle.id, tuple(handle.execs))
+        self._handles.pop(handle.id, None)
+        self._by_name.pop(handle.container.name, None)
+        for exec_id in handle.execs:
+            self._by_exec.pop(exec_id, None)
+        handle.is_gone = True
+
+    def _delete_rows(self, container_id: str, exec_ids: Iterable[str]) -> None:
+        with self._database.transaction():
+            self._containers.delete(container_id)
+            for exec_id in exec_ids:
+                self._execs.delete(exec_id)
+
+    def _remember(self, handle: Handle) -> None:
+        self._handles[handle.id] = handle
+        self._by_name[handle.container.name] = handle
+
+    # Execs
+
+    def find_exec(self, ref: str) -> tuple[Handle, Exec]:
+        handle = self._by_exec.get(ref)
+        if handle is None:
+            raise NoSuchExec(ref)
+        return handle, handle.execs[ref]
+
+    async def save_exec(self, handle: Handle, exec: Exec) -> None:
+        await offload.disk(self._execs.put, exec.id, _encode(exec))
+        if not handle.is_gone:
+            self.remember_exec(handle, exec)
+
+    def remember_exec(self, handle: Handle, exec: Exec) -> None:
+        handle.execs[exec.id] = exec
+        self._by_exec[exec.id] = handle
+
+    async def delete_execs(self, handle: Handle, exec_ids: Iterable[str]) -> None:
+        doomed = [exec_id for exec_id in exec_ids if exec_id in handle.execs]
+        await offload.disk(self._delete_exec_rows, doomed)
+        for exec_id in doomed:
+            handle.execs.pop(exec_id, None)
+            self._by_exec.pop(exec_id, None)
+
+    def _delete_exec_rows(self, exec_ids: Iterable[str]) -> None:
+        with self._database.transaction():
+            for exec_id in exec_ids:
+                self._execs.delete(exec_id)

@@ -1,0 +1,57 @@
+"""Everything a run leaves outside the container's own namespaces, found by names and removed.
+
+The same for a container that ended, one whose start failed, and one found dead at boot: each step
+is idempotent, and a step that fails does not keep the others from being done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from engine import offload
+from engine.container import gather
+from engine.linux import cgroup
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from engine.container.model import Container
+    from engine.container.rooms import Rooms
+
+log = logging.getLogger(__name__)
+
+
+async def teardown(rooms: Rooms, container: Container) -> None:
+    """End what may still run and take away what is held; failures are logged, never raised."""
+    # First what keeps the rest busy: no process may be left in the group or the namespace.
+    await _step(container, offload.kernel(_end_group, container.cgroup_path))
+    await asyncio.gather(
+        _step(container, rooms.networks.close(container.id)),
+        _step(container, offload.disk(_remove_files, rooms, container.id)),
+        *(
+            _step(container, rooms.volumes.release(point.name, container.id))
+            for point in container.mount_points
+            if point.name and point.driver
+        ),
+    )
+
+
+async def _step(container: Container, step: Awaitable[object]) -> None:
+    try:
+        await step
+    except Exception:
+        log.warning("teardown of container %s is incomplete", container.id, exc_info=True)
+
+
+def _end_group(path: str) -> None:
+    if not path or not cgroup.exists(path):
+        return
+    cgroup.kill(path)
+    cgroup.remove(path)
+
+
+def _remove_files(rooms: Rooms, container_id: str) -> None:
+    gather.release_shared_memory(rooms, container_id)
+    rooms.runtime.forget(container_id)

@@ -1,0 +1,118 @@
+"""Changing the limits of a container, running or not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine import offload
+from engine.container import limits
+from engine.container.model import RestartPolicyName
+from engine.container.publish import publish
+from engine.container.state import ALIVE, Event, next_status
+from engine.errors import EngineError, InvalidParameter
+from engine.linux import cgroup
+from engine.oci import runtime as oci
+
+if TYPE_CHECKING:
+    from engine.container.model import HostConfig, Resources, RestartPolicy
+    from engine.container.rooms import Rooms
+    from engine.container.store import Handle
+
+# What an update may change; the zero of each means "leave it" (moby UpdateContainer).
+_CHANGEABLE = (
+    "blkio_weight",
+    "cpu_shares",
+    "nano_cpus",
+    "cpu_period_us",
+    "cpu_quota_us",
+    "cpuset_cpus",
+    "cpuset_mems",
+    "memory_bytes",
+    "memory_swap_bytes",
+    "memory_reservation_bytes",
+    "cpu_realtime_period_us",
+    "cpu_realtime_runtime_us",
+    "pids_limit",
+)
+
+
+class CannotUpdate(InvalidParameter):
+    def __init__(self, container_id: str, cause: str) -> None:
+        super().__init__(f"Cannot update container {container_id}: {cause}")
+
+
+async def update(
+    rooms: Rooms, handle: Handle, changes: Resources, policy: RestartPolicy | None
+) -> tuple[str, ...]:
+    """Apply the limits named, to the kernel first where it runs; returns warnings."""
+    changes, warnings = limits.verify(changes, rooms.host, is_update=True)
+    async with handle.lock:
+        next_status(handle.state.status, Event.UPDATE, handle.id)
+        try:
+            host_config = merged(handle.container.host_config, changes, policy)
+        except InvalidParameter as exc:
+            raise CannotUpdate(handle.id, str(exc)) from exc
+        if handle.state.status in ALIVE:
+            await _apply(handle, changes)
+        await rooms.store.save(
+            handle, msgspec.structs.replace(handle.container, host_config=host_config)
+        )
+        publish(rooms.events, handle.container, "update")
+    return tuple(warnings)
+
+
+def merged(current: HostConfig, changes: Resources, policy: RestartPolicy | None) -> HostConfig:
+    """The host config with the changes in it; raises InvalidParameter where they clash. Pure."""
+    resources = current.resources
+    _check_cpu(resources, changes)
+    if (
+        changes.memory_bytes > resources.memory_swap_bytes
+        and changes.memory_swap_bytes == 0
+        and resources.memory_swap_bytes != -1
+    ):
+        raise InvalidParameter(
+            "Memory limit should be smaller than already set memoryswap limit, update the "
+            "memoryswap at the same time"
+        )
+    named = {
+        name: value
+        for name in _CHANGEABLE
+        if (value := getattr(changes, name)) not in (0, "", None)
+    }
+    if changes.pids_limit == 0:
+        named["pids_limit"] = 0
+    if policy is not None and current.auto_remove and policy.name is not RestartPolicyName.NO:
+        raise InvalidParameter(
+            "Restart policy cannot be updated because AutoRemove is enabled for the container"
+        )
+    return msgspec.structs.replace(
+        current,
+        resources=msgspec.structs.replace(resources, **named),
+        restart_policy=policy or current.restart_policy,
+    )
+
+
+def _check_cpu(current: Resources, changes: Resources) -> None:
+    """One way of naming a share of the CPUs excludes the other."""
+    for new, old, sentence in (
+        (changes.nano_cpus, current.cpu_period_us, ("Nano CPUs", "CPU Period")),
+        (changes.nano_cpus, current.cpu_quota_us, ("Nano CPUs", "CPU Quota")),
+        (changes.cpu_period_us, current.nano_cpus, ("CPU Period", "NanoCPUs")),
+        (changes.cpu_quota_us, current.nano_cpus, ("CPU Quota", "NanoCPUs")),
+    ):
+        if new > 0 and old > 0:
+            raise InvalidParameter(
+                f"Conflicting options: {sentence[0]} cannot be updated as {sentence[1]} has "
+                "already been set"
+            )
+
+
+async def _apply(handle: Handle, changes: Resources) -> None:
+    document = oci.document(limits.to_oci(changes))
+    document.pop("devices", None)
+    try:
+        await offload.kernel(cgroup.apply, handle.container.cgroup_path, document)
+    except OSError as exc:
+        raise EngineError(f"Cannot update container {handle.id}: {exc}") from exc

@@ -1,0 +1,151 @@
+"""A look into a container's root from outside, without entering it.
+
+A running container is seen through its own root, by pidfd. One that does not run is seen through
+a detached mount of its layers: nothing appears in any mount namespace, and it is gone with its
+descriptor. Everything below it is opened with RESOLVE_IN_ROOT: links in it lead nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import select
+import threading
+from typing import TYPE_CHECKING
+
+from engine.errors import InvalidParameter
+from engine.linux import path, syscalls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from engine.storage.snapshots import Mount
+
+LARGEST_FILE_BYTES = 1 << 20
+"""Of passwd and group; what is larger is refused."""
+
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_COLON = re.compile(r"(?<!\\):")
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@contextlib.contextmanager
+def of_layers(mounts: Sequence[Mount]) -> Iterator[int]:
+    """A descriptor of the root that `mounts` (of a snapshot) make, read-only."""
+    fd = _open_layers(mounts[0])
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _open_layers(mount: Mount) -> int:
+    if mount.type == "bind":
+        return os.open(mount.source, _DIRECTORY)
+    layers = _layers(mount)
+    if len(layers) == 1:
+        return os.open(layers[0], _DIRECTORY)
+    try:
+        return _detached_overlay(layers)
+    except OSError as exc:
+        if exc.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+        return _overlay_in_thread(mount, layers)
+
+
+def _layers(mount: Mount) -> list[str]:
+    """Highest first; the writable one counts as a lower, so that a second mount does no harm."""
+    options = dict(option.partition("=")[::2] for option in mount.options)
+    names = [options["upperdir"]] if "upperdir" in options else []
+    names += [name for name in _COLON.split(options.get("lowerdir", "")) if name]
+    return [os.path.join(mount.base, name.replace("\\", "")) for name in names]
+
+
+def _detached_overlay(layers: list[str]) -> int:
+    """One layer a call: a parameter holds 256 bytes, `lowerdir+` has no such end (Linux 6.5)."""
+    context = syscalls.fsopen("overlay")
+    try:
+        for layer in layers:
+            syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, "lowerdir+", layer)
+        syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE)
+        return syscalls.fsmount(context, attr_flags=syscalls.MOUNT_ATTR_RDONLY)
+    finally:
+        os.close(context)
+
+
+def _overlay_in_thread(mount: Mount, layers: list[str]) -> int:
+    """For older kernels: mounted in a mount namespace that ends with the thread that made it.
+
+    The descriptor keeps the mount alive. Only that thread's namespace changes, never the daemon's.
+    """
+    result: list[int | OSError] = []
+
+    def body() -> None:
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            private = syscalls.MS_REC | syscalls.MS_PRIVATE
+            syscalls.mount(None, "/", None, private, None)
+            if mount.base:
+                os.chdir(mount.base)
+            names = [os.path.relpath(name, mount.base) if mount.base else name for name in layers]
+            data = f"lowerdir={':'.join(names)}"
+            syscalls.mount("overlay", "/proc", "overlay", syscalls.MS_RDONLY, data)
+            result.append(os.open("/proc", _DIRECTORY))
+        except OSError as exc:
+            result.append(exc)
+
+    thread = threading.Thread(target=body, name="view")
+    thread.start()
+    thread.join()
+    if isinstance(result[0], OSError):
+        raise result[0]
+    return result[0]
+
+
+@contextlib.contextmanager
+def of_process(pid: int, pidfd: int) -> Iterator[int]:
+    """A descriptor of a running container's root.
+
+    Raises ProcessLookupError if the process ended: the pid may be another's by then (R15).
+    """
+    try:
+        fd = os.open(f"/proc/{pid}/root", _DIRECTORY)
+    except FileNotFoundError as exc:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from exc
+    try:
+        if _has_ended(pidfd):
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def read_file(root: int, name: str, limit_bytes: int = LARGEST_FILE_BYTES) -> bytes:
+    """A regular file beneath `root`; b"" if there is none.
+
+    Raises InvalidParameter for what is no regular file or far too large (attack case R9).
+    """
+    try:
+        return path.read_in_root(root, name, limit_bytes=limit_bytes)
+    except OSError as exc:
+        if exc.errno in _NOT_THERE:
+            return b""
+        raise InvalidParameter(f"cannot read {name} of the container: {exc.strerror}") from exc
+
+
+def open_in_root(root: int, name: str) -> int | None:
+    """An O_PATH descriptor of whatever is there, None if nothing is."""
+    try:
+        return path.open_in_root(root, name)
+    except OSError as exc:
+        if exc.errno in _NOT_THERE:
+            return None
+        raise
