@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 # How long requests that are under way may take to end by themselves when the daemon is told to
 # stop. Streams (logs, attach, wait) never do, so every second here is one the user waits.
-_GRACE_S = 2.0
+_GRACE_S = 1.0
 
 # Signals after which the daemon goes without any more care (moby cmd/dockerd/trap).
 _PATIENCE = 3
