@@ -1,0 +1,174 @@
+"""What is measured, each as a function that asks one engine and returns named figures.
+
+Times are milliseconds, memory is megabytes of proportional set size (proc(5), smaps_rollup): what a
+process has for itself plus its share of what it has with others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.engine import Engine
+
+IMAGE = "busybox:latest"
+FLEET = 60
+FLEET_IN_MEMORY = 20
+
+
+@dataclass
+class Sample:
+    """The figures of one round."""
+
+    figures: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextlib.contextmanager
+    def timed(self, name: str, *, per: int = 1) -> Iterator[None]:
+        before = time.perf_counter()
+        yield
+        self.figures[name] = (time.perf_counter() - before) * 1000 / per
+
+
+def ask(engine: Engine, method: str, path: str, body: Any = None) -> Any:
+    """A request that must succeed; its JSON, if it has any."""
+    reply = engine.call(method, path, body)
+    if reply.status >= 400:
+        raise RuntimeError(f"{method} {path}: {reply.status} {reply.body[:300]!r}")
+    return reply.json() if reply.body else None
+
+
+def created(engine: Engine, *command: str) -> str:
+    return ask(engine, "POST", "/containers/create", {"Image": IMAGE, "Cmd": command})["Id"]
+
+
+def removed(engine: Engine, container: str) -> None:
+    engine.call("POST", f"/containers/{container}/kill")
+    engine.call("DELETE", f"/containers/{container}?force=1")
+
+
+# The measures
+
+
+def run(engine: Engine) -> Sample:
+    """The whole command of a user."""
+    sample = Sample()
+    with sample.timed("docker run --rm busybox true"):
+        engine.docker("run", "--rm", IMAGE, "true")
+    return sample
+
+
+def life(engine: Engine) -> Sample:
+    """Each request of one container's life."""
+    sample = Sample()
+    with sample.timed("create"):
+        container = created(engine, "sleep", "1000")
+    with sample.timed("start"):
+        ask(engine, "POST", f"/containers/{container}/start")
+    with sample.timed("exec true"):
+        _exec(engine, container)
+    with sample.timed("kill and wait"):
+        ask(engine, "POST", f"/containers/{container}/kill")
+        ask(engine, "POST", f"/containers/{container}/wait")
+    with sample.timed("rm"):
+        ask(engine, "DELETE", f"/containers/{container}")
+    return sample
+
+
+def _exec(engine: Engine, container: str) -> None:
+    """Create and start an exec, and read its stream to the end."""
+    body = {"Cmd": ["true"], "AttachStdout": True, "AttachStderr": True}
+    made = ask(engine, "POST", f"/containers/{container}/exec", body)["Id"]
+    document = b'{"Detach":false,"Tty":false}'
+    with engine.raw() as connection:
+        connection.sendall(
+            f"POST /exec/{made}/start HTTP/1.1\r\nHost: localhost\r\n"
+            "Content-Type: application/json\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+            f"Content-Length: {len(document)}\r\n\r\n".encode()
+            + document
+        )
+        while connection.recv(65536):
+            pass
+
+
+def fleet(engine: Engine) -> Sample:
+    """Many containers: started eight at a time, listed, removed."""
+    sample = Sample()
+    containers: list[str] = []
+
+    def start(_: int) -> None:
+        container = created(engine, "sleep", "1000")
+        containers.append(container)
+        ask(engine, "POST", f"/containers/{container}/start")
+
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            with sample.timed(f"create and start, {FLEET} by 8 clients, each", per=FLEET):
+                list(pool.map(start, range(FLEET)))
+            with sample.timed(f"GET /containers/json, {FLEET} running", per=20):
+                for _ in range(20):
+                    ask(engine, "GET", "/containers/json")
+    finally:
+        for container in containers:
+            removed(engine, container)
+    return sample
+
+
+def memory(engine: Engine) -> Sample:
+    """What a running container costs the host outside itself: shims, monitors, the daemon."""
+    containers = [created(engine, "sleep", "1000") for _ in range(FLEET_IN_MEMORY)]
+    try:
+        before = resident_mb(host_processes())
+        for container in containers:
+            ask(engine, "POST", f"/containers/{container}/start")
+        time.sleep(1)
+        after = resident_mb(host_processes())
+    finally:
+        for container in containers:
+            removed(engine, container)
+    return Sample({"MB a running container": (after - before) / FLEET_IN_MEMORY})
+
+
+MEASURES: dict[str, tuple[Callable[[Engine], Sample], int]] = {
+    "run": (run, 15),
+    "life": (life, 15),
+    "fleet": (fleet, 3),
+    "memory": (memory, 3),
+}
+"""By name, with the number of rounds that are counted."""
+
+
+# Memory, from the host's side
+
+
+def resident_mb(pids: set[int]) -> float:
+    return sum(map(_pss_kb, pids)) / 1024
+
+
+def _pss_kb(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as rollup:
+            return next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+    except (OSError, StopIteration):
+        # It ended meanwhile, or is the kernel's own.
+        return 0
+
+
+def host_processes() -> set[int]:
+    """All in this pid namespace itself, not in a container's, but for the kernel's threads."""
+    own = os.readlink("/proc/self/ns/pid")
+    return {pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_in(pid, own)}
+
+
+def _is_in(pid: int, namespace: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline") as command:
+            return os.readlink(f"/proc/{pid}/ns/pid") == namespace and bool(command.read(1))
+    except OSError:
+        return False
