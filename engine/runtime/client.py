@@ -635,7 +635,7 @@ def _spawn(exec_root: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
             process = subprocess.Popen(
                 [sys.executable, *arguments, str(theirs.fileno()), exec_root],
                 executable=f"/proc/self/fd/{executable}",
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), executable),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=_library_path(),

@@ -165,7 +165,7 @@ def _exec(
     tty: bool,
     console_size: list[int] | None,
 ) -> None:
-    inherited = {
+    inherited: Json = {
         key: confinement.process[key]
         for key in ("capabilities", "noNewPrivileges", "rlimits", "oomScoreAdj", "apparmorProfile")
         if key in confinement.process

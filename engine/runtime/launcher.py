@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 
-from engine.linux import capability, cgroup, syscalls
+from engine.linux import capability, cgroup, process, syscalls
 from engine.runtime import protocol
 from engine.runtime.monitor import server
 
@@ -28,6 +28,9 @@ _UMASK = 0o022
 
 def main(fd: int, exec_root: str) -> NoReturn:
     """Serve the daemon at the other end of socket `fd` until it is gone."""
+    # The executable came along as a descriptor too.
+    process.keep_only([fd])
+    os.set_inheritable(fd, False)
     channel = protocol.Channel(socket.socket(fileno=fd))
     _settle()
     _serve(channel, exec_root)

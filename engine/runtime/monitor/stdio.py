@@ -1,9 +1,9 @@
 """A process's standard streams: pipes or a terminal, its log, and the clients attached.
 
 What the process writes goes to the log and to every client; what clients send goes to its stdin.
-Nothing is dropped and nothing grows without bound: a client's socket that is full is buffered up to
-1 MB, then the process is not read from until that client takes some. One that holds neither stdin nor
-a terminal is cut off when it takes nothing for 30 s.
+Nothing is dropped and nothing grows without bound: a client's socket that is full is buffered up
+to 1 MB, then the process is not read from until that client takes some. One that holds neither
+stdin nor a terminal is cut off when it takes nothing for 30 s.
 """
 
 from __future__ import annotations

@@ -1,0 +1,129 @@
+"""A process on its way from fork to execve, as the monitor sees it.
+
+prepare: Ready ─▶ waiting ─ go() ─▶ going: end of file ─▶ started
+   └── Failed, or end of file ──────────┴── Failed ─▶ failed
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from engine.linux import namespace, syscalls
+from engine.runtime import protocol
+from engine.runtime.init import GO
+from engine.runtime.monitor.loop import EPOLLIN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn, Protocol
+
+    from engine.runtime.monitor.loop import Loop
+
+    class Parent(Protocol):
+        """Whoever is told how it goes; `on_ready` gets the terminal's master or -1."""
+
+        def on_ready(self, master: int) -> None: ...
+        def on_started(self) -> None: ...
+        def on_failed(self, failed: protocol.Failed) -> None: ...
+
+
+class Birth:
+    """`pid` and `pidfd` stand from the start; the pidfd is the owner's to close."""
+
+    __slots__ = ("_channel", "_is_going", "_is_ready", "_loop", "_parent", "pid", "pidfd")
+
+    def __init__(
+        self,
+        loop: Loop,
+        parent: Parent,
+        become: Callable[[socket.socket], NoReturn],
+        *,
+        pid_namespace: int | None,
+        new_pid_namespace: bool = False,
+    ) -> None:
+        """Fork. `pid_namespace` (a namespace's or a process's descriptor) is where the child is
+        born, or it begins a new one. Raises OSError.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._loop = loop
+        self._parent = parent
+        self._is_ready = False
+        self._is_going = False
+        try:
+            self.pid = _fork(pid_namespace, new=new_pid_namespace)
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
+        if self.pid == 0:
+            ours.close()
+            become(theirs)
+        theirs.close()
+        # The child is not reaped before the loop runs again, so the pid is still its own.
+        self.pidfd = os.pidfd_open(self.pid)
+        self._channel = protocol.Channel(ours)
+        loop.add(ours.fileno(), EPOLLIN, self._on_event)
+
+    def go(self) -> None:
+        """Let it execve; only once it is ready."""
+        self._is_going = True
+        try:
+            self._channel.sock.send(GO, socket.MSG_NOSIGNAL)
+        except OSError:
+            return  # it died: the end of file says so
+
+    def give_up(self) -> None:
+        """Without its other end the child ends by itself."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._channel.fileno() >= 0:
+            self._loop.remove(self._channel.fileno())
+            self._channel.close()
+
+    def _on_event(self, _events: int) -> None:
+        try:
+            messages = self._channel.receive()
+        except (OSError, protocol.ProtocolError):
+            messages = None
+        if messages is None:
+            self._on_end()
+            return
+        for message, fds in messages:
+            if isinstance(message, protocol.Failed):
+                self._close()
+                self._parent.on_failed(message)
+                return
+            self._is_ready = True
+            self._parent.on_ready(fds[0] if fds else -1)
+
+    def _on_end(self) -> None:
+        self._close()
+        if self._is_going:
+            self._parent.on_started()
+        else:
+            text = "the container's init process ended unexpectedly"
+            self._parent.on_failed(protocol.Failed(step="init", text=text))
+
+
+def _fork(pid_namespace: int | None, *, new: bool) -> int:
+    """fork(2) into a pid namespace; this process's own children go on in its own."""
+    if not new and pid_namespace is None:
+        return os.fork()
+    own = namespace.open_own_pid_namespace()
+    try:
+        if new:
+            syscalls.unshare(syscalls.CLONE_NEWPID)
+        elif pid_namespace is not None:
+            syscalls.setns(pid_namespace, syscalls.CLONE_NEWPID)
+        pid = os.fork()
+        if pid != 0:
+            syscalls.setns(own, syscalls.CLONE_NEWPID)
+        return pid
+    except OSError:
+        syscalls.setns(own, syscalls.CLONE_NEWPID)
+        raise
+    finally:
+        os.close(own)

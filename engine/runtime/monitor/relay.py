@@ -1,0 +1,261 @@
+"""A published port held open: who connects to it is relayed to the container.
+
+Most packets never come here, because the kernel translates their destination; what arrives is what
+that cannot reach, such as ::1. Holding the socket also reserves the port.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+
+from engine.runtime.monitor.loop import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from engine.runtime.monitor.loop import Loop, Timer
+    from engine.runtime.protocol import ListenerOptions
+
+    Address = tuple[Any, ...]
+
+_READ_BYTES = 1 << 16
+_DATAGRAM_BYTES = 1 << 16
+# As dockerd's proxy: a peer that said nothing for so long is forgotten.
+_UDP_IDLE_S = 90.0
+_MAX_FLOWS = 1024
+_ACCEPTS_A_ROUND = 64
+_RETRY_S = 0.1
+
+
+class Relay:
+    """Takes the socket; `close` frees the port and ends what is under way."""
+
+    __slots__ = ("_flows", "_loop", "_options", "_sock", "_streams")
+
+    def __init__(self, loop: Loop, sock: socket.socket, options: ListenerOptions) -> None:
+        sock.setblocking(False)
+        self._loop = loop
+        self._sock = sock
+        self._options = options
+        self._streams: set[_Stream] = set()
+        self._flows: dict[Address, _Flow] = {}
+        if options.target_ip:
+            self._listen()
+
+    def close(self) -> None:
+        self._loop.remove(self._sock.fileno())
+        self._sock.close()
+        for stream in tuple(self._streams):
+            stream.close()
+        for flow in tuple(self._flows.values()):
+            flow.close()
+
+    @property
+    def target(self) -> tuple[str, int]:
+        return self._options.target_ip, self._options.target_port
+
+    def _listen(self) -> None:
+        if self._sock.fileno() >= 0:
+            handler = self._on_datagram if self._options.protocol == "udp" else self._on_accept
+            self._loop.add(self._sock.fileno(), EPOLLIN, handler)
+
+    def _on_accept(self, _events: int) -> None:
+        for _ in range(_ACCEPTS_A_ROUND):
+            try:
+                peer, _address = self._sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    # The connection stays queued; asking at once would only spin.
+                    self._loop.remove(self._sock.fileno())
+                    self._loop.call_later(_RETRY_S, self._listen)
+                    return
+                continue
+            self._begin(peer)
+
+    def _begin(self, peer: socket.socket) -> None:
+        try:
+            inner = _connect(self.target, socket.SOCK_STREAM)
+        except OSError:
+            peer.close()
+            return
+        peer.setblocking(False)
+        self._streams.add(_Stream(self._loop, peer, inner, self._streams))
+
+    def _on_datagram(self, _events: int) -> None:
+        for _ in range(_ACCEPTS_A_ROUND):
+            try:
+                data, address = self._sock.recvfrom(_DATAGRAM_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # an ICMP error of an earlier answer
+            flow = self._flows.get(address)
+            if flow is None:
+                flow = self._new_flow(address)
+            if flow is not None:
+                flow.send(data)
+
+    def _new_flow(self, address: Address) -> _Flow | None:
+        if len(self._flows) >= _MAX_FLOWS:
+            return None
+        try:
+            inner = _connect(self.target, socket.SOCK_DGRAM)
+        except OSError:
+            return None
+        flow = _Flow(self._loop, self._sock, address, inner, self._flows)
+        self._flows[address] = flow
+        return flow
+
+
+def _connect(target: tuple[str, int], kind: socket.SocketKind) -> socket.socket:
+    family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        try:
+            sock.connect(target)
+        except BlockingIOError:
+            raise
+        except OSError:
+            sock.close()
+            raise
+    return sock
+
+
+class _Stream:
+    """Two connected sockets: what one says the other hears, half-closes included."""
+
+    __slots__ = ("_loop", "_pipes", "_streams")
+
+    def __init__(
+        self, loop: Loop, outer: socket.socket, inner: socket.socket, streams: set[_Stream]
+    ) -> None:
+        self._loop = loop
+        self._streams = streams
+        there, back = _Pipe(outer, inner), _Pipe(inner, outer)
+        self._pipes = (there, back)
+        loop.add(outer.fileno(), EPOLLIN, lambda events: self._on_event(events, there, back))
+        loop.add(inner.fileno(), EPOLLIN | EPOLLOUT, lambda e: self._on_event(e, back, there))
+
+    def _on_event(self, events: int, reads: _Pipe, writes: _Pipe) -> None:
+        """An event on the socket that `reads` comes from and `writes` goes to."""
+        try:
+            if events & (EPOLLERR | EPOLLHUP) and not reads.is_open:
+                self.close()
+                return
+            if events & EPOLLOUT:
+                writes.flush()
+            if events & (EPOLLIN | EPOLLHUP | EPOLLERR) and reads.wants_more:
+                reads.fill()
+        except OSError:
+            self.close()
+            return
+        if not reads.is_open and not writes.is_open and not reads.pending and not writes.pending:
+            self.close()
+            return
+        self._watch(reads, writes)
+        self._watch(writes, reads)
+
+    def _watch(self, reads: _Pipe, writes: _Pipe) -> None:
+        events = EPOLLIN if reads.wants_more else 0
+        if writes.pending:
+            events |= EPOLLOUT
+        self._loop.modify(reads.source.fileno(), events)
+
+    def close(self) -> None:
+        self._streams.discard(self)
+        for pipe in self._pipes:
+            self._loop.remove(pipe.source.fileno())
+            pipe.source.close()
+
+
+class _Pipe:
+    """One direction, with at most one read's worth on its way."""
+
+    __slots__ = ("is_open", "pending", "source", "target")
+
+    def __init__(self, source: socket.socket, target: socket.socket) -> None:
+        self.source = source
+        self.target = target
+        self.pending = memoryview(b"")
+        self.is_open = True
+
+    @property
+    def wants_more(self) -> bool:
+        return self.is_open and not self.pending
+
+    def fill(self) -> None:
+        try:
+            data = self.source.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            self.is_open = False
+            self._end()
+            return
+        self.pending = memoryview(data)
+        self.flush()
+
+    def flush(self) -> None:
+        if self.pending:
+            with contextlib.suppress(BlockingIOError):
+                self.pending = self.pending[self.target.send(self.pending, socket.MSG_NOSIGNAL) :]
+        if not self.is_open and not self.pending:
+            self._end()
+
+    def _end(self) -> None:
+        with contextlib.suppress(OSError):
+            self.target.shutdown(socket.SHUT_WR)
+
+
+class _Flow:
+    """A UDP peer: a socket of its own towards the container, so that answers find the way back."""
+
+    __slots__ = ("_address", "_flows", "_inner", "_is_active", "_loop", "_outer", "_timer")
+
+    def __init__(
+        self,
+        loop: Loop,
+        outer: socket.socket,
+        address: Address,
+        inner: socket.socket,
+        flows: dict[Address, _Flow],
+    ) -> None:
+        self._loop = loop
+        self._outer = outer
+        self._address = address
+        self._inner = inner
+        self._flows = flows
+        self._is_active = True
+        self._timer: Timer = loop.call_later(_UDP_IDLE_S, self._expire)
+        loop.add(inner.fileno(), EPOLLIN, self._on_answer)
+
+    def send(self, data: bytes) -> None:
+        self._is_active = True
+        with contextlib.suppress(OSError):  # a datagram may be lost
+            self._inner.send(data)
+
+    def _on_answer(self, _events: int) -> None:
+        self._is_active = True
+        try:
+            data = self._inner.recv(_DATAGRAM_BYTES)
+            self._outer.sendto(data, self._address)
+        except OSError:
+            return
+
+    def _expire(self) -> None:
+        if self._is_active:
+            self._is_active = False
+            self._timer = self._loop.call_later(_UDP_IDLE_S, self._expire)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        self._timer.cancel()
+        self._flows.pop(self._address, None)
+        self._loop.remove(self._inner.fileno())
+        self._inner.close()
