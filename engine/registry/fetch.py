@@ -12,7 +12,7 @@ import asyncio
 import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from engine import offload
 from engine.errors import EngineError, WharfError
@@ -22,7 +22,7 @@ from engine.registry.client import UnknownBlob, Unsupported, VerificationFailed
 from engine.registry.transport import Stray, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from engine.oci.descriptor import Descriptor
     from engine.registry.client import Repository
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     Report = Callable[[str, int, int], None]
     """Status, current and total bytes; both 0 where the status has no counts."""
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 BATCH_BYTES = 1 << 20
@@ -143,7 +142,7 @@ class _Batch:
         data = b"".join(self._chunks)
         self._chunks.clear()
         self._waiting = 0
-        await _to_the_end(self._sink.write, data)
+        await to_the_end(offload.disk(self._sink.write, data))
 
 
 class Fetch:
@@ -191,7 +190,7 @@ class Fetch:
                     await self._wait(attempt, exc)
                     attempt += 1
         except BaseException:
-            await _to_the_end(sink.abort)
+            await to_the_end(offload.disk(sink.abort))
             raise
 
     async def _attempt(self, sink: Sink) -> None:
@@ -202,7 +201,7 @@ class Fetch:
         if sink.offset != self._size:
             raise VerificationFailed(LAYER, self._digest)
         self._report("Verifying Checksum", 0, 0)
-        await _to_the_end(self._verify, sink)
+        await to_the_end(offload.disk(self._verify, sink))
         self._report("Download complete", 0, 0)
 
     def _verify(self, sink: Sink) -> None:
@@ -256,13 +255,18 @@ class Fetch:
             await asyncio.sleep(self._policy.unit_s)
 
 
-async def _to_the_end(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """As offload.disk, but a caller cancelled meanwhile goes on only when the call has ended."""
-    call = asyncio.ensure_future(offload.disk(fn, *args, **kwargs))
+async def to_the_end(call: Coroutine[object, object, T]) -> T:
+    """Await `call`; a caller cancelled meanwhile goes on only when it has ended.
+
+    For work in a thread, which cannot be stopped and must not run beside its own clean-up.
+    """
+    task = asyncio.ensure_future(call)
     try:
-        return await asyncio.shield(call)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait((call,))
+        await asyncio.wait((task,))
+        if not task.cancelled():
+            task.exception()
         raise
 
 

@@ -1,0 +1,65 @@
+"""Progress on its way to one client: bounded, however slowly it reads.
+
+Counts of a layer that the client has not taken yet are overtaken by newer ones; everything else is
+kept in order, and there is only so much of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from engine.image.model import Progress
+
+
+class _Slot:
+    __slots__ = ("progress",)
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+
+class Channel:
+    """One producer's side is `send` and `close`; the other iterates."""
+
+    def __init__(self) -> None:
+        self._slots: deque[_Slot] = deque()
+        self._newest: dict[str, _Slot] = {}
+        self._changed = asyncio.Event()
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def send(self, progress: Progress) -> None:
+        """Never waits."""
+        newest = self._newest.get(progress.id)
+        if newest is not None and progress.total and newest.progress.status == progress.status:
+            newest.progress = progress
+            return
+        slot = _Slot(progress)
+        self._slots.append(slot)
+        if progress.id:
+            self._newest[progress.id] = slot
+        self._changed.set()
+
+    def close(self) -> None:
+        """The iteration ends behind what was sent."""
+        self._is_closed = True
+        self._changed.set()
+
+    async def __aiter__(self) -> AsyncIterator[Progress]:
+        while True:
+            while self._slots:
+                slot = self._slots.popleft()
+                if self._newest.get(slot.progress.id) is slot:
+                    del self._newest[slot.progress.id]
+                yield slot.progress
+            if self._is_closed:
+                return
+            self._changed.clear()
+            await self._changed.wait()
