@@ -5,20 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.errors import InvalidParameter
+from engine.linux.capability import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-# <linux/capability.h>, in the order of their numbers.
-_NUMBERED = (
-    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP "
-    "LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER "
-    "SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE "
-    "SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP "
-    "MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF "
-    "CHECKPOINT_RESTORE"
-)
-KNOWN = tuple(f"CAP_{name}" for name in _NUMBERED.split())
 
 # Docker's default set (moby oci/caps/defaults.go).
 _DOCKERS = (
@@ -30,18 +20,13 @@ DEFAULT = tuple(f"CAP_{name}" for name in _DOCKERS.split())
 ALL = "ALL"
 
 
-def available(mask: int) -> frozenset[str]:
-    """The names in a capability bit set, as /proc/self/status shows it."""
-    return frozenset(name for number, name in enumerate(KNOWN) if mask >> number & 1)
-
-
 def normalize(names: Iterable[str], within: frozenset[str], field: str) -> tuple[str, ...]:
     """Upper case with the CAP_ prefix; ALL stays. `field` is named in the error."""
     result: list[str] = []
     for name in names:
         upper = name.upper()
         full = upper if upper == ALL or upper.startswith("CAP_") else f"CAP_{upper}"
-        if full != ALL and full not in KNOWN:
+        if full != ALL and full not in NAMES:
             raise InvalidParameter(f'invalid {field}: unknown capability: "{full}"')
         if full != ALL and full not in within:
             raise InvalidParameter(
@@ -56,7 +41,7 @@ def effective(
     *, add: tuple[str, ...], drop: tuple[str, ...], privileged: bool, within: frozenset[str]
 ) -> tuple[str, ...]:
     """The set a container gets; `add` and `drop` are normalized (moby TweakCapabilities)."""
-    everything = tuple(name for name in KNOWN if name in within)
+    everything = tuple(name for name in NAMES if name in within)
     if privileged:
         return everything
     if ALL in add:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ from engine.container import (
     names,
     prune,
     remove,
+    restore,
+    signals,
     start,
     stop,
     top,
@@ -44,8 +47,9 @@ from engine.runtime.client import RuntimeFailure
 from engine.runtime.protocol import Exit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 
+    from engine.container.logs import Batch
     from engine.container.model import (
         Container,
         Created,
@@ -114,10 +118,10 @@ class Containers:
 
     async def kill(self, ref: str, signal: str = "") -> None:
         handle = self._rooms.store.find(ref)
-        signo = _kill_signal(ref, signal)
+        signo = signals.parse(signal) if signal else signals.SIGKILL
         next_status(handle.state.status, Event.KILL, handle.id, ref=ref)
         what = f"killing container {handle.id}"
-        if signo == stop.signals.SIGKILL:
+        if signo == signals.SIGKILL:
             await self._do(stop.kill(self._rooms, handle), what)
         else:
             await self._do(stop.send(self._rooms, handle, signo), what)
@@ -204,10 +208,10 @@ class Containers:
 
     # Looking
 
-    def list(self, query: ListQuery) -> Awaitable[list[ContainerView]]:
+    def list(self, query: ListQuery) -> Awaitable[Sequence[ContainerView]]:
         return self._list(query)
 
-    async def _list(self, query: ListQuery) -> list[ContainerView]:
+    async def _list(self, query: ListQuery) -> Sequence[ContainerView]:
         chosen = listing.select(self._rooms, query)
         sizes = await self._sizes(chosen) if query.with_size else {}
         return [
@@ -244,11 +248,11 @@ class Containers:
             return container.config.image
         return container.image_id
 
-    async def _sizes(self, handles: list[Handle]) -> dict[str, Sizes]:
+    async def _sizes(self, handles: Sequence[Handle]) -> dict[str, Sizes]:
         keys = [(h.id, h.container.snapshot_key) for h in handles]
         return await offload.disk(self._measure, keys)
 
-    def _measure(self, keys: list[tuple[str, str]]) -> dict[str, Sizes]:
+    def _measure(self, keys: Sequence[tuple[str, str]]) -> dict[str, Sizes]:
         snapshots = self._rooms.snapshots
         sizes: dict[str, Sizes] = {}
         for container_id, key in keys:
@@ -267,26 +271,20 @@ class Containers:
         publish(self._rooms.events, handle.container, "top")
         return top.table(columns, processes)
 
-    def waiter(self, ref: str, condition: WaitCondition) -> Awaitable[WaitResult]:
+    async def waiter(self, ref: str, condition: WaitCondition) -> Awaitable[WaitResult]:
         """Registers at once; what comes back is awaited later, when headers are out."""
         handle = self._rooms.store.find(ref)
         return handle.waiters.register(condition, handle.state)
 
-    async def logs(self, ref: str, query: LogsQuery) -> AsyncIterator[list[tuple[int, bytes]]]:
-        async for batch in logs.read(self._rooms.store.find(ref), query):
-            yield batch
-
-    def check_logs(self, ref: str, query: LogsQuery) -> Container:
-        """Raise what has to be said before the first byte; the container, for its tty."""
-        if not (query.stdout or query.stderr):
-            raise InvalidParameter("Bad parameters: you must choose at least one stream")
+    async def logs(self, ref: str, query: LogsQuery) -> AsyncGenerator[Batch, None]:
+        """All checks are made here; what comes back is iterated, and closed to end it."""
         handle = self._rooms.store.find(ref)
         logs.check(handle, query)
-        return handle.container
+        return logs.read(handle, query)
 
     # Streams
 
-    def check_attach(self, ref: str, options: AttachOptions) -> Container:
+    async def check_attach(self, ref: str, options: AttachOptions) -> Container:
         """Raise what has to be said before the connection is taken over."""
         handle = self._rooms.store.find(ref)
         attach.check(handle, options, ref=ref)
@@ -294,7 +292,11 @@ class Containers:
 
     async def attach(self, ref: str, options: AttachOptions, fd: int, prefix: bytes = b"") -> None:
         """`fd` is taken over, whatever happens."""
-        handle = self._rooms.store.find(ref)
+        try:
+            handle = self._rooms.store.find(ref)
+        except WharfError:
+            _close(fd)
+            raise
         await self._do(
             attach.attach(self._rooms, handle, options, fd, prefix),
             f"attaching to container {handle.id}",
@@ -320,7 +322,7 @@ class Containers:
         await self._forget_execs()
         return await exec.create(self._rooms, handle, config, ref=ref)
 
-    def check_exec(self, exec_id: str) -> Exec:
+    async def exec_check(self, exec_id: str) -> Exec:
         """Raise what has to be said before the connection is taken over."""
         handle, known = self._rooms.store.find_exec(exec_id)
         exec.check(handle, known)
@@ -330,21 +332,25 @@ class Containers:
         self,
         exec_id: str,
         *,
+        detach: bool = False,
         tty: bool = False,
         console_size: tuple[int, int] | None = None,
-        fd: int = _NO_FD,
+        fd: int | None = None,
         prefix: bytes = b"",
     ) -> None:
-        """`fd` is taken over, whatever happens; -1 detaches."""
-        handle, known = self._rooms.store.find_exec(exec_id)
+        """`fd` is taken over, whatever happens; None to detach. Returns when the process runs."""
+        try:
+            handle, known = self._rooms.store.find_exec(exec_id)
+        except WharfError:
+            _close(fd)
+            raise
         await self._do(
             exec.start(
                 self._rooms,
                 handle,
                 known,
-                tty=tty,
-                console_size=console_size,
-                fd=fd,
+                console_size=console_size if tty else None,
+                fd=_NO_FD if fd is None or detach else fd,
                 prefix=prefix,
             ),
             f"starting exec {exec_id}",
@@ -354,7 +360,7 @@ class Containers:
         handle, known = self._rooms.store.find_exec(exec_id)
         await exec.resize(handle, known, height, width)
 
-    def exec_inspect(self, exec_id: str) -> Exec:
+    async def exec_inspect(self, exec_id: str) -> Exec:
         return self._rooms.store.find_exec(exec_id)[1]
 
     async def _forget_execs(self) -> None:
@@ -365,7 +371,7 @@ class Containers:
 
     # What other rooms ask
 
-    def users_of_image(self, image_id: str) -> list[tuple[str, bool]]:
+    def users_of_image(self, image_id: str) -> Sequence[tuple[str, bool]]:
         """(id, whether it runs) of the containers made from an image."""
         return [
             (handle.id, handle.state.status in ACTIVE)
@@ -373,7 +379,7 @@ class Containers:
             if handle.container.image_id == image_id
         ]
 
-    def users_of_volume(self, name: str) -> list[str]:
+    def users_of_volume(self, name: str) -> Sequence[str]:
         return [
             handle.id
             for handle in self._rooms.store.all()
@@ -453,36 +459,9 @@ class Containers:
 
     # Boot and end
 
-    async def adopt(self, handle: Handle) -> None:
-        """Take over one container that was running when the last daemon ended."""
-        async with handle.lock:
-            task = await self._rooms.runtime.adopt(handle.id)
-            if task is not None and task.exit is None and task.pid:
-                handle.task = task
-                await self._rooms.networks.adopt(
-                    handle.id, handle.container.endpoints, handle.container.ports
-                )
-                await self._correct(handle, task.pid)
-                return
-            how = await offload.disk(self._recorded_exit, handle.id)
-            await exit.exited(self._rooms, handle, how)
-        await self._auto_remove(handle)
-
-    async def _correct(self, handle: Handle, pid: int) -> None:
-        """The kernel knows better than the row whether it is frozen."""
-        is_frozen = await offload.kernel(cgroup.is_frozen, handle.container.cgroup_path)
-        status = Status.PAUSED if is_frozen else Status.RUNNING
-        state = msgspec.structs.replace(handle.state, status=status, pid=pid)
-        if state != handle.state:
-            await self._rooms.store.save_state(handle, state)
-
-    def _recorded_exit(self, container_id: str) -> Exit:
-        entries = self._rooms.runtime.recorded(container_id)
-        for entry in reversed(entries):
-            if entry.event == entry.EXITED:
-                return Exit.from_json(entry.facts)
-        was_killed_for_memory = any(entry.event == entry.OOM for entry in entries)
-        return Exit(code=137, at_ns=time.time_ns(), oom=was_killed_for_memory)
+    async def restore(self) -> None:
+        """Adopt what runs, take note of what ended, sweep the rest; before anything is served."""
+        await restore.restore(self._rooms, self._auto_remove)
 
     async def stop_all(self, timeout_s: float) -> None:
         """End every container in its own way, all at once, within the time."""
@@ -503,16 +482,14 @@ class Containers:
         await self._rooms.work.do(coroutine, what=what)
 
 
+def _close(fd: int | None) -> None:
+    if fd is not None and fd >= 0:
+        os.close(fd)
+
+
 async def _locked(handle: Handle, coroutine: Coro) -> None:
     async with handle.lock:
         await coroutine
-
-
-def _kill_signal(ref: str, text: str) -> int:
-    try:
-        return stop.signals.parse(text) if text else stop.signals.SIGKILL
-    except InvalidParameter as exc:
-        raise InvalidParameter(f"cannot kill container: {ref}: {exc}") from exc
 
 
 def type_of(exc: WharfError) -> type[WharfError]:

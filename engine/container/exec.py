@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine import ids, offload
-from engine.container import attach, capabilities, environment, failure, gather, spec, view
+from engine.container import attach, environment, failure, gather, spec, view
 from engine.container.model import Exec, ExecConfig
 from engine.container.publish import publish
 from engine.container.state import Event, next_status
 from engine.errors import Conflict, InvalidParameter, WharfError
+from engine.linux import capability
 from engine.oci import runtime as oci
 from engine.runtime.client import Attachment, RuntimeFailure, Task
 
@@ -83,15 +83,13 @@ async def start(
     handle: Handle,
     exec: Exec,
     *,
-    tty: bool,
     console_size: tuple[int, int] | None,
     fd: int,
     prefix: bytes,
 ) -> None:
     """Run it; `fd` is the client's socket, -1 to detach, ours from here on.
 
-    Returns once the process runs: its streams are the monitor's affair. A failure is raised; the
-    client at `fd`, who has had his answer already, reads it as output.
+    Returns once the process runs: its streams are the monitor's affair.
     """
     try:
         check(handle, exec)
@@ -99,11 +97,12 @@ async def start(
         publish(
             rooms.events, handle.container, f"exec_start: {_words(exec.config)}", execID=exec.id
         )
-        pid, fd = await _run(rooms, handle, exec, console_size, fd, prefix)
+        user = await _look_up(handle, exec.config.user or handle.container.config.user)
+        given, fd = fd, -1  # the runtime's from here on, whatever comes
+        pid = await _run(rooms, handle, exec, user, console_size, given, prefix)
     except (WharfError, OSError) as exc:
         code, error = _explain(exc)
         await _note_failure(rooms, handle, exec, code)
-        await _tell(fd, str(error), multiplexed=not tty)
         raise error from exc
     finally:
         if fd >= 0:
@@ -117,19 +116,21 @@ async def _run(
     rooms: Rooms,
     handle: Handle,
     exec: Exec,
+    user: User,
     console_size: tuple[int, int] | None,
     fd: int,
     prefix: bytes,
-) -> tuple[int, int]:
-    """(pid, the descriptor that is still ours)."""
+) -> int:
+    """The pid on the host. `fd` is closed or handed over."""
     config = exec.config
-    user = await _look_up(handle, config.user or handle.container.config.user)
     task = handle.task
     if task is None:
+        if fd >= 0:
+            os.close(fd)
         raise Conflict(f"container {handle.id} is not running")
     attachment = _attachment(config, fd, prefix)
     process = _process(rooms, handle, config, user, console_size)
-    pid = await task.exec(
+    return await task.exec(
         exec.id,
         oci.document(process),
         stdin=config.attach_stdin and fd >= 0,
@@ -139,15 +140,13 @@ async def _run(
         console_size=console_size or config.console_size,
         attachment=attachment,
     )
-    return pid, -1
 
 
 def _attachment(config: ExecConfig, fd: int, prefix: bytes) -> Attachment | None:
-    """The client's socket as a duplicate, so that a failure can still be told on the original."""
     if fd < 0:
         return None
     return Attachment(
-        os.dup(fd),
+        fd,
         stdin=config.attach_stdin,
         stdout=config.attach_stdout,
         stderr=config.attach_stderr,
@@ -184,7 +183,7 @@ def _capabilities(rooms: Rooms, config: ExecConfig) -> oci.Capabilities | None:
     """All for a privileged exec; None for those of the container's own process."""
     if not config.is_privileged:
         return None
-    everything = tuple(name for name in capabilities.KNOWN if name in rooms.capabilities)
+    everything = tuple(name for name in capability.NAMES if name in rooms.capabilities)
     return spec.capabilities_of(everything)
 
 
@@ -201,14 +200,6 @@ async def _note_failure(rooms: Rooms, handle: Handle, exec: Exec, code: int) -> 
     if known is not None and known.exit_code is None and known.pid == 0:
         ended = msgspec.structs.replace(known, is_running=False, exit_code=code)
         await rooms.store.save_exec(handle, ended)
-
-
-async def _tell(fd: int, sentence: str, *, multiplexed: bool) -> None:
-    if fd < 0:
-        return
-    data = f"{sentence}\r\n".encode()
-    with contextlib.suppress(OSError):
-        await attach.send(fd, attach.frame(1, data) if multiplexed else data)
 
 
 async def resize(handle: Handle, exec: Exec, height: int, width: int) -> None:

@@ -22,7 +22,7 @@ from engine.errors import EngineError, InvalidParameter
 from engine.linux import inotify, syscalls
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 
     from engine.container.logfile import Record
     from engine.container.model import LogsQuery, WaitResult
@@ -49,9 +49,8 @@ def check(handle: Handle, query: LogsQuery) -> None:
         raise NoLogs
 
 
-async def read(handle: Handle, query: LogsQuery) -> AsyncIterator[Batch]:
+async def read(handle: Handle, query: LogsQuery) -> AsyncGenerator[Batch, None]:
     """The log as `query` wants it; with `follow` until the container has ended."""
-    check(handle, query)
     path = handle.container.log_path
     if not query.follow:
         async for batch in _past(path, query):

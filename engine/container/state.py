@@ -138,9 +138,6 @@ def _refusal(status: Status, event: Event, container_id: str, ref: str) -> Wharf
             return _refused_start(status)
         case Event.STOP:
             return NotModified("container is already stopped")
-        case Event.KILL:
-            cause = ContainerNotRunning(container_id)
-            return Conflict(f"cannot kill container: {ref}: {cause}")
         case Event.PAUSE if status is Status.PAUSED:
             return Conflict(f"Container {container_id} is already paused")
         case Event.UNPAUSE:

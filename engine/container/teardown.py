@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from engine import offload
 from engine.container import gather
+from engine.ids import ContainerId
 from engine.linux import cgroup
 
 if TYPE_CHECKING:
@@ -25,24 +26,27 @@ log = logging.getLogger(__name__)
 
 async def teardown(rooms: Rooms, container: Container) -> None:
     """End what may still run and take away what is held; failures are logged, never raised."""
+    await sweep(rooms, container.id, container.cgroup_path)
+    for point in container.mount_points:
+        if point.name and point.driver:
+            await _step(container.id, rooms.volumes.release(point.name, container.id))
+
+
+async def sweep(rooms: Rooms, container_id: str, cgroup_path: str) -> None:
+    """The same for a container of which only the id is known."""
     # First what keeps the rest busy: no process may be left in the group or the namespace.
-    await _step(container, offload.kernel(_end_group, container.cgroup_path))
+    await _step(container_id, offload.kernel(_end_group, cgroup_path))
     await asyncio.gather(
-        _step(container, rooms.networks.close(container.id)),
-        _step(container, offload.disk(_remove_files, rooms, container.id)),
-        *(
-            _step(container, rooms.volumes.release(point.name, container.id))
-            for point in container.mount_points
-            if point.name and point.driver
-        ),
+        _step(container_id, rooms.networks.close(ContainerId(container_id))),
+        _step(container_id, offload.disk(_remove_files, rooms, container_id)),
     )
 
 
-async def _step(container: Container, step: Awaitable[object]) -> None:
+async def _step(container_id: str, step: Awaitable[object]) -> None:
     try:
         await step
     except Exception:
-        log.warning("teardown of container %s is incomplete", container.id, exc_info=True)
+        log.warning("teardown of container %s is incomplete", container_id, exc_info=True)
 
 
 def _end_group(path: str) -> None:

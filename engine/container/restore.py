@@ -1,0 +1,194 @@
+"""After the last daemon ended, however it did: the kernel is read first, then the rows follow.
+
+Running containers are adopted through their monitors. A row that says "running" without a monitor
+gets the exit that the journal tells. A run that no row knows of was a start that never finished:
+it is undone like any failed start. What belongs to no row at all is swept away by its names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine import ids, offload
+from engine.container import exit, remove
+from engine.container.model import Status
+from engine.container.state import ALIVE
+from engine.container.teardown import sweep, teardown
+from engine.errors import WharfError
+from engine.linux import cgroup
+from engine.runtime.protocol import Entry, Exit
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from engine.container.rooms import Rooms
+    from engine.container.store import Handle
+    from engine.runtime.client import Task
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 32
+
+
+async def restore(rooms: Rooms, auto_remove: Callable[[Handle], Awaitable[None]]) -> None:
+    """All of it; what it does grows with what ran, not with what is there."""
+    handles = rooms.store.all()
+    await _each([_adopt(rooms, h) for h in handles if h.state.status in ALIVE])
+    await _each([_settle(rooms, h) for h in handles if h.state.status is Status.RESTARTING])
+    await _sweep_runs(rooms)
+    await offload.disk(_sweep_folders, rooms, frozenset(h.id for h in handles))
+    await _each([_finish(rooms, h) for h in handles if h.state.status is Status.REMOVING])
+    await _each(
+        [
+            auto_remove(h)
+            for h in handles
+            if h.container.host_config.auto_remove
+            and h.state.status in (Status.CREATED, Status.EXITED)
+        ]
+    )
+
+
+async def _each(work: list[Awaitable[None]]) -> None:
+    """A bounded number at a time; one that fails is logged and harms no other."""
+    limit = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(each: Awaitable[None]) -> None:
+        async with limit:
+            try:
+                await each
+            except Exception:
+                log.exception("a container could not be restored")
+
+    await asyncio.gather(*(one(each) for each in work))
+
+
+# Running ones
+
+
+async def _adopt(rooms: Rooms, handle: Handle) -> None:
+    async with handle.lock:
+        task = await rooms.runtime.adopt(handle.id)
+        if task is not None and task.exit is None and task.pid:
+            await _take_over(rooms, handle, task)
+        else:
+            how = await offload.disk(_recorded_exit, rooms, handle.id)
+            await exit.exited(rooms, handle, how)
+
+
+async def _take_over(rooms: Rooms, handle: Handle, task: Task) -> None:
+    container = handle.container
+    handle.task = task
+    await rooms.networks.adopt(container.id, container.endpoints, container.ports)
+    for point in container.mount_points:
+        if point.name and point.driver:
+            await rooms.volumes.acquire(point.name, container.id)
+    is_frozen = await offload.kernel(cgroup.is_frozen, container.cgroup_path)
+    status = Status.PAUSED if is_frozen else Status.RUNNING
+    state = msgspec.structs.replace(handle.state, status=status, pid=task.pid)
+    if state != handle.state:
+        await rooms.store.save_state(handle, state)
+    await _correct_execs(rooms, handle, task)
+
+
+async def _correct_execs(rooms: Rooms, handle: Handle, task: Task) -> None:
+    """An exec that the monitor does not know any more has ended; the journal says how."""
+    running = [each for each in handle.execs.values() if each.is_running]
+    if not running:
+        return
+    known = (await task.state())["execs"]
+    journal = await offload.disk(rooms.runtime.recorded, handle.id)
+    codes = {
+        entry.facts.get("exec_id"): entry.facts.get("code", 137)
+        for entry in journal
+        if entry.event == Entry.EXEC_EXITED
+    }
+    for each in running:
+        if each.id not in known:
+            await exit.exec_exited(rooms, handle, each.id, int(codes.get(each.id, 137)))
+
+
+def _recorded_exit(rooms: Rooms, container_id: str) -> Exit:
+    """What the journal says; without a word the monitor was killed, and its container with it."""
+    entries = rooms.runtime.recorded(container_id)
+    for entry in reversed(entries):
+        if entry.event == Entry.EXITED:
+            return Exit.from_json(entry.facts)
+    has_oom = any(entry.event == Entry.OOM for entry in entries)
+    return Exit(code=137, at_ns=time.time_ns(), oom=has_oom)
+
+
+async def _settle(rooms: Rooms, handle: Handle) -> None:
+    """A restart that was waiting when the daemon ended is given up."""
+    async with handle.lock:
+        state = msgspec.structs.replace(handle.state, status=Status.EXITED, pid=0)
+        await rooms.store.save_state(handle, state)
+
+
+async def _finish(rooms: Rooms, handle: Handle) -> None:
+    """A removal that was under way is brought to its end."""
+    async with handle.lock:
+        state = msgspec.structs.replace(handle.state, status=Status.DEAD)
+        await rooms.store.save_state(handle, state)
+    try:
+        await remove.remove(rooms, handle, ref=handle.id, force=True, volumes=True)
+    except WharfError:
+        log.exception("container %s stays dead", handle.id)
+
+
+# What is left over
+
+
+async def _sweep_runs(rooms: Rooms) -> None:
+    """Take away every trace of a run that belongs to no running container."""
+    found = await offload.disk(_traces, rooms)
+    leftovers = [
+        container_id
+        for container_id in found
+        if (handle := rooms.store.get(container_id)) is None or handle.state.status not in ALIVE
+    ]
+    await _each([_undo(rooms, container_id) for container_id in leftovers])
+
+
+async def _undo(rooms: Rooms, container_id: str) -> None:
+    log.info("removing what an unfinished run of container %s has left", container_id)
+    handle = rooms.store.get(container_id)
+    if handle is not None:
+        await teardown(rooms, handle.container)
+    else:
+        await sweep(rooms, container_id, os.path.join(rooms.cgroup_parent, container_id))
+
+
+def _traces(rooms: Rooms) -> set[str]:
+    """The ids in the names of what runs leave behind: folders, namespaces, control groups."""
+    exec_root = rooms.config.exec_root
+    names = {
+        *_names(os.path.join(exec_root, "containers")),
+        *_names(os.path.join(exec_root, "netns")),
+        *cgroup.children(rooms.cgroup_parent),
+    }
+    return {name for name in names if ids.is_id(name)}
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def _sweep_folders(rooms: Rooms, known: frozenset[str]) -> None:
+    """Layers and folders of a create that never came to its row."""
+    for key in rooms.snapshots.keys():
+        if key not in known:
+            rooms.snapshots.remove(key)
+    folder = os.path.join(rooms.config.data_root, "containers")
+    for name in _names(folder):
+        if name not in known:
+            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)

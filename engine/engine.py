@@ -1,0 +1,213 @@
+"""Assembly: the rooms are made here, handed to each other, restored at boot and closed in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+from typing import TYPE_CHECKING, Self
+
+from engine import offload, system
+from engine.container import spec
+from engine.container.containers import Containers
+from engine.container.limits import Host
+from engine.container.rooms import Rooms
+from engine.container.store import Store
+from engine.errors import EngineError
+from engine.events import EventBus
+from engine.image.store import Images
+from engine.linux import capability, cgroup
+from engine.network.manager import Networks
+from engine.runtime.client import Runtime
+from engine.storage.content import Content
+from engine.storage.database import Database
+from engine.storage.snapshots import Snapshots
+from engine.system import System
+from engine.volume.manager import Volumes
+from engine.work import Work
+
+if TYPE_CHECKING:
+    from engine.config import EngineConfig
+    from engine.runtime.protocol import Exit
+
+log = logging.getLogger(__name__)
+
+_CLOSE_S = 10.0
+
+
+class AlreadyRunning(EngineError):
+    def __init__(self, path: str) -> None:
+        super().__init__(f"another engine is using {path}")
+
+
+class _Nobody:
+    """Whom the runtime reports to until there are containers."""
+
+    def on_exit(self, container_id: str, exit: Exit) -> None: ...
+    def on_exec_exit(self, container_id: str, exec_id: str, code: int, at_ns: int) -> None: ...
+    def on_oom(self, container_id: str) -> None: ...
+    def on_detach(self, container_id: str, exec_id: str | None) -> None: ...
+    def on_lost(self, container_id: str) -> None: ...
+
+
+class Engine:
+    """All rooms of one engine; `open` makes one that is ready to serve."""
+
+    config: EngineConfig
+    events: EventBus
+    database: Database
+    images: Images
+    containers: Containers
+    networks: Networks
+    volumes: Volumes
+    runtime: Runtime
+    system: System
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.events = EventBus()
+        self._work = Work()
+        self._closing = contextlib.AsyncExitStack()
+
+    @classmethod
+    async def open(cls, config: EngineConfig) -> Self:
+        """Take the data-root, make the rooms, restore what was; undone if any of it fails."""
+        engine = cls(config)
+        async with engine._closing:
+            await engine._open()
+            engine._closing = engine._closing.pop_all()
+        return engine
+
+    async def close(self) -> None:
+        """Let running containers go on (live-restore), or stop them first; then let go of all."""
+        if not self.config.live_restore:
+            await self.containers.stop_all(self.config.shutdown_timeout_s)
+        await self._closing.aclose()
+
+    async def _open(self) -> None:
+        config, closing = self.config, self._closing
+        await offload.disk(_make_directories, config)
+        locks = await offload.disk(_lock, config)
+        closing.callback(_unlock, locks)
+        self.database = await offload.disk(Database, os.path.join(config.data_root, "wharf.db"))
+        closing.push_async_callback(offload.disk, self.database.close)
+        content, snapshots = await offload.disk(_open_storage, config, self.database)
+        self.images = Images(self.database, content, snapshots, self.events)
+        self.volumes = Volumes(config, self.database, self.events)
+        self.networks = Networks(config, self.database, self.events)
+        self.runtime = Runtime(config.exec_root, events=_Nobody())
+        # Three that do not need each other: the fork server, the bridge, the control groups.
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.runtime.open())
+            group.create_task(self.networks.open_engine())
+            parent = group.create_task(offload.kernel(_open_cgroups, config))
+        closing.push_async_callback(self.runtime.close)
+        closing.push_async_callback(self.networks.close_engine)
+        await self._open_containers(snapshots, parent.result())
+        closing.push_async_callback(self._work.close, _CLOSE_S)
+        closing.callback(self.events.close)
+
+    async def _open_containers(self, snapshots: Snapshots, cgroup_parent: str) -> None:
+        config = self.config
+        host = await offload.kernel(_read_host)
+        store = Store(self.database)
+        rooms = Rooms(
+            config=config,
+            events=self.events,
+            work=self._work,
+            store=store,
+            snapshots=snapshots,
+            images=self.images,
+            networks=self.networks,
+            volumes=self.volumes,
+            runtime=self.runtime,
+            host=host,
+            capabilities=frozenset(capability.from_set(capability.available())),
+            cgroup_version=cgroup.version(),
+            cgroup_parent=cgroup_parent,
+            masked_paths=await offload.disk(_masked_paths),
+        )
+        self.containers = Containers(rooms)
+        self.images.users_of = self.containers.users_of_image
+        self.volumes.users_of = self.containers.users_of_volume
+        self.runtime.events = self.containers
+        self.system = System(
+            config=config,
+            containers=self.containers,
+            images=self.images,
+            volumes=self.volumes,
+            features=host.features,
+            id=await offload.disk(system.read_id, config.data_root),
+        )
+        await store.load()
+        await self.containers.restore()
+
+
+# Directories and locks
+
+
+def _make_directories(config: EngineConfig) -> None:
+    """Closed to others from the first instant (attack case A5)."""
+    for path, mode in (
+        (config.data_root, 0o710),
+        (os.path.join(config.data_root, "containers"), 0o710),
+        (config.exec_root, 0o700),
+        (os.path.join(config.exec_root, "containers"), 0o700),
+        (os.path.join(config.exec_root, "seccomp"), 0o700),
+    ):
+        os.makedirs(path, mode, exist_ok=True)
+        os.chmod(path, mode)
+
+
+def _lock(config: EngineConfig) -> list[int]:
+    """Two engines never share a data-root or an exec-root: the second one learns who is first."""
+    held: list[int] = []
+    try:
+        for root in (config.data_root, config.exec_root):
+            held.append(os.open(os.path.join(root, "lock"), os.O_RDWR | os.O_CREAT, 0o600))
+            try:
+                fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                raise AlreadyRunning(root) from exc
+    except BaseException:
+        _unlock(held)
+        raise
+    return held
+
+
+def _unlock(held: list[int]) -> None:
+    for fd in held:
+        os.close(fd)
+
+
+# Rooms that are made on disk or in the kernel
+
+
+def _open_storage(config: EngineConfig, database: Database) -> tuple[Content, Snapshots]:
+    content = Content(os.path.join(config.data_root, "content"))
+    snapshots = Snapshots(config.data_root, database)
+    snapshots.sweep_folders()
+    return content, snapshots
+
+
+def _open_cgroups(config: EngineConfig) -> str:
+    return cgroup.open_parent(config.cgroup_parent.strip("/") or f"wharf-{config.instance}")
+
+
+def _read_host() -> Host:
+    return Host(
+        features=cgroup.supported(),
+        cpu_count=os.cpu_count() or 1,
+        cpus=cgroup.available_cpus() or "0",
+        memory_nodes=cgroup.available_mems() or "0",
+    )
+
+
+def _masked_paths() -> tuple[str, ...]:
+    """Docker's list, with the thermal counters that this host's CPUs have."""
+    thermal = "/sys/devices/system/cpu/cpu{}/thermal_throttle"
+    cpus = range(os.cpu_count() or 1)
+    found = [path for number in cpus if os.path.exists(path := thermal.format(number))]
+    return (*spec.MASKED_PATHS, *found)
