@@ -3,8 +3,8 @@
     python -m tests.bench [--host unix:///…] [--only run,life] [--rounds N] [--write]
 
 The other engine is the one that `--host`, WHARF_TEST_HOST or DOCKER_HOST names; without one there
-are no ratios. Wharf is started here, with folders of its own. The engines take turns in each round, so
-that a machine that slows down slows both. Figures are medians; absolute ones are this machine's.
+are no ratios. Wharf is started here, with folders of its own. The engines take turns in each round,
+so that a machine that slows down slows both. Figures are medians; absolute ones are this machine's.
 `--write` puts the table into RESULTS.md beside this file. Needs root.
 """
 
