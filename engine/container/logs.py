@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from engine import offload, timestamp
@@ -269,8 +269,9 @@ async def _either(
     """Until there is more to read, the container has ended, or the time is over."""
     change = asyncio.ensure_future(changed)
     timeout_s = None if until_ns is None else max(0.0, (until_ns - time.time_ns()) / 1e9)
+    both: set[asyncio.Future[Any]] = {change, ended}
     try:
-        await asyncio.wait({change, ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
         change.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -42,6 +42,7 @@ async def restore(rooms: Rooms, auto_remove: Callable[[Handle], Awaitable[None]]
     handles = rooms.store.all()
     await _each([_adopt(rooms, h) for h in handles if h.state.status in ALIVE])
     await _each([_settle(rooms, h) for h in handles if h.state.status is Status.RESTARTING])
+    await rooms.networks.settle()
     await _sweep_runs(rooms)
     await offload.disk(_sweep_folders, rooms, frozenset(h.id for h in handles))
     await _each([_finish(rooms, h) for h in handles if h.state.status is Status.REMOVING])
@@ -85,7 +86,13 @@ async def _adopt(rooms: Rooms, handle: Handle) -> None:
 async def _take_over(rooms: Rooms, handle: Handle, task: Task) -> None:
     container = handle.container
     handle.task = task
-    await rooms.networks.adopt(container.id, container.endpoints, container.ports)
+    rooms.networks.adopt(
+        container.id,
+        container.endpoints,
+        container.ports,
+        name=container.name,
+        mode=container.host_config.network_mode,
+    )
     for point in container.mount_points:
         if point.name and point.driver:
             await rooms.volumes.acquire(point.name, container.id)
@@ -171,9 +178,15 @@ def _traces(rooms: Rooms) -> set[str]:
     names = {
         *_names(os.path.join(exec_root, "containers")),
         *_names(os.path.join(exec_root, "netns")),
-        *cgroup.children(rooms.cgroup_parent),
+        *_groups(rooms.cgroup_parent),
     }
     return {name for name in names if ids.is_id(name)}
+
+
+def _groups(parent: str) -> set[str]:
+    roots = cgroup.setup.roots()
+    mounts = roots.hierarchies() if roots.version == 1 else [roots.unified or ""]
+    return {name for root in mounts for name in _names(cgroup.setup.join(root, parent))}
 
 
 def _names(folder: str) -> list[str]:
@@ -185,7 +198,7 @@ def _names(folder: str) -> list[str]:
 
 def _sweep_folders(rooms: Rooms, known: frozenset[str]) -> None:
     """Layers and folders of a create that never came to its row."""
-    for key in rooms.snapshots.keys():
+    for key in rooms.snapshots.keys():  # noqa: SIM118 (a method of ours, not of a dict)
         if key not in known:
             rooms.snapshots.remove(key)
     folder = os.path.join(rooms.config.data_root, "containers")
