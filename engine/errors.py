@@ -97,6 +97,20 @@ class ContainerNameInUse(Conflict):
         self.holder = holder
 
 
+class SeccompProfileInvalid(InvalidParameter):
+    """A profile that cannot be read, or contradicts itself."""
+
+
+class SeccompProfileRefused(SeccompProfileInvalid):
+    """A profile that dockerd passes on and its runtime refuses: `reason` is the runtime's."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "failed to create task for container: failed to create shim task: "
+            f"OCI runtime create failed: runc create failed: {reason}"
+        )
+
+
 # Images
 
 

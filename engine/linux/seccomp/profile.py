@@ -1,0 +1,370 @@
+"""Docker's seccomp profiles: what the JSON says, and which of it holds here.
+
+A profile extends the runtime spec's `linux.seccomp` by conditions: a rule may ask for a capability
+of the container, an architecture or a kernel. The decoder takes JSON as Go's does (keys in any
+case, unknown ones ignored, null for nothing), and its refusals are dockerd's sentences.
+"""
+
+from __future__ import annotations
+
+import json
+
+from engine.errors import SeccompProfileInvalid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Kernel = tuple[int, int]
+    Object = dict[str, Any]
+
+# Machine, as uname(2) has it → what profiles call it in conditions, and in their lists.
+_MACHINES = {
+    "x86_64": ("amd64", "SCMP_ARCH_X86_64"),
+    "i386": ("x86", "SCMP_ARCH_X86"),
+    "i686": ("x86", "SCMP_ARCH_X86"),
+    "aarch64": ("arm64", "SCMP_ARCH_AARCH64"),
+    "armv7l": ("arm", "SCMP_ARCH_ARM"),
+    "armv6l": ("arm", "SCMP_ARCH_ARM"),
+    "ppc64le": ("ppc64le", "SCMP_ARCH_PPC64LE"),
+    "riscv64": ("riscv64", "SCMP_ARCH_RISCV64"),
+    "s390x": ("s390x", "SCMP_ARCH_S390X"),
+}
+
+
+class Condition:
+    """Compares argument `index` of a call; `value_two` is used by SCMP_CMP_MASKED_EQ alone."""
+
+    __slots__ = ("index", "op", "value", "value_two")
+
+    def __init__(self, index: int, value: int, value_two: int, op: str) -> None:
+        self.index = index
+        self.value = value
+        self.value_two = value_two
+        self.op = op
+
+
+class Conditions:
+    """When a rule counts (`includes`) or does not (`excludes`)."""
+
+    __slots__ = ("arches", "caps", "min_kernel")
+
+    def __init__(
+        self, caps: tuple[str, ...], arches: tuple[str, ...], min_kernel: Kernel | None
+    ) -> None:
+        self.caps = caps
+        self.arches = arches
+        self.min_kernel = min_kernel
+
+
+class Rule:
+    __slots__ = ("action", "args", "errno_ret", "excludes", "includes", "names")
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        action: str,
+        *,
+        errno_ret: int | None = None,
+        args: tuple[Condition, ...] = (),
+        includes: Conditions | None = None,
+        excludes: Conditions | None = None,
+    ) -> None:
+        self.names = names
+        self.action = action
+        self.errno_ret = errno_ret
+        self.args = args
+        self.includes = includes
+        self.excludes = excludes
+
+
+class Profile:
+    """`text` is what it was read from, and stands for it where it must be compared."""
+
+    __slots__ = (
+        "arch_map",
+        "architectures",
+        "default_action",
+        "default_errno_ret",
+        "flags",
+        "listener_path",
+        "rules",
+        "text",
+    )
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        default_action: str,
+        default_errno_ret: int | None,
+        architectures: tuple[str, ...],
+        arch_map: tuple[tuple[str, tuple[str, ...]], ...],
+        flags: tuple[str, ...] | None,
+        listener_path: str,
+        rules: tuple[Rule, ...],
+    ) -> None:
+        self.text = text
+        self.default_action = default_action
+        self.default_errno_ret = default_errno_ret
+        self.architectures = architectures
+        self.arch_map = arch_map
+        self.flags = flags
+        self.listener_path = listener_path
+        self.rules = rules
+
+    def is_empty(self) -> bool:
+        """Says nothing at all: dockerd takes that for no filter."""
+        return not self.default_action and not self.rules
+
+
+# Reading
+
+
+def parse(source: str | bytes) -> Profile:
+    """Raises SeccompProfileInvalid."""
+    text = source.decode("utf-8", "replace") if isinstance(source, bytes) else source
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise SeccompProfileInvalid(f"Decoding seccomp profile failed: {exc}") from exc
+    try:
+        profile = _profile(text, document)
+    except _Undecodable as exc:
+        raise SeccompProfileInvalid(f"Decoding seccomp profile failed: {exc}") from exc
+    if profile.architectures and profile.arch_map and not profile.is_empty():
+        raise SeccompProfileInvalid(_BOTH.format("architectures", "archMap"))
+    return profile
+
+
+_BOTH = "both '{0}' and '{1}' are specified in the seccomp profile, use either '{0}' or '{1}'"
+
+
+class _Undecodable(Exception):
+    pass
+
+
+class _Node:
+    """An object of the document, with the way to it for the sentences."""
+
+    __slots__ = ("_fields", "_where")
+
+    def __init__(self, value: object, where: str, go_type: str) -> None:
+        if not isinstance(value, dict):
+            raise _mismatch(value, where, go_type)
+        self._where = where
+        fields: Object = value
+        # Go prefers the exact key but takes any case.
+        self._fields = {key.lower(): item for key, item in fields.items()} | fields
+
+    def has(self, key: str) -> bool:
+        return self._get(key) is not None
+
+    def _get(self, key: str) -> Any:
+        value = self._fields.get(key)
+        return self._fields.get(key.lower()) if value is None else value
+
+    def _path(self, key: str) -> str:
+        return f"{self._where}.{key}"
+
+    def text(self, key: str, go_type: str = "string") -> str:
+        value = self._get(key)
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            raise _mismatch(value, self._path(key), go_type)
+        return value
+
+    def unsigned(self, key: str, bits: int) -> int | None:
+        go_type = "uint64" if bits == 64 else "uint"
+        value = self._get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int):
+            if isinstance(value, float):
+                raise _overflow(value, self._path(key), go_type)
+            raise _mismatch(value, self._path(key), go_type)
+        if not 0 <= value < 1 << 64:
+            raise _overflow(value, self._path(key), go_type)
+        return value
+
+    def each(self, key: str, go_type: str, read: Callable[[object, str], Any]) -> tuple[Any, ...]:
+        values = self._get(key)
+        if values is None:
+            return ()
+        if not isinstance(values, list):
+            raise _mismatch(values, self._path(key), f"[]{go_type}")
+        items: list[Any] = values
+        return tuple(
+            read(value, f"{self._path(key)}.{index}")
+            for index, value in enumerate(items)
+            if value is not None
+        )
+
+    def texts(self, key: str, go_type: str = "string") -> tuple[str, ...]:
+        def read(value: object, where: str) -> str:
+            if not isinstance(value, str):
+                raise _mismatch(value, where, go_type)
+            return value
+
+        return self.each(key, go_type, read)
+
+    def node(self, key: str, go_type: str) -> _Node | None:
+        value = self._get(key)
+        return None if value is None else _Node(value, self._path(key), go_type)
+
+    def raw(self, key: str) -> object:
+        return self._get(key)
+
+
+def _kind(value: object) -> str:
+    match value:
+        case bool():
+            return "bool"
+        case int() | float():
+            return "number"
+        case str():
+            return "string"
+        case list():
+            return "array"
+        case _:
+            return "object"
+
+
+def _mismatch(value: object, where: str, go_type: str) -> _Undecodable:
+    place = f"Go struct field {where}" if "." in where else "Go value"
+    return _Undecodable(f"json: cannot unmarshal {_kind(value)} into {place} of type {go_type}")
+
+
+def _overflow(value: object, where: str, go_type: str) -> _Undecodable:
+    return _Undecodable(
+        f"json: cannot unmarshal number {value} into Go struct field {where} of type {go_type}"
+    )
+
+
+def _profile(text: str, document: object) -> Profile:
+    if document is None:
+        document = {}
+    node = _Node(document, "Seccomp", "seccomp.Seccomp")
+    return Profile(
+        text,
+        default_action=node.text("defaultAction", "specs.LinuxSeccompAction"),
+        default_errno_ret=node.unsigned("defaultErrnoRet", 32),
+        architectures=node.texts("architectures", "specs.Arch"),
+        arch_map=node.each("archMap", "seccomp.Architecture", _architecture),
+        flags=node.texts("flags", "specs.LinuxSeccompFlag") if node.has("flags") else None,
+        listener_path=node.text("listenerPath"),
+        rules=node.each("syscalls", "*seccomp.Syscall", _rule),
+    )
+
+
+def _architecture(value: object, where: str) -> tuple[str, tuple[str, ...]]:
+    node = _Node(value, where, "seccomp.Architecture")
+    return (
+        node.text("architecture", "specs.Arch"),
+        node.texts("subArchitectures", "specs.Arch"),
+    )
+
+
+def _rule(value: object, where: str) -> Rule:
+    node = _Node(value, where, "seccomp.Syscall")
+    name, names = node.text("name"), node.texts("names")
+    if name and names:
+        raise SeccompProfileInvalid(_BOTH.format("name", "names"))
+    return Rule(
+        (name,) if name else names,
+        node.text("action", "specs.LinuxSeccompAction"),
+        errno_ret=node.unsigned("errnoRet", 32),
+        args=node.each("args", "specs.LinuxSeccompArg", _condition),
+        includes=_conditions(node.node("includes", "seccomp.Filter")),
+        excludes=_conditions(node.node("excludes", "seccomp.Filter")),
+    )
+
+
+def _condition(value: object, where: str) -> Condition:
+    node = _Node(value, where, "specs.LinuxSeccompArg")
+    return Condition(
+        node.unsigned("index", 32) or 0,
+        node.unsigned("value", 64) or 0,
+        node.unsigned("valueTwo", 64) or 0,
+        node.text("op", "specs.LinuxSeccompOperator"),
+    )
+
+
+def _conditions(node: _Node | None) -> Conditions | None:
+    if node is None:
+        return None
+    return Conditions(node.texts("caps"), node.texts("arches"), _kernel(node.raw("minKernel")))
+
+
+def _kernel(value: object) -> Kernel | None:
+    if value is None or value == "":
+        return None
+    shown = json.dumps(value)
+    sentence = f'invalid kernel version: {shown}, expected "<kernel>.<major>"'
+    if not isinstance(value, str):
+        raise _Undecodable(
+            f"{sentence}: json: cannot unmarshal {_kind(value)} into Go value of type string"
+        )
+    parts = value.split(".")
+    if len(parts) != 2:
+        raise _Undecodable(sentence)
+    kernel, major = (_byte(part, sentence) for part in parts)
+    if kernel == major == 0:
+        raise _Undecodable(f"{sentence}: version cannot be 0.0")
+    return kernel, major
+
+
+def _byte(part: str, sentence: str) -> int:
+    if not (part.isascii() and part.isdigit()):
+        raise _Undecodable(f'{sentence}: strconv.ParseUint: parsing "{part}": invalid syntax')
+    if len(part.lstrip("0")) > 3 or int(part) > 255:
+        raise _Undecodable(f'{sentence}: strconv.ParseUint: parsing "{part}": value out of range')
+    return int(part)
+
+
+# Choosing
+
+
+def architectures(profile: Profile, machine: str) -> tuple[str, ...]:
+    """Those to filter: as listed, or what the map has for this machine."""
+    _name, own = _MACHINES.get(machine, ("", ""))
+    for architecture, others in profile.arch_map:
+        if architecture == own:
+            return (*profile.architectures, architecture, *others)
+    return profile.architectures
+
+
+def select(
+    profile: Profile, *, capabilities: frozenset[str], machine: str, kernel: Kernel
+) -> list[Rule]:
+    """The rules whose conditions hold; `capabilities` is the container's bounding set."""
+    name, _own = _MACHINES.get(machine, ("", ""))
+
+    def excludes(conditions: Conditions) -> bool:
+        return (
+            name in conditions.arches
+            or any(capability in capabilities for capability in conditions.caps)
+            or (conditions.min_kernel is not None and kernel >= conditions.min_kernel)
+        )
+
+    def includes(conditions: Conditions) -> bool:
+        return (
+            (not conditions.arches or name in conditions.arches)
+            and all(capability in capabilities for capability in conditions.caps)
+            and (conditions.min_kernel is None or kernel >= conditions.min_kernel)
+        )
+
+    return [
+        rule
+        for rule in profile.rules
+        if not (rule.excludes and excludes(rule.excludes))
+        and (rule.includes is None or includes(rule.includes))
+    ]
+
+
+def kernel_of(release: str) -> Kernel:
+    """ "6.18.44-generic" → (6, 18)."""
+    parts = release.replace("-", ".").split(".")
+    return int(parts[0]), int(parts[1])
