@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import shutil
-import subprocess
 import time
 import uuid
 from typing import TYPE_CHECKING, TypeVar
@@ -17,6 +16,7 @@ from tests.support import images, leftovers
 from tests.support.engine import Engine, Wharf, named_by_environment
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
     from pathlib import Path
 

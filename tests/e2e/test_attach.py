@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -64,10 +65,8 @@ class Terminal:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if select.select([self.fd], [], [], 0.05)[0]:
-                try:
+                with contextlib.suppress(OSError):
                     self.seen += os.read(self.fd, 65536)
-                except OSError:
-                    pass
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self.pid = 0
@@ -252,8 +251,11 @@ def test_half_close_before_the_start(engine: Engine, name: str) -> None:
 @pytest.mark.beyond
 def test_exec_input_right_behind_the_request(engine: Engine, name: str) -> None:
     engine.docker("run", "-d", "--name", name, "busybox", "sleep", "60")
-    created = engine.call("POST", f"/containers/{name}/exec", {
-        "Cmd": ["cat"], "AttachStdin": True, "AttachStdout": True})  # fmt: skip
+    created = engine.call(
+        "POST",
+        f"/containers/{name}/exec",
+        {"Cmd": ["cat"], "AttachStdin": True, "AttachStdout": True},
+    )
     connection = upgrade(
         engine,
         f"/exec/{created.json()['Id']}/start",
@@ -268,8 +270,11 @@ def test_exec_input_right_behind_the_request(engine: Engine, name: str) -> None:
 @pytest.mark.beyond
 def test_exec_with_a_half_close_right_behind(engine: Engine, name: str) -> None:
     engine.docker("run", "-d", "--name", name, "busybox", "sleep", "60")
-    created = engine.call("POST", f"/containers/{name}/exec", {
-        "Cmd": ["cat"], "AttachStdin": True, "AttachStdout": True})  # fmt: skip
+    created = engine.call(
+        "POST",
+        f"/containers/{name}/exec",
+        {"Cmd": ["cat"], "AttachStdin": True, "AttachStdout": True},
+    )
     connection = upgrade(
         engine,
         f"/exec/{created.json()['Id']}/start",

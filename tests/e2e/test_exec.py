@@ -22,7 +22,7 @@ pytestmark = pytest.mark.stock
 @pytest.fixture
 def box(engine: Engine, name: str) -> Iterator[str]:
     engine.docker("run", "-d", "--name", name, "-e", "FROM=run", "busybox", "sleep", "120")
-    yield name
+    return name
 
 
 def test_output_and_exit_code(engine: Engine, box: str) -> None:
@@ -37,8 +37,19 @@ def test_stdin(engine: Engine, box: str) -> None:
 
 
 def test_user_env_and_workdir(engine: Engine, box: str) -> None:
-    out = engine.out("exec", "-u", "nobody", "-e", "MORE=1", "-w", "/tmp", box, "sh", "-c",
-                     "id -u; pwd; echo $FROM $MORE")  # fmt: skip
+    out = engine.out(
+        "exec",
+        "-u",
+        "nobody",
+        "-e",
+        "MORE=1",
+        "-w",
+        "/tmp",
+        box,
+        "sh",
+        "-c",
+        "id -u; pwd; echo $FROM $MORE",
+    )
     assert out.splitlines() == ["65534", "/tmp", "run 1"]
 
 

@@ -61,8 +61,20 @@ def test_stop_waits_then_kills(engine: Engine, name: str) -> None:
 
 
 def test_stop_signal_and_timeout_of_the_container(engine: Engine, name: str) -> None:
-    engine.docker("run", "-d", "--name", name, "--stop-signal", "USR1", "--stop-timeout", "30", "busybox",
-                  "sh", "-c", "trap 'exit 9' USR1; while true; do sleep 0.1; done")  # fmt: skip
+    engine.docker(
+        "run",
+        "-d",
+        "--name",
+        name,
+        "--stop-signal",
+        "USR1",
+        "--stop-timeout",
+        "30",
+        "busybox",
+        "sh",
+        "-c",
+        "trap 'exit 9' USR1; while true; do sleep 0.1; done",
+    )
     engine.docker("stop", name)
     found = engine.inspect(name)
     assert found["State"]["ExitCode"] == 9
@@ -78,8 +90,16 @@ def test_stop_twice_is_not_modified(engine: Engine, name: str) -> None:
 
 
 def test_kill_with_a_signal(engine: Engine, name: str) -> None:
-    engine.docker("run", "-d", "--name", name, "busybox", "sh", "-c",
-                  "trap 'echo hup' HUP; while true; do sleep 0.1; done")  # fmt: skip
+    engine.docker(
+        "run",
+        "-d",
+        "--name",
+        name,
+        "busybox",
+        "sh",
+        "-c",
+        "trap 'echo hup' HUP; while true; do sleep 0.1; done",
+    )
     engine.docker("kill", "-s", "HUP", name)
     assert eventually(lambda: engine.out("logs", name), lambda text: text == "hup") == "hup"
     assert status(engine, name) == "running"
@@ -233,7 +253,8 @@ def test_update_changes_a_living_limit(engine: Engine, name: str) -> None:
     assert engine.out("update", "-m", "32m", "--cpus", "0.25", name) == name
     host = engine.inspect(name)["HostConfig"]
     assert (host["Memory"], host["NanoCpus"]) == (32 << 20, 250_000_000)
-    probe = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max"
+    limit = "/sys/fs/cgroup/memory"
+    probe = f"cat {limit}/memory.limit_in_bytes 2>/dev/null || cat {limit}.max"
     assert engine.out("exec", name, "sh", "-c", probe) == str(32 << 20)
 
 
@@ -248,8 +269,18 @@ def test_list_and_its_filters(engine: Engine, name: str) -> None:
     engine.docker(
         "run", "-d", "--name", f"{name}-up", "--label", f"t={name}", "busybox", "sleep", "60"
     )
-    engine.docker("run", "--name", f"{name}-down", "--label", f"t={name}", "busybox", "sh", "-c", "exit 3",
-                  check=False)  # fmt: skip
+    engine.docker(
+        "run",
+        "--name",
+        f"{name}-down",
+        "--label",
+        f"t={name}",
+        "busybox",
+        "sh",
+        "-c",
+        "exit 3",
+        check=False,
+    )
     engine.docker("create", "--name", f"{name}-new", "--label", f"t={name}", "busybox", "true")
 
     def names(*flags: str) -> list[str]:
@@ -320,8 +351,16 @@ def test_auto_remove_after_detached_run(engine: Engine, name: str) -> None:
 
 
 def test_events_of_a_whole_life(engine: Engine, name: str) -> None:
-    with running(engine.popen("events", "--format", "{{.Action}} {{index .Actor.Attributes \"name\"}}",
-                              "--filter", "type=container", stdout=subprocess.PIPE)) as process:  # fmt: skip
+    with running(
+        engine.popen(
+            "events",
+            "--format",
+            '{{.Action}} {{index .Actor.Attributes "name"}}',
+            "--filter",
+            "type=container",
+            stdout=subprocess.PIPE,
+        )
+    ) as process:
         time.sleep(0.7)
         engine.docker("create", "--name", name, "busybox", *POLITE)
         engine.docker("start", name)

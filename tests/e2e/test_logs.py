@@ -49,8 +49,16 @@ def test_since_and_until(engine: Engine, name: str) -> None:
 
 
 def test_follow_until_the_end(engine: Engine, name: str) -> None:
-    engine.docker("run", "-d", "--name", name, "busybox", "sh", "-c",
-                  "for i in 1 2 3 4; do echo $i; sleep 0.3; done")  # fmt: skip
+    engine.docker(
+        "run",
+        "-d",
+        "--name",
+        name,
+        "busybox",
+        "sh",
+        "-c",
+        "for i in 1 2 3 4; do echo $i; sleep 0.3; done",
+    )
     assert engine.out("logs", "-f", name).split() == ["1", "2", "3", "4"]
 
 
@@ -75,8 +83,15 @@ def test_follow_comes_without_delay(engine: Engine, name: str) -> None:
 
 
 def test_partial_line_and_long_line(engine: Engine, name: str) -> None:
-    engine.docker("run", "--name", name, "busybox", "sh", "-c",
-                  "head -c 50000 /dev/zero | tr '\\0' a; echo; printf unended")  # fmt: skip
+    engine.docker(
+        "run",
+        "--name",
+        name,
+        "busybox",
+        "sh",
+        "-c",
+        "head -c 50000 /dev/zero | tr '\\0' a; echo; printf unended",
+    )
     assert engine.docker("logs", name).stdout == b"a" * 50000 + b"\nunended"
 
 
@@ -119,8 +134,19 @@ def test_frames_a_line_each(engine: Engine, name: str) -> None:
 
 
 def test_rotation_keeps_the_newest(engine: Engine, name: str) -> None:
-    engine.docker("run", "--name", name, "--log-opt", "max-size=10k", "--log-opt", "max-file=2", "busybox",
-                  "seq", "1", "2000")  # fmt: skip
+    engine.docker(
+        "run",
+        "--name",
+        name,
+        "--log-opt",
+        "max-size=10k",
+        "--log-opt",
+        "max-file=2",
+        "busybox",
+        "seq",
+        "1",
+        "2000",
+    )
     kept = [int(x) for x in engine.out("logs", name).split()]
     assert kept[-1] == 2000
     assert kept == list(range(kept[0], 2001))

@@ -169,9 +169,17 @@ def test_entrypoint_replaces_and_clears(engine: Engine) -> None:
 
 def test_hostname_and_domainname(engine: Engine) -> None:
     out = engine.out(
-        "run", "--rm", "-h", "web", "--domainname", "example.test", "busybox",
-        "sh", "-c", "hostname; cat /proc/sys/kernel/domainname; cat /etc/hostname",
-    )  # fmt: skip
+        "run",
+        "--rm",
+        "-h",
+        "web",
+        "--domainname",
+        "example.test",
+        "busybox",
+        "sh",
+        "-c",
+        "hostname; cat /proc/sys/kernel/domainname; cat /etc/hostname",
+    )
     assert out.splitlines() == ["web", "example.test", "web.example.test"] or out.splitlines() == [
         "web",
         "example.test",
@@ -189,10 +197,20 @@ def test_read_only_root(engine: Engine) -> None:
     done = engine.docker("run", "--rm", "--read-only", "busybox", "touch", "/x", check=False)
     assert done.returncode == 1
     assert b"Read-only file system" in done.stderr
-    assert engine.out(
-        "run", "--rm", "--read-only", "--tmpfs", "/run:size=1m", "busybox",
-        "sh", "-c", "touch /run/x /dev/shm/y && echo ok",
-    ) == "ok"  # fmt: skip
+    assert (
+        engine.out(
+            "run",
+            "--rm",
+            "--read-only",
+            "--tmpfs",
+            "/run:size=1m",
+            "busybox",
+            "sh",
+            "-c",
+            "touch /run/x /dev/shm/y && echo ok",
+        )
+        == "ok"
+    )
 
 
 def test_tmpfs_options(engine: Engine) -> None:
@@ -266,9 +284,20 @@ def test_anonymous_volume_goes_with_rm(engine: Engine, name: str) -> None:
 
 def test_memory_limit_and_oom(engine: Engine, name: str) -> None:
     done = engine.docker(
-        "run", "--name", name, "-m", "16m", "--memory-swap", "16m", "busybox",
-        "sh", "-c", "x=a; while true; do x=$x$x; done", check=False, timeout=60,
-    )  # fmt: skip
+        "run",
+        "--name",
+        name,
+        "-m",
+        "16m",
+        "--memory-swap",
+        "16m",
+        "busybox",
+        "sh",
+        "-c",
+        "x=a; while true; do x=$x$x; done",
+        check=False,
+        timeout=60,
+    )
     assert done.returncode == 137
     state = engine.inspect(name)["State"]
     assert (state["OOMKilled"], state["ExitCode"], state["Status"]) == (True, 137, "exited")
@@ -276,9 +305,22 @@ def test_memory_limit_and_oom(engine: Engine, name: str) -> None:
 
 def test_limits_are_what_the_cgroup_says(engine: Engine, name: str) -> None:
     engine.docker(
-        "run", "-d", "--name", name, "-m", "64m", "--cpus", "0.5", "--cpuset-cpus", "0",
-        "--pids-limit", "50", "busybox", "sleep", "60",
-    )  # fmt: skip
+        "run",
+        "-d",
+        "--name",
+        name,
+        "-m",
+        "64m",
+        "--cpus",
+        "0.5",
+        "--cpuset-cpus",
+        "0",
+        "--pids-limit",
+        "50",
+        "busybox",
+        "sleep",
+        "60",
+    )
     host = engine.inspect(name)["HostConfig"]
     assert (host["Memory"], host["NanoCpus"], host["PidsLimit"]) == (64 << 20, 500_000_000, 50)
     probe = (
@@ -296,16 +338,28 @@ def test_limits_are_what_the_cgroup_says(engine: Engine, name: str) -> None:
 
 def test_ulimit_and_shm_size(engine: Engine) -> None:
     out = engine.out(
-        "run", "--rm", "--ulimit", "nofile=123:456", "--shm-size", "2m", "busybox",
-        "sh", "-c", "ulimit -n; ulimit -Hn; df -k /dev/shm | tail -1 | awk '{print $2}'",
-    )  # fmt: skip
+        "run",
+        "--rm",
+        "--ulimit",
+        "nofile=123:456",
+        "--shm-size",
+        "2m",
+        "busybox",
+        "sh",
+        "-c",
+        "ulimit -n; ulimit -Hn; df -k /dev/shm | tail -1 | awk '{print $2}'",
+    )
     assert out.split() == ["123", "456", "2048"]
 
 
 def test_capabilities(engine: Engine) -> None:
     def effective(*flags: str) -> int:
-        return int(engine.out("run", "--rm", *flags, "busybox", "sh", "-c",
-                              "grep CapEff /proc/self/status").split()[1], 16)  # fmt: skip
+        return int(
+            engine.out(
+                "run", "--rm", *flags, "busybox", "sh", "-c", "grep CapEff /proc/self/status"
+            ).split()[1],
+            16,
+        )
 
     assert effective() == 0x00000000A80425FB
     assert effective("--cap-drop", "ALL") == 0
@@ -314,8 +368,9 @@ def test_capabilities(engine: Engine) -> None:
 
 
 def test_inheritable_capabilities_are_empty(engine: Engine) -> None:
-    out = engine.out("run", "--rm", "busybox", "grep", "-E", "CapInh|CapAmb|CapPrm|CapBnd",
-                     "/proc/self/status")  # fmt: skip
+    out = engine.out(
+        "run", "--rm", "busybox", "grep", "-E", "CapInh|CapAmb|CapPrm|CapBnd", "/proc/self/status"
+    )
     sets = dict(line.split(":\t") for line in out.splitlines())
     assert sets["CapInh"] == sets["CapAmb"] == "0" * 16
     assert sets["CapPrm"] == sets["CapBnd"] == "00000000a80425fb"
@@ -328,22 +383,38 @@ def test_unknown_capability(engine: Engine) -> None:
 
 
 def test_privileged_sees_devices(engine: Engine) -> None:
-    out = engine.out("run", "--rm", "--privileged", "busybox", "sh", "-c",
-                     "grep CapEff /proc/self/status; test -e /dev/kmsg && echo kmsg; grep ' /proc/sys ' /proc/mounts; true")  # fmt: skip
+    out = engine.out(
+        "run",
+        "--rm",
+        "--privileged",
+        "busybox",
+        "sh",
+        "-c",
+        "test -e /dev/kmsg && echo kmsg; grep ' /proc/sys ' /proc/mounts; true",
+    )
     assert "kmsg" in out
     assert "/proc/sys proc ro" not in out
 
 
 def test_no_new_privileges(engine: Engine) -> None:
-    out = engine.out("run", "--rm", "--security-opt", "no-new-privileges", "busybox",
-                     "grep", "NoNewPrivs", "/proc/self/status")  # fmt: skip
+    out = engine.out(
+        "run",
+        "--rm",
+        "--security-opt",
+        "no-new-privileges",
+        "busybox",
+        "grep",
+        "NoNewPrivs",
+        "/proc/self/status",
+    )
     assert out.split() == ["NoNewPrivs:", "1"]
 
 
 def test_seccomp_is_on_and_can_be_off(engine: Engine) -> None:
     def mode(*flags: str) -> str:
-        return engine.out("run", "--rm", *flags, "busybox", "grep", "Seccomp:",
-                          "/proc/self/status").split()[1]  # fmt: skip
+        return engine.out(
+            "run", "--rm", *flags, "busybox", "grep", "Seccomp:", "/proc/self/status"
+        ).split()[1]
 
     assert mode() == "2"
     assert mode("--security-opt", "seccomp=unconfined") == "0"
@@ -356,15 +427,24 @@ def test_seccomp_profile_of_ones_own(engine: Engine, folder: Path) -> None:
         '{"defaultAction":"SCMP_ACT_ALLOW","syscalls":'
         '[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO"}]}'
     )
-    done = engine.docker("run", "--rm", "--security-opt", f"seccomp={profile}", "busybox",
-                         "mkdir", "/x", check=False)  # fmt: skip
+    done = engine.docker(
+        "run", "--rm", "--security-opt", f"seccomp={profile}", "busybox", "mkdir", "/x", check=False
+    )
     assert done.returncode == 1
     assert b"Operation not permitted" in done.stderr
 
 
 def test_device(engine: Engine) -> None:
-    out = engine.out("run", "--rm", "--device", "/dev/zero:/dev/nought:r", "busybox", "sh", "-c",
-                     "head -c 3 /dev/nought | wc -c; ls -l /dev/nought")  # fmt: skip
+    out = engine.out(
+        "run",
+        "--rm",
+        "--device",
+        "/dev/zero:/dev/nought:r",
+        "busybox",
+        "sh",
+        "-c",
+        "head -c 3 /dev/nought | wc -c; ls -l /dev/nought",
+    )
     assert out.splitlines()[0] == "3"
     assert re.search(r"1, +5", out)
 
@@ -377,15 +457,23 @@ def test_missing_device(engine: Engine) -> None:
 
 
 def test_devices_are_closed_by_default(engine: Engine) -> None:
-    done = engine.docker("run", "--rm", "busybox", "sh", "-c",
-                         "mknod /x b 7 0 && cat /x", check=False)  # fmt: skip
+    done = engine.docker(
+        "run", "--rm", "busybox", "sh", "-c", "mknod /x b 7 0 && cat /x", check=False
+    )
     assert done.returncode != 0
     assert b"Operation not permitted" in done.stderr
 
 
 def test_sysctl(engine: Engine) -> None:
-    out = engine.out("run", "--rm", "--sysctl", "net.ipv4.ip_unprivileged_port_start=99", "busybox",
-                     "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start")  # fmt: skip
+    out = engine.out(
+        "run",
+        "--rm",
+        "--sysctl",
+        "net.ipv4.ip_unprivileged_port_start=99",
+        "busybox",
+        "cat",
+        "/proc/sys/net/ipv4/ip_unprivileged_port_start",
+    )
     assert out == "99"
 
 
@@ -406,8 +494,20 @@ def test_init_is_pid_one(engine: Engine) -> None:
 
 def test_labels_and_cidfile(engine: Engine, name: str, folder: Path) -> None:
     cid = folder / "cid"
-    engine.docker("run", "-d", "--name", name, "--label", "a=b", "-l", "empty", "--cidfile", str(cid),
-                  "busybox", "true")  # fmt: skip
+    engine.docker(
+        "run",
+        "-d",
+        "--name",
+        name,
+        "--label",
+        "a=b",
+        "-l",
+        "empty",
+        "--cidfile",
+        str(cid),
+        "busybox",
+        "true",
+    )
     found = engine.inspect(name)
     assert found["Config"]["Labels"] == {"a": "b", "empty": ""}
     assert found["Id"] == cid.read_text()
@@ -419,8 +519,16 @@ def test_detached_prints_the_id(engine: Engine, name: str) -> None:
 
 def test_two_containers_share_nothing(engine: Engine) -> None:
     def namespaces() -> set[str]:
-        return set(engine.out("run", "--rm", "busybox", "sh", "-c",
-                              "for n in mnt pid net ipc uts; do readlink /proc/self/ns/$n; done").split())  # fmt: skip
+        return set(
+            engine.out(
+                "run",
+                "--rm",
+                "busybox",
+                "sh",
+                "-c",
+                "for n in mnt pid net ipc uts; do readlink /proc/self/ns/$n; done",
+            ).split()
+        )
 
     first, second = namespaces(), namespaces()
     assert len(first) == 5
@@ -443,14 +551,33 @@ def test_joins_another_container(engine: Engine, name: str) -> None:
     engine.docker("run", "-d", "--name", name, "--ipc", "shareable", "busybox", "sleep", "60")
     probe = "for n in pid net ipc; do readlink /proc/self/ns/$n; done"
     own = engine.out("exec", name, "sh", "-c", probe)
-    other = engine.out("run", "--rm", "--pid", f"container:{name}", "--network", f"container:{name}",
-                       "--ipc", f"container:{name}", "busybox", "sh", "-c", probe)  # fmt: skip
+    other = engine.out(
+        "run",
+        "--rm",
+        "--pid",
+        f"container:{name}",
+        "--network",
+        f"container:{name}",
+        "--ipc",
+        f"container:{name}",
+        "busybox",
+        "sh",
+        "-c",
+        probe,
+    )
     assert other == own
 
 
 def test_interrupt_is_passed_on(engine: Engine, name: str) -> None:
-    command = ["run", "--name", name, "busybox", "sh", "-c",
-               "trap 'echo got; exit 7' INT; echo ready; while true; do sleep 0.1; done"]  # fmt: skip
+    command = [
+        "run",
+        "--name",
+        name,
+        "busybox",
+        "sh",
+        "-c",
+        "trap 'echo got; exit 7' INT; echo ready; while true; do sleep 0.1; done",
+    ]
     with running(engine.popen(*command, stdout=subprocess.PIPE)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"

@@ -96,8 +96,15 @@ def test_r3_dev_null_of_the_image_is_not_used(engine: Engine, built: Callable[..
 
 
 def test_r4_the_console_is_a_terminal_of_the_container(engine: Engine) -> None:
-    out = engine.docker("run", "--rm", "-t", "busybox", "sh", "-c",
-                        "stat -c %t /dev/console; [ /dev/console -ef /dev/pts/0 ] && echo same").stdout  # fmt: skip
+    out = engine.docker(
+        "run",
+        "--rm",
+        "-t",
+        "busybox",
+        "sh",
+        "-c",
+        "stat -c %t /dev/console; [ /dev/console -ef /dev/pts/0 ] && echo same",
+    ).stdout
     assert out.split() == [b"88", b"same"]
 
 
