@@ -150,8 +150,8 @@ class _Node:
 
     __slots__ = ("_fields", "_where")
 
-    def __init__(self, value: object, where: str, go_type: str) -> None:
-        if not isinstance(value, dict):
+    def __init__(self, value: Any, where: str, go_type: str) -> None:
+        if _kind(value) != "object":
             raise _mismatch(value, where, go_type)
         self._where = where
         fields: Object = value
@@ -193,7 +193,7 @@ class _Node:
         values = self._get(key)
         if values is None:
             return ()
-        if not isinstance(values, list):
+        if _kind(values) != "array":
             raise _mismatch(values, self._path(key), f"[]{go_type}")
         items: list[Any] = values
         return tuple(
