@@ -1,7 +1,7 @@
 """`wharfd`: from the command line to a daemon that serves, and back to nothing.
 
 The order of the start is its content: understand what was asked (cheap, without the libraries);
-take what only one daemon can have (pidfile, data-root, sockets); bring the engine up from what the
+take what only one daemon can have (pidfile, sockets); bring the engine up from what the
 kernel and the disk say; serve. Clients that connect meanwhile wait in the sockets' queues. The end
 is the same backwards.
 """
@@ -106,7 +106,7 @@ def run(configuration: Configuration) -> int:
     try:
         with _alone(config) as listeners:
             return _run_loop(_with_many_files(config), listeners)
-    except (ListenError, StillRunning, DataRootInUse) as exc:
+    except (ListenError, StillRunning) as exc:
         return _fail(str(exc))
     except OSError as exc:
         return _fail(f"failed to start daemon: {exc}")
@@ -118,45 +118,22 @@ def _open_log(config: EngineConfig) -> None:
     journal.configure(level=config.log_level, debug=config.debug, log_format=config.log_format)
 
 
-class DataRootInUse(Exception):
-    """Another daemon works on the same state."""
-
-
 @contextlib.contextmanager
 def _alone(config: EngineConfig) -> Iterator[list[Listener]]:
-    """Have directories, pidfile and sockets, which no other daemon has at the same time."""
+    """Have pidfile and sockets, which no other daemon has at the same time.
+
+    The engine itself sees to it that nobody else works in its folders.
+    """
     from compat.daemon import listeners, pidfile, systemd
 
     passed_fds = systemd.listen_fds(os.environ)
     _prepare_process(config)
     with contextlib.ExitStack() as stack:
-        os.makedirs(config.data_root, mode=0o710, exist_ok=True)
-        os.makedirs(config.exec_root, mode=0o700, exist_ok=True)
         stack.enter_context(pidfile.held(config.pidfile))
-        stack.enter_context(_locked(config.data_root))
         found = listeners.open_all(config, passed_fds)
         for listener in found:
             stack.callback(listener.close)
         yield found
-
-
-@contextlib.contextmanager
-def _locked(data_root: str) -> Iterator[None]:
-    """Hold the directory itself locked; the kernel lets go of it however this process ends."""
-    import fcntl
-
-    fd = os.open(data_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise DataRootInUse(
-            f"failed to start daemon: another daemon is running on {data_root}"
-        ) from None
-    try:
-        yield
-    finally:
-        os.close(fd)
 
 
 def _prepare_process(config: EngineConfig) -> None:
