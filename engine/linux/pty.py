@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import os
 import stat
@@ -15,22 +16,17 @@ _TIOCSPTLCK = 0x40045431
 _WINSIZE = struct.Struct("HHHH")
 
 
-def open_master(ptmx: int) -> int:
-    """A new terminal's master from an O_PATH descriptor of a devpts `ptmx`; unlocked.
+def unlock(master: int) -> None:
+    """Make a new terminal's other side usable; `master` is an opened `ptmx`.
 
-    Raises OSError ENOTTY if that is not the ptmx of a devpts file system.
+    Raises OSError ENOTTY if that is not the ptmx of a devpts: whoever owns the path it was opened
+    by may have put anything there.
     """
-    facts = os.fstat(ptmx)
-    on_devpts = syscalls.fstatfs_type(ptmx) == syscalls.DEVPTS_SUPER_MAGIC
+    facts = os.fstat(master)
+    on_devpts = syscalls.fstatfs_type(master) == syscalls.DEVPTS_SUPER_MAGIC
     if not (stat.S_ISCHR(facts.st_mode) and facts.st_rdev == os.makedev(5, 2) and on_devpts):
-        raise OSError(25, "not the terminal multiplexer of a devpts")
-    master = os.open(f"/proc/self/fd/{ptmx}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    try:
-        fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
-    except BaseException:
-        os.close(master)
-        raise
-    return master
+        raise OSError(errno.ENOTTY, "not the terminal multiplexer of a devpts")
+    fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
 
 
 def open_peer(master: int) -> int:

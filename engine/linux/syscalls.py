@@ -307,6 +307,7 @@ _PROTOTYPES: dict[str, list[Any]] = {
     "mount": [_str, _str, _str, _ulong, _str],
     "pivot_root": [_str, _str],
     "prctl": [_int, _ulong, _ulong, _ulong, _ulong],
+    "setdomainname": [_str, ctypes.c_size_t],
     "setns": [_int, _int],
     "signalfd": [_int, ctypes.c_void_p, _int],
     "syncfs": [_int],
@@ -368,6 +369,12 @@ def unshare(flags: int) -> None:
 
 def setns(fd: int, nstype: int) -> None:
     if libc.setns(fd, nstype) < 0:
+        raise oserror()
+
+
+def setdomainname(name: str) -> None:
+    text = name.encode()
+    if libc.setdomainname(text, len(text)) < 0:
         raise oserror()
 
 
