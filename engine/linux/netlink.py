@@ -282,6 +282,10 @@ def set_mtu(index: int, mtu: int, about: str = "") -> Message:
     return Message(RTM_NEWLINK, 0, _ifinfo(index) + u32(IFLA_MTU, mtu), about)
 
 
+def set_mac(index: int, mac: str, about: str = "") -> Message:
+    return Message(RTM_NEWLINK, 0, _ifinfo(index) + attribute(IFLA_ADDRESS, _mac(mac)), about)
+
+
 def delete_link(name: str) -> Message:
     return Message(RTM_DELLINK, 0, _ifinfo() + text(IFLA_IFNAME, name), name)
 

@@ -373,168 +373,131 @@ def _bridge_elements(bridges: Sequence[Bridge]) -> dict[str, list[nft.Element]]:
 
 
 class Firewall:
-    """The table as it should be, and the kernel's. Safe from any thread.
+    """The table as it should be, and the kernel's. Every verb blocks; safe from any thread.
 
-    Removing an element waits for a grace period of the kernel (10 to 20 ms), adding one does not.
-    So what a container leaves behind is only noted (`leave`) and taken out later (`flush`), or
-    before somebody is given the same port or address.
+    One socket for all time: a change takes some ten microseconds, but closing a socket of
+    nf_tables waits for a grace period of the kernel (10 to 20 ms).
     """
 
     def __init__(self, instance: str, *, link_prefix: str) -> None:
         self.name = f"wharf-{instance}"
         self._prefix = link_prefix
-        self._state = threading.Lock()  # never held across a system call
-        self._kernel = threading.Lock()  # one transaction at a time; taken before `_state`
+        self._lock = threading.Lock()
+        self._socket: Socket | None = None
         self._bridges: dict[str, Bridge] = {}
         self._published: dict[str, tuple[Publication, ...]] = {}
-        self._leaving: list[Publication] = []
         self._guard = False
 
-    # What should be; none of these waits
+    def _kernel(self) -> Socket:
+        if self._socket is None:
+            self._socket = Socket(NETLINK_NETFILTER)
+        return self._socket
+
+    def close(self) -> None:
+        """Let go of the socket; what is in the kernel stays."""
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
 
     def know(self, owner: str, found: tuple[Publication, ...]) -> None:
         """Remember what a running container has; the next `rebuild` writes it."""
-        with self._state:
+        with self._lock:
             if found:
                 self._published[owner] = found
-
-    def leave(self, owner: str) -> bool:
-        """Note that a container's ports are closed; True where that leaves something to flush."""
-        with self._state:
-            found = self._published.pop(owner, ())
-            self._leaving += found
-            return bool(found)
-
-    # What is; these wait for the kernel
 
     def rebuild(
         self, bridges: Iterable[Bridge] | None = None, *, guard: bool | None = None
     ) -> None:
         """Write the whole table, with these bridges from now on where they are given."""
-        with self._kernel:
-            with self._state:
-                if bridges is not None:
-                    self._bridges = {b.link: b for b in bridges}
-                if guard is not None:
-                    self._guard = guard
+        with self._lock:
+            if bridges is not None:
+                self._bridges = {b.link: b for b in bridges}
+            if guard is not None:
+                self._guard = guard
             self._write()
 
     def _write(self) -> None:
-        with self._state:
-            found = [p for items in self._published.values() for p in items]
-            bridges = tuple(self._bridges.values())
-            self._leaving = []
-        plan = table(self.name, bridges, found, guard=self._guard)
-        with Socket(NETLINK_NETFILTER) as sock:
-            nft.commit(sock, plan)
-            self._accept_elsewhere(sock)
+        found = [p for items in self._published.values() for p in items]
+        bridges = tuple(self._bridges.values())
+        nft.commit(self._kernel(), table(self.name, bridges, found, guard=self._guard))
+        self._accept_elsewhere(self._patterns())
 
-    def publish(
-        self, owner: str, found: tuple[Publication, ...], *, addresses: Iterable[str] = ()
-    ) -> None:
-        """Open the ports of one container that has `addresses`.
-
-        What an earlier owner of such a port or address left behind goes first.
-        """
-        with self._kernel:
-            if self._is_left(found, frozenset(map(ip_address, addresses))):
-                self._flush()
-            if not found:
-                return
-            with self._state:
-                self._published[owner] = found
-            try:
-                self._change(nft.add_elements, found)
-            except OSError as error:
-                log.warning("the firewall was changed from outside, writing it anew: %s", error)
-                try:
-                    self._write()
-                except OSError:
-                    with self._state:
-                        del self._published[owner]
-                    raise
-
-    def _is_left(self, found: tuple[Publication, ...], addresses: frozenset[Address]) -> bool:
-        with self._state:
-            keys = {(p.protocol, p.host_ip, p.host_port) for p in found}
-            return any(
-                p.target_ip in addresses or (p.protocol, p.host_ip, p.host_port) in keys
-                for p in self._leaving
-            )
-
-    def flush(self) -> None:
-        """Take out what was left behind."""
-        with self._kernel:
-            self._flush()
-
-    def _flush(self) -> None:
-        with self._state:
-            found, self._leaving = tuple(self._leaving), []
+    def publish(self, owner: str, found: tuple[Publication, ...]) -> None:
+        """Open the ports of one container."""
         if not found:
             return
-        try:
-            self._change(nft.delete_elements, found)
-        except OSError as error:
-            log.warning("the firewall was changed from outside, writing it anew: %s", error)
-            self._write()
+        with self._lock:
+            self._published[owner] = found
+            try:
+                self._change(nft.add_elements, found)
+            except BaseException:
+                del self._published[owner]
+                raise
+
+    def withdraw(self, owner: str) -> None:
+        """Close the ports of one container; none is not an error."""
+        with self._lock:
+            found = self._published.pop(owner, ())
+            if found:
+                self._change(nft.delete_elements, found)
 
     def _change(
         self,
         verb: Callable[[int, str, str, Sequence[nft.Element]], list[Message]],
         found: tuple[Publication, ...],
     ) -> None:
+        """Add or delete elements; where the kernel has another table than we do, all of it."""
         messages = [
             message
             for set_name, content in elements(found).items()
             for message in verb(nft.NFPROTO_INET, self.name, set_name, content)
         ]
-        with Socket(NETLINK_NETFILTER) as sock:
-            nft.commit(sock, messages)
+        try:
+            nft.commit(self._kernel(), messages)
+        except OSError as error:
+            log.warning("the firewall was changed from outside, writing it anew: %s", error)
+            self._write()
 
     def is_intact(self) -> bool:
         """Whether the kernel still has our table."""
-        with Socket(NETLINK_NETFILTER) as sock:
-            return self.name in nft.tables(sock, nft.NFPROTO_INET)
+        with self._lock:
+            return self.name in nft.tables(self._kernel(), nft.NFPROTO_INET)
 
     def accept_elsewhere(self) -> None:
         """Look again for forward chains that drop by default, and mend ours."""
-        with self._kernel, Socket(NETLINK_NETFILTER) as sock:
-            self._accept_elsewhere(sock)
+        with self._lock:
+            self._accept_elsewhere(self._patterns())
 
     def remove(self) -> None:
         """Take out all that is ours in the kernel."""
         inet = nft.NFPROTO_INET
-        with self._kernel, Socket(NETLINK_NETFILTER) as sock:
+        with self._lock:
             # Adding first makes deleting succeed whether it was there or not.
-            nft.commit(sock, [nft.add_table(inet, self.name), nft.delete_table(inet, self.name)])
-            self._accept_elsewhere(sock, frozenset())
+            both = [nft.add_table(inet, self.name), nft.delete_table(inet, self.name)]
+            nft.commit(self._kernel(), both)
+            self._accept_elsewhere(frozenset())
 
     def _patterns(self) -> frozenset[str]:
-        with self._state:
-            links = tuple(self._bridges)
-        if not links:
+        if not self._bridges:
             return frozenset()
-        return frozenset(
-            {f"{self._prefix}*", *(x for x in links if not x.startswith(self._prefix))}
-        )
+        others = {link for link in self._bridges if not link.startswith(self._prefix)}
+        return frozenset({f"{self._prefix}*", *others})
 
-    def _accept_elsewhere(self, sock: Socket, patterns: frozenset[str] | None = None) -> None:
+    def _accept_elsewhere(self, patterns: frozenset[str]) -> None:
         """Have a rule for each pattern of link names in each foreign forward chain that drops."""
-        wanted = self._patterns() if patterns is None else patterns
-        for chain in nft.base_chains(sock):
+        for chain in nft.base_chains(self._kernel()):
             if not _is_foreign_forward(chain):
                 continue
-            here = wanted if chain.policy == nft.NF_DROP else frozenset[str]()
+            here = patterns if chain.policy == nft.NF_DROP else frozenset[str]()
             try:
-                nft.commit(sock, self._foreign_plan(sock, chain, here))
+                nft.commit(self._kernel(), self._foreign_plan(chain, here))
             except OSError as error:
                 log.warning(
                     "forwarding stays blocked by %s %s: %s", chain.table, chain.chain, error
                 )
 
-    def _foreign_plan(
-        self, sock: Socket, chain: nft.ForeignChain, patterns: frozenset[str]
-    ) -> list[Message]:
+    def _foreign_plan(self, chain: nft.ForeignChain, patterns: frozenset[str]) -> list[Message]:
         """Rules to add at the head of a chain that is not ours, and those of ours to take out."""
         where = chain.family, chain.table, chain.chain
         wanted = {
@@ -544,7 +507,7 @@ class Firewall:
         }
         stale = [
             rule.handle
-            for rule in nft.rules(sock, *where)
+            for rule in nft.rules(self._kernel(), *where)
             if wanted.pop(rule.comment, None) is None and rule.comment.startswith(f"{self.name} ")
         ]
         messages = [nft.delete_rule(*where, handle) for handle in stale]

@@ -158,7 +158,6 @@ class _Plan:
     path: str | None
     links: tuple[sandbox.Port, ...]
     gateways: tuple[Address, ...]
-    addresses: tuple[str, ...]
     wanted: tuple[ports.Wanted, ...]
     files: tuple[tuple[str, str], ...]
 
@@ -224,13 +223,14 @@ class Networks:
                 await self._cleaner
             self._cleaner = None
         if self._firewall is not None:
-            await offload.kernel(self._firewall.flush)
+            await offload.kernel(self._firewall.close)
 
     async def remove_engine(self) -> None:
         """Take everything of this engine out of the host's network; nothing may run any more."""
         await self.close_engine()
         if self._firewall is not None:
             await offload.kernel(self._firewall.remove)
+            await offload.kernel(self._firewall.close)
         for network in self._networks.values():
             if network.link:
                 await offload.kernel(bridge.teardown, network)
@@ -342,8 +342,6 @@ class Networks:
             await self._something_left.wait()
             self._something_left.clear()
             try:
-                if self._firewall is not None:
-                    await offload.kernel(self._firewall.flush)
                 links, self._left = self._left, []
                 await asyncio.sleep(_REAP_AFTER_S)
                 await offload.kernel(sandbox.reap, links)
@@ -659,11 +657,7 @@ class Networks:
             for wanted in plan.wanted:
                 listeners += self._ports.bind(wanted)
             if self._firewall is not None:
-                self._firewall.publish(
-                    plan.container_id,
-                    firewalls.publications(listeners),
-                    addresses=plan.addresses,
-                )
+                self._firewall.publish(plan.container_id, firewalls.publications(listeners))
         except BaseException:
             ports.close(listeners)
             for item in listeners:
@@ -721,7 +715,7 @@ class Networks:
         return endpoint
 
     def _release(self, container_id: str) -> _Open | None:
-        """Give back addresses and ports; what they leave in the firewall goes later."""
+        """Give back addresses and ports."""
         opened = self._open.pop(container_id, None)
         if opened is None:
             return None
@@ -729,8 +723,6 @@ class Networks:
             self._release_addresses(endpoint)
         for port in opened.ports:
             self._ports.release(ip_address(port.host_ip), port.protocol, port.host_port)
-        if self._firewall is not None and self._firewall.leave(container_id):
-            self._something_left.set()
         return opened
 
     def _release_addresses(self, endpoint: Endpoint) -> None:
@@ -783,7 +775,6 @@ class Networks:
             path=opened.path,
             links=tuple(links),
             gateways=self._gateways(opened),
-            addresses=tuple(addresses),
             wanted=tuple(self._wanted_ports(request, opened)),
             files=tuple(self._files(request, opened, addresses)),
         )
@@ -843,24 +834,26 @@ class Networks:
 
     async def close(self, container_id: str) -> None:
         """Take a container's network away; one that has none is no error."""
-        opened = self._release(container_id)
-        if opened is not None and opened.path is None:
-            links: list[str] = []
-        elif opened is not None and settings.joined(opened.mode) is not None:
-            return
-        else:
+        opened = self._open.get(container_id)
+        if opened is None or (opened.path and settings.joined(opened.mode) is None):
             links = [self._link(e) for e in opened.endpoints] if opened else []
-            where = sandbox.path(self._config.exec_root, container_id)
-            await offload.kernel(sandbox.remove, where, links)
-            self._left += links
-        if opened is None:
-            return
-        if links:
-            self._something_left.set()
-        for endpoint in opened.endpoints:
-            network = self._networks.get(endpoint.network_id)
-            if network is not None:
+            # The kernel first: an address is free when nothing answers for it any more.
+            await _to_the_end(offload.kernel(self._carry_away, container_id, links))
+            if links:
+                self._left += links
+                self._something_left.set()
+        self._release(container_id)
+        for endpoint in opened.endpoints if opened else ():
+            if (network := self._networks.get(endpoint.network_id)) is not None:
                 self._publish(network, "disconnect", container=container_id)
+
+    def _carry_away(self, container_id: str, links: Sequence[str]) -> None:
+        """In a worker thread: firewall, links, namespace; all tried, the first failure raised."""
+        where = sandbox.path(self._config.exec_root, container_id)
+        with contextlib.ExitStack() as steps:
+            steps.callback(sandbox.remove, where, links)
+            if self._firewall is not None:
+                steps.callback(self._firewall.withdraw, container_id)
 
     def adopt(
         self,

@@ -8,9 +8,9 @@ of a dead namespace away in its own time, and a container that starts again does
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-import struct
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -94,23 +94,15 @@ def _plug(host: netlink.Socket, inside: netlink.Socket, fd: int, name: str, port
         )
     )
     if not port.has_ipv6:
-        _disable_ipv6(name)
+        # No address means no IPv6 at all, not a link-local one.
+        _set(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "1")
     index = socket.if_nametoindex(name)
     inside.execute(
         *(netlink.add_address(index, a) for a in port.addresses), netlink.set_up(index, name)
     )
     host.execute(netlink.raise_port(port.link, hairpin=True, isolated=port.is_isolated))
     _await_carrier(inside, name)
-    _announce(name, port)
-
-
-def _disable_ipv6(name: str) -> None:
-    """No address means no IPv6 at all, not a link-local one."""
-    try:
-        with open(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "w", encoding="ascii") as file:
-            file.write("1")
-    except FileNotFoundError:
-        pass  # a kernel without IPv6
+    _announce(inside, index, name, port)
 
 
 def _await_carrier(inside: netlink.Socket, name: str) -> None:
@@ -122,23 +114,25 @@ def _await_carrier(inside: netlink.Socket, name: str) -> None:
         time.sleep(_CARRIER_PAUSE_S)
 
 
-def _announce(name: str, port: Port) -> None:
-    """Gratuitous ARP: neighbours may remember who had the address before."""
-    mac = bytes.fromhex(port.mac.replace(":", ""))
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as sock:
-        sock.bind((name, 0))
-        for address in port.addresses:
-            if address.version == 4:
-                sock.send(_gratuitous_arp(mac, address.ip.packed))
+def _announce(inside: netlink.Socket, index: int, name: str, port: Port) -> None:
+    """Tell the neighbours, who may remember who had the addresses before.
+
+    With `arp_notify` (ip-sysctl) the kernel does that for who sets his MAC, even to what it is. A
+    packet socket would do it too, but waits for a grace period of the kernel when it is closed.
+    """
+    knobs = [f"/proc/sys/net/ipv4/conf/{name}/arp_notify"]
+    if port.has_ipv6:
+        knobs.append(f"/proc/sys/net/ipv6/conf/{name}/ndisc_notify")
+    for knob in knobs:
+        _set(knob, "1")
+    inside.attempt(netlink.set_mac(index, port.mac, name))
+    for knob in knobs:
+        _set(knob, "0")
 
 
-def _gratuitous_arp(mac: bytes, address: bytes) -> bytes:
-    """RFC 5227 §3: an ARP request for the sender's own address, to everybody."""
-    broadcast, ethertype_arp = b"\xff" * 6, 0x0806
-    ethernet = broadcast + mac + struct.pack(">H", ethertype_arp)
-    hardware_ethernet, protocol_ipv4, request = 1, 0x0800, 1
-    header = struct.pack(">HHBBH", hardware_ethernet, protocol_ipv4, 6, 4, request)
-    return ethernet + header + mac + address + bytes(6) + address
+def _set(knob: str, value: str) -> None:
+    with contextlib.suppress(OSError), open(knob, "w", encoding="ascii") as file:
+        file.write(value)
 
 
 def _routes(ports: Sequence[Port], gateways: Iterable[Address]) -> list[netlink.Message]:
