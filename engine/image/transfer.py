@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from engine import ids, offload
 from engine.errors import EngineError, WharfError
 from engine.image.model import Progress
+from engine.image.remote import RootFSMismatch
 from engine.oci import digest as digests
 from engine.oci.digest import next_chain_id
 from engine.registry.fetch import REPORT_EVERY_S, Fetch, Policy, to_the_end
@@ -41,11 +42,6 @@ class RegistrationFailed(EngineError):
 
     def __init__(self, cause: str) -> None:
         super().__init__(f"failed to register layer: {cause}")
-
-
-class RootFSMismatch(EngineError):
-    def __init__(self) -> None:
-        super().__init__("layers from manifest don't match image configuration")
 
 
 class Transfer:
