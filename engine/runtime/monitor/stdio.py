@@ -289,6 +289,7 @@ class Stdio:
         "_eof_wanted",
         "_input",
         "_input_bytes",
+        "_input_closed",
         "_input_fd",
         "_input_watched",
         "_log",
@@ -322,7 +323,8 @@ class Stdio:
         self._outputs: dict[int, int] = {}  # fd → stream
         self._clients: list[Client] = []
         self._paused = False
-        self._input_fd = -1
+        self._input_fd = -1  # until there is one, input is kept
+        self._input_closed = False
         self._input: collections.deque[memoryview] = collections.deque()
         self._input_bytes = 0
         self._input_watched = False
@@ -339,6 +341,7 @@ class Stdio:
             theirs.append(read)
         else:
             theirs.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+            self._close_input()
         for stream, wanted in ((STDOUT, stdout), (STDERR, stderr)):
             if wanted:
                 read, write = os.pipe2(os.O_CLOEXEC)
@@ -346,6 +349,7 @@ class Stdio:
                 theirs.append(write)
             else:
                 theirs.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+        self._push_input()
         return theirs[0], theirs[1], theirs[2]
 
     def open_terminal(self, master: int) -> None:
@@ -417,9 +421,7 @@ class Stdio:
 
     def feed(self, data: bytes) -> None:
         """Bytes for stdin; dropped when it is closed."""
-        if self._input_fd < 0 and not self.tty:
-            return
-        if self.is_finished:
+        if self._input_closed:
             return
         self._input.append(memoryview(data))
         self._input_bytes += len(data)
@@ -427,7 +429,8 @@ class Stdio:
 
     def _push_input(self) -> None:
         if self._input_fd < 0:
-            return  # a terminal that is not there yet
+            self._hold_clients(self._input_bytes > _STDIN_BYTES)
+            return
         try:
             while self._input:
                 part = self._input[0]
@@ -462,6 +465,7 @@ class Stdio:
 
     def _close_input(self) -> None:
         self._watch_input(False)
+        self._input_closed = True
         self._input.clear()
         self._input_bytes = 0
         if self._input_fd >= 0:

@@ -14,7 +14,7 @@ from engine.linux import cgroup
 from engine.runtime.client import Attachment, Bundle, Exit, Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from engine.runtime.client import Task
@@ -45,9 +45,10 @@ MASKED = [
 ]
 READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 _APPLETS = (
-    "sh cat true false sleep echo id ls mount env head wc md5sum stty kill ps pwd hostname touch "
-    "mkdir dd yes readlink stat test seq timeout nc mknod umount chmod printf trap setsid"
-).split()
+    *("sh", "cat", "true", "false", "sleep", "echo", "id", "ls", "mount", "env", "head", "wc"),
+    *("md5sum", "stty", "kill", "ps", "pwd", "hostname", "touch", "mkdir", "dd", "yes", "nc"),
+    *("readlink", "stat", "test", "seq", "timeout", "mknod", "umount", "chmod", "setsid", "tty"),
+)
 
 
 def make_rootfs(path: Path) -> Path:
@@ -218,6 +219,10 @@ class Box:
         exit = await asyncio.wait_for(self.events.exit_of(bundle.id), 20)
         return exit.code, self.output(bundle)
 
+    def folder_of(self, bundle: Bundle) -> str:
+        """The container's folder under the exec-root."""
+        return os.path.join(self.exec_root, "containers", bundle.id)
+
     def output(self, bundle: Bundle) -> str:
         with open(bundle.log["path"], encoding="utf-8") as file:
             return "".join(json.loads(line)["log"] for line in file)
@@ -262,3 +267,14 @@ async def read_until(sock: socket.socket, wanted: bytes, timeout_s: float = 10) 
 
 def is_alive(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
+
+
+def size_of(path: str) -> int:
+    return os.path.getsize(path)
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    """For what the kernel or another process does in its own time."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
