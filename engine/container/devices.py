@@ -26,7 +26,7 @@ DEFAULT_RULES = (
     oci.DeviceRule(allow=False, type="c", major=10, minor=229),
 )
 
-_RULE = re.compile(r"([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})")
+_RULE = re.compile(r"([acb]) ([0-9]{1,10}|\*):([0-9]{1,10}|\*) ([rwm]{1,3})")
 
 # Directories below /dev that a privileged container gets anew instead of the host's.
 _OWN = frozenset({"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"})

@@ -33,7 +33,7 @@ class InvalidSignal(InvalidParameter):
 def parse(text: str) -> int:
     """The signal's number; raises InvalidSignal. Zero is no signal."""
     if text.lstrip("+-").isdecimal():
-        number = int(text)
+        number = int(text) if len(text) < 10 else 0  # int() refuses thousands of digits
         if not 0 < number <= _RTMAX:
             raise InvalidSignal(text)
         return number
