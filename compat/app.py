@@ -22,9 +22,8 @@ from compat.routes.route import Call, Route
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from engine.engine import Engine
-
     from engine.config import EngineConfig
+    from engine.engine import Engine
 
 log = logging.getLogger(__name__)
 

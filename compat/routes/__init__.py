@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from compat.routes import containers, networks, swarm, system
+from compat.routes import containers, images, networks, swarm, system, volumes
 
-ALL = (*system.ROUTES, *containers.ROUTES, *networks.ROUTES, *swarm.ROUTES)
+ALL = (
+    *system.ROUTES,
+    *containers.ROUTES,
+    *images.ROUTES,
+    *networks.ROUTES,
+    *volumes.ROUTES,
+    *swarm.ROUTES,
+)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
 
 from compat import params, streams
-from compat.routes.route import Call, Route, done, reply
+from compat.routes.route import Call, Route, done, later, reply
 from compat.translate import requests, responses
 from compat.wire import containers as wire
 from compat.wire.base import UNSET
@@ -256,11 +256,10 @@ async def attach(call: Call) -> web.StreamResponse:
     )
     try:
         await params.read_all(call.request)  # some clients send a document; it is not stdin
-        await call.engine.containers.check_attach(call.ref, options)
-        view = await call.engine.containers.inspect(call.ref)
+        container = await call.engine.containers.check_attach(call.ref, options)
     except WharfError as exc:
         return _refused(exc)
-    taken = await streams.hijack(call.request, _content_type(call, tty=view.container.config.tty))
+    taken = await streams.hijack(call.request, _content_type(call, tty=container.config.tty))
     await call.engine.containers.attach(call.ref, options, taken.fd, taken.prefix)
     await taken.finish()
     return streams.Taken()
@@ -331,32 +330,22 @@ async def exec_inspect(call: Call) -> web.Response:
     return reply(call, 200, responses.exec_inspect(found))
 
 
-# Not served yet
-
-
-def _later(what: str) -> Any:
-    async def refuse(call: Call) -> web.Response:
-        raise NotImplementedHere(f"{what} is not supported by this engine yet")
-
-    return refuse
-
-
 ROUTES = (
-    Route("HEAD", "/containers/{ref}/archive", "containers.stat", _later("copying files")),
+    Route("HEAD", "/containers/{ref}/archive", "containers.stat", later("copying files")),
     Route("GET", "/containers/json", "containers.list", list_),
-    Route("GET", "/containers/{ref}/export", "containers.export", _later("export")),
-    Route("GET", "/containers/{ref}/changes", "containers.changes", _later("diff")),
+    Route("GET", "/containers/{ref}/export", "containers.export", later("export")),
+    Route("GET", "/containers/{ref}/changes", "containers.changes", later("diff")),
     Route("GET", "/containers/{ref}/json", "containers.inspect", inspect),
     Route("GET", "/containers/{ref}/top", "containers.top", top),
     Route("GET", "/containers/{ref}/logs", "containers.logs", logs),
-    Route("GET", "/containers/{ref}/stats", "containers.stats", _later("stats")),
+    Route("GET", "/containers/{ref}/stats", "containers.stats", later("stats")),
     Route(
         "GET",
         "/containers/{ref}/attach/ws",
         "containers.attach-ws",
-        _later("attaching through a websocket"),
+        later("attaching through a websocket"),
     ),
-    Route("GET", "/containers/{ref}/archive", "containers.get-archive", _later("copying files")),
+    Route("GET", "/containers/{ref}/archive", "containers.get-archive", later("copying files")),
     Route("GET", "/exec/{ref}/json", "execs.inspect", exec_inspect),
     Route("POST", "/containers/create", "containers.create", create),
     Route("POST", "/containers/prune", "containers.prune", prune),
@@ -374,7 +363,7 @@ ROUTES = (
     Route("POST", "/exec/{ref}/resize", "execs.resize", exec_resize),
     Route("POST", "/containers/{ref}/rename", "containers.rename", rename),
     Route("POST", "/containers/{ref}/update", "containers.update", update),
-    Route("POST", "/commit", "images.commit", _later("commit")),
-    Route("PUT", "/containers/{ref}/archive", "containers.put-archive", _later("copying files")),
+    Route("POST", "/commit", "images.commit", later("commit")),
+    Route("PUT", "/containers/{ref}/archive", "containers.put-archive", later("copying files")),
     Route("DELETE", "/containers/{ref}", "containers.remove", remove),
 )

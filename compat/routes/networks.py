@@ -40,13 +40,15 @@ async def create(call: Call) -> web.Response:
 
 async def connect(call: Call) -> web.Response:
     body = await call.body(wire.NetworkConnectRequest)
-    await call.engine.connect(call.ref, body.container, requests.endpoint(body.endpoint_config))
+    await call.engine.networks.connect(
+        call.ref, body.container, requests.endpoint(body.endpoint_config)
+    )
     return done(200)
 
 
 async def disconnect(call: Call) -> web.Response:
     body = await call.body(wire.NetworkDisconnectRequest)
-    await call.engine.disconnect(call.ref, body.container, force=body.force)
+    await call.engine.networks.disconnect(call.ref, body.container, force=body.force)
     return done(200)
 
 

@@ -10,14 +10,14 @@ import msgspec
 from aiohttp import web
 
 from compat import params, versions
+from engine.errors import NotImplementedHere
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from engine.engine import Engine
-
     from compat.versions import Version
     from engine.config import EngineConfig
+    from engine.engine import Engine
 
 T = TypeVar("T")
 
@@ -91,3 +91,12 @@ def reply(call: Call, status: int, body: object) -> web.Response:
 def done(status: int = 204) -> web.Response:
     """Success with nothing to say."""
     return web.Response(status=status)
+
+
+def later(what: str) -> Handler:
+    """A handler for what this engine does not do yet: it says so."""
+
+    async def refuse(call: Call) -> web.StreamResponse:
+        raise NotImplementedHere(f"{what} is not supported by this engine yet")
+
+    return refuse

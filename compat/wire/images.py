@@ -114,9 +114,14 @@ class ProgressLine(Response, frozen=True, kw_only=True, rename="camel"):
     id: str | Omitted = UNSET
     error_detail: ErrorDetail | Omitted = UNSET
     error: str | Omitted = UNSET
-    aux: Raw | Omitted = UNSET
+    aux: dict[str, str] | Omitted = UNSET
 
 
 class DistributionInspectResponse(Response, frozen=True, kw_only=True):
     descriptor: Descriptor
     platforms: tuple[Platform, ...]
+
+
+class BuildPruneResponse(Response, frozen=True, kw_only=True):
+    caches_deleted: tuple[str, ...] | None
+    space_reclaimed: int

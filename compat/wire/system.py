@@ -121,7 +121,6 @@ class InfoResponse(Response, frozen=True, kw_only=True):
     plugins: PluginsInfo
     memory_limit: bool
     swap_limit: bool
-    kernel_memory: bool | Omitted = UNSET
     kernel_memory_tcp: bool | Omitted = field(default=UNSET, name="KernelMemoryTCP")
     cpu_cfs_period: bool
     cpu_cfs_quota: bool

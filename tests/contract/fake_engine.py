@@ -85,9 +85,7 @@ class Containers:
     async def resize(self, ref: str, height: int, width: int) -> None:
         self.asked.append(("resize", ref, height, width))
 
-    async def waiter(
-        self, ref: str, condition: model.WaitCondition
-    ) -> Awaitable[model.WaitResult]:
+    async def waiter(self, ref: str, condition: model.WaitCondition) -> Awaitable[model.WaitResult]:
         self._find(ref)
         self.asked.append(("wait", condition))
         self.outcome = asyncio.get_running_loop().create_future()
@@ -115,12 +113,11 @@ class Containers:
         finally:
             self.ends.append("logs")
 
-    async def check_attach(self, ref: str, options: model.AttachOptions) -> None:
+    async def check_attach(self, ref: str, options: model.AttachOptions) -> model.Container:
         self._find(ref)
+        return self.container
 
-    async def attach(
-        self, ref: str, options: model.AttachOptions, fd: int, prefix: bytes
-    ) -> None:
+    async def attach(self, ref: str, options: model.AttachOptions, fd: int, prefix: bytes) -> None:
         self.asked.append(("attach", options))
         self._talk_back(fd, prefix)
 
@@ -177,9 +174,7 @@ def engine() -> SimpleNamespace:
 
 
 @asynccontextmanager
-async def serving(
-    fake: SimpleNamespace, path: str, **config: Any
-) -> AsyncIterator[web.AppRunner]:
+async def serving(fake: SimpleNamespace, path: str, **config: Any) -> AsyncIterator[web.AppRunner]:
     """The API over `fake` on the Unix socket `path`."""
     app = create_app(fake, EngineConfig(**config))  # type: ignore[arg-type]
     runner = create_runner(app, shutdown_timeout=0.1)

@@ -11,7 +11,6 @@ import pytest
 from tests.contract import fake_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
 ATTACH = (
@@ -202,9 +201,7 @@ def test_a_client_that_leaves_ends_its_wait_and_its_logs(tmp_path: Path) -> None
         await reader.readuntil(b"\r\n\r\n")  # while nothing has ended yet
         path = writer.get_extra_info("peername")
         other_reader, other = await asyncio.open_unix_connection(path)
-        other.write(
-            b"GET /containers/web/logs?stdout=1&follow=1 HTTP/1.1\r\nHost: d\r\n\r\n"
-        )
+        other.write(b"GET /containers/web/logs?stdout=1&follow=1 HTTP/1.1\r\nHost: d\r\n\r\n")
         await other_reader.readuntil(b"more\n")
         writer.close()
         other.close()

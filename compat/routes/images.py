@@ -1,0 +1,268 @@
+"""Handlers about images."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import web
+
+from compat import params, streams
+from compat.routes.route import Call, Route, done, later, reply
+from compat.translate import images
+from compat.wire import images as wire
+from engine.errors import Forbidden, InvalidParameter, NotImplementedHere, WharfError
+from engine.image import model
+from engine.oci import digest as digests
+from engine.oci import platform as platforms
+from engine.oci import reference as references
+from engine.registry.auth import RegistryAuth
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from engine.oci.platform import Platform
+    from engine.oci.reference import Reference
+
+_encoder = msgspec.json.Encoder()
+
+_RESERVED = "scratch"
+
+
+async def list_(call: Call) -> web.Response:
+    filters = call.query.filters()
+    if name := call.query.text("filter"):
+        filters["reference"] = (*filters.get("reference", ()), name)
+    query = model.ImageQuery(
+        all=call.query.flag("all"), shared_size=call.query.flag("shared-size"), filters=filters
+    )
+    listed = await call.engine.images.list(query)
+    return reply(call, 200, [images.summary(i) for i in listed])
+
+
+async def inspect(call: Call) -> web.Response:
+    platform = decode_platform(call.query.text("platform"))
+    if call.query.flag("manifests") and platform is not None:
+        raise InvalidParameter(
+            "conflicting options: manifests and platform options cannot both be set"
+        )
+    view = await call.engine.images.inspect(call.ref, platform)
+    body = images.inspect(
+        view, with_runtime_fields=not call.has("images.config-omits-runtime-fields")
+    )
+    return reply(call, 200, body)
+
+
+async def history(call: Call) -> web.Response:
+    platform = decode_platform(call.query.text("platform"))
+    items = await call.engine.images.history(call.ref, platform)
+    return reply(call, 200, [images.history(i) for i in items])
+
+
+async def tag(call: Call) -> web.Response:
+    repo = call.query.text("repo")
+    if not repo:
+        raise InvalidParameter("invalid reference format")
+    await call.engine.images.tag(call.ref, repo, call.query.text("tag"))
+    return done(201)
+
+
+async def remove(call: Call) -> web.Response:
+    if not call.ref.strip():
+        raise InvalidParameter("image name cannot be blank")
+    items = await call.engine.images.remove(
+        call.ref,
+        force=call.query.flag("force"),
+        prune=not call.query.flag("noprune"),
+        platforms=tuple(_required_platform(p) for p in call.query.all("platforms")),
+    )
+    return reply(call, 200, images.removed(items))
+
+
+async def prune(call: Call) -> web.Response:
+    pruned = await call.engine.images.prune(call.query.filters())
+    body = wire.ImagePruneResponse(
+        images_deleted=images.removed(pruned.removed) or None,
+        space_reclaimed=pruned.reclaimed_bytes,
+    )
+    return reply(call, 200, body)
+
+
+# Streams
+
+
+async def create(call: Call) -> web.StreamResponse:
+    """Pull, or import what the body or (not yet) a URL holds."""
+    spelled = call.query.text("platform")
+    platform = platforms.parse(spelled) if spelled else None
+    if name := call.query.text("fromImage"):
+        ref = _to_pull(name, call.query.text("tag"))
+        steps = call.engine.images.pull(ref, auth=_auth(call), platform=platform)
+        return await _progress(call, steps)
+    source = call.query.text("fromSrc")
+    ref_ = references.from_repo_and_tag(call.query.text("repo"), call.query.text("tag"))
+    if source != "-":
+        raise NotImplementedHere("importing from a URL is not supported by this engine yet")
+    steps = call.engine.images.import_(
+        _chunks(call),
+        ref_,
+        call.query.text("message") or f"Imported from {source}",
+        call.query.all("changes"),
+        platform,
+    )
+    return await _progress(call, steps)
+
+
+def _to_pull(name: str, tag_or_digest: str) -> Reference:
+    """What is meant; a name alone means all its tags. Raises InvalidParameter, Forbidden."""
+    ref = references.parse(name.removesuffix(":"))
+    if tag_or_digest and digests.is_digest(tag_or_digest):
+        ref = ref.name_only().with_digest(digests.parse(tag_or_digest))
+    elif tag_or_digest:
+        ref = ref.with_tag(tag_or_digest)
+    if ref.familiar_name == _RESERVED:
+        raise Forbidden(f"'{_RESERVED}' is a reserved name")
+    return ref
+
+
+def _auth(call: Call) -> RegistryAuth:
+    sent = params.registry_auth(call.request)
+    return RegistryAuth(
+        username=sent.username,
+        password=sent.password,
+        identity_token=sent.identitytoken,
+        registry_token=sent.registrytoken,
+        server_address=sent.serveraddress,
+    )
+
+
+async def load(call: Call) -> web.StreamResponse:
+    """Failures are told in the stream, even the first: clients read nothing else."""
+    platform = _one_platform(call)
+    quiet = call.query.flag("quiet", default=True)
+    steps = call.engine.images.load(_chunks(call), quiet=quiet, platform=platform)
+    return await _progress(call, steps, tells_first=True)
+
+
+async def save(call: Call) -> web.StreamResponse:
+    names = (call.ref,) if "ref" in call.variables else call.query.all("names")
+    chunks = call.engine.images.save(names, platform=_one_platform(call))
+    async with aclosing(chunks):
+        first = await anext(chunks, b"")  # all that can be refused is refused by now
+        response = await streams.open_stream(call.request, "application/x-tar")
+        await response.write(first)
+        async for chunk in chunks:
+            await response.write(chunk)
+    return response
+
+
+async def _chunks(call: Call) -> AsyncIterator[bytes]:
+    async for chunk in call.request.content.iter_any():
+        yield chunk
+
+
+async def _progress(
+    call: Call, steps: AsyncGenerator[model.Progress, None], *, tells_first: bool = False
+) -> web.StreamResponse:
+    """A line a step. What fails before the first is a status, after it a line."""
+    async with aclosing(steps):
+        try:
+            first = await anext(steps, None)
+        except WharfError as exc:
+            if not tells_first:
+                raise
+            first = model.Progress(error=str(exc))
+        response = await streams.open_stream(call.request, "application/json")
+        if first is not None:
+            await response.write(_line(first))
+        try:
+            async for step in steps:
+                await response.write(_line(step))
+        except WharfError as exc:
+            await response.write(_line(model.Progress(error=str(exc))))
+    return response
+
+
+def _line(step: model.Progress) -> bytes:
+    return _encoder.encode(images.progress(step)) + b"\r\n"
+
+
+# Platforms, as JSON in a query
+
+
+class _SentPlatform(msgspec.Struct, frozen=True):
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+    os_version: str = msgspec.field(default="", name="os.version")
+    os_features: tuple[str, ...] = msgspec.field(default=(), name="os.features")
+
+
+def decode_platform(text: str) -> Platform | None:
+    return _required_platform(text) if text else None
+
+
+def _required_platform(text: str) -> Platform:
+    """Raises InvalidParameter; moby httputils.DecodePlatform."""
+    try:
+        sent = msgspec.json.decode(text.encode(errors="replace"), type=_SentPlatform)
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise InvalidParameter(f"failed to parse platform: {exc}") from None
+    if not sent.os and not sent.architecture and (sent.variant or sent.os_version):
+        raise InvalidParameter(
+            "optional platform fields provided, but OS and Architecture are missing"
+        )
+    if not sent.os or not sent.architecture:
+        raise InvalidParameter("both OS and Architecture must be provided")
+    return platforms.Platform(
+        os=sent.os,
+        architecture=sent.architecture,
+        variant=sent.variant,
+        os_version=sent.os_version,
+        os_features=sent.os_features,
+    )
+
+
+def _one_platform(call: Call) -> Platform | None:
+    sent = call.query.all("platform")
+    if len(sent) > 1:
+        raise InvalidParameter("multiple platform parameters not supported")
+    return decode_platform(sent[0]) if sent else None
+
+
+# Registries and builds
+
+
+async def distribution(call: Call) -> web.Response:
+    ref = references.parse(call.ref).with_default_tag()
+    found = await call.engine.registry.inspect(ref, _auth(call))
+    body = wire.DistributionInspectResponse(
+        descriptor=images.descriptor(found.descriptor),
+        platforms=tuple(images.platform(p) for p in found.platforms),
+    )
+    return reply(call, 200, body)
+
+
+async def build_prune(call: Call) -> web.Response:
+    """There is no build cache, so there is nothing to remove: `docker system prune` asks."""
+    return reply(call, 200, wire.BuildPruneResponse(caches_deleted=None, space_reclaimed=0))
+
+
+ROUTES = (
+    Route("GET", "/images/json", "images.list", list_),
+    Route("GET", "/images/search", "images.search", later("searching a registry")),
+    Route("GET", "/images/get", "images.save", save),
+    Route("GET", "/images/{ref}/get", "images.save", save),
+    Route("GET", "/images/{ref}/history", "images.history", history),
+    Route("GET", "/images/{ref}/json", "images.inspect", inspect),
+    Route("POST", "/images/load", "images.load", load),
+    Route("POST", "/images/create", "images.create", create),
+    Route("POST", "/images/prune", "images.prune", prune),
+    Route("POST", "/images/{ref}/push", "images.push", later("pushing images")),
+    Route("POST", "/images/{ref}/tag", "images.tag", tag),
+    Route("DELETE", "/images/{ref}", "images.remove", remove),
+    Route("GET", "/distribution/{ref}/json", "images.distribution", distribution),
+    Route("POST", "/build", "images.build", later("building images")),
+    Route("POST", "/build/prune", "images.build-prune", build_prune),
+)
