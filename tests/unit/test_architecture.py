@@ -65,7 +65,7 @@ def test_imports_point_downward_and_libraries_have_one_door() -> None:
 
 
 def test_every_module_can_be_imported_first() -> None:
-    """One process a group of modules, each module before all others of its group's state."""
+    """In one process, with what was loaded of ours forgotten before each."""
     program = (
         "import importlib, sys\n"
         "for name in sys.argv[1:]:\n"
