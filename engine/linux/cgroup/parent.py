@@ -21,9 +21,9 @@ def open_parent(name: str) -> str:
         v1.create(name)
         return name
     own = own_group(file.read("/proc/self/cgroup"))
-    base = _delegated(own)
     if own == "" and _is_namespaced_root():
         _move_to_leaf(own)
+    base = delegated(own)
     path = f"{base}/{name}" if base else name
     v2.create(path)
     v2.enable_controllers(v2.directory(path))
@@ -38,8 +38,8 @@ def own_group(proc_cgroup: str) -> str:
     return ""
 
 
-def _delegated(own: str) -> str:
-    """The delegated group to build in, or "".
+def delegated(own: str) -> str:
+    """The delegated group to build in, or "", for a process in the group `own`.
 
     Only if the daemon was started in a leaf of it (`Delegate=yes`, `DelegateSubgroup=daemon`,
     systemd 254): from the unit's group itself the daemon could move away and make it an inner
