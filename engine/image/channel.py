@@ -23,6 +23,10 @@ class _Slot:
         self.progress = progress
 
 
+def _overtakes(newer: Progress, older: Progress) -> bool:
+    return bool(newer.total and older.total) and newer.status == older.status
+
+
 class Channel:
     """One producer's side is `send` and `close`; the other iterates."""
 
@@ -38,7 +42,7 @@ class Channel:
     def send(self, progress: Progress) -> None:
         """Never waits."""
         newest = self._newest.get(progress.id)
-        if newest is not None and progress.total and newest.progress.status == progress.status:
+        if newest is not None and _overtakes(progress, newest.progress):
             newest.progress = progress
             return
         slot = _Slot(progress)

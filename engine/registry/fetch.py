@@ -163,35 +163,48 @@ class Fetch:
         self._open_sink = open_sink
         self._policy = policy
         self._report = report
+        self._sink: Sink | None = None
 
     async def run(self) -> Sink:
         """The sink with the whole, verified blob; on failure or cancellation nothing is left."""
-        sink = await offload.disk(self._open_sink)
         try:
-            attempt, arrived, was_resumed = 1, 0, False
-            while True:
-                try:
-                    await self._attempt(sink)
-                    return sink
-                except VerificationFailed:
-                    # Two halves of different blobs: only the whole in one piece tells.
-                    if not was_resumed:
-                        raise
-                    await offload.disk(sink.abort)
-                    sink = await offload.disk(self._open_sink)
-                    was_resumed, arrived = False, 0
-                    continue
-                except WharfError as exc:
-                    if sink.offset - arrived >= self._policy.progress_bytes:
-                        attempt = 1
-                    if not may_retry(exc) or attempt >= self._policy.attempts:
-                        raise
-                    arrived, was_resumed = sink.offset, sink.offset > 0
-                    await self._wait(attempt, exc)
-                    attempt += 1
+            return await self._run()
         except BaseException:
-            await to_the_end(offload.disk(sink.abort))
+            if self._sink is not None:
+                await to_the_end(offload.disk(self._sink.abort))
             raise
+
+    async def _run(self) -> Sink:
+        sink = await self._new_sink()
+        attempt, arrived, was_resumed = 1, 0, False
+        while True:
+            try:
+                await self._attempt(sink)
+                return sink
+            except VerificationFailed:
+                # Two halves of different blobs: only the whole in one piece tells.
+                if not was_resumed:
+                    raise
+                await to_the_end(offload.disk(sink.abort))
+                sink = await self._new_sink()
+                was_resumed, arrived = False, 0
+            except WharfError as exc:
+                if sink.offset - arrived >= self._policy.progress_bytes:
+                    attempt = 1
+                if not may_retry(exc) or attempt >= self._policy.attempts:
+                    raise
+                arrived, was_resumed = sink.offset, sink.offset > 0
+                await self._wait(attempt, exc)
+                attempt += 1
+
+    async def _new_sink(self) -> Sink:
+        """A sink known to `run` from the instant it exists, even to a caller cancelled meanwhile."""
+
+        def make() -> Sink:
+            self._sink = self._open_sink()
+            return self._sink
+
+        return await to_the_end(offload.disk(make))
 
     async def _attempt(self, sink: Sink) -> None:
         if sink.offset < self._size:
