@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from engine import ids, offload
+from engine import filters, ids, offload
 from engine.errors import (
     Conflict,
     EngineError,
@@ -33,7 +33,8 @@ from engine.errors import (
 )
 from engine.ids import NetworkId
 from engine.linux import netlink
-from engine.network import bridge, filters, host, ipam, names, none, ports, sandbox, settings
+from engine.network import bridge, host, ipam, names, none, ports, sandbox, settings
+from engine.network import filters as network_filters
 from engine.network import firewall as firewalls
 from engine.network.model import (
     DEFAULT,
@@ -380,7 +381,7 @@ class Networks:
     ) -> tuple[NetworkView, ...]:
         """Newest last; `wanted` are Docker's filters."""
         ordered = sorted(self._networks.values(), key=lambda n: n.created_ns)
-        return tuple(filters.select(map(self._view, ordered), wanted or {}))
+        return tuple(network_filters.select(map(self._view, ordered), wanted or {}))
 
     async def inspect(self, ref: str, *, verbose: bool = False, scope: str = "") -> NetworkView:
         """`verbose` adds what only a cluster has; `scope` is "local" or matches nothing."""
@@ -490,7 +491,7 @@ class Networks:
     async def prune(self, wanted: Mapping[str, Sequence[str]] | None = None) -> tuple[str, ...]:
         """Remove what nobody stands on; the names of what is gone."""
         chosen = wanted or {}
-        filters.check(chosen, filters.PRUNE)
+        filters.check(chosen, network_filters.PRUNE)
         until = filters.until_ns(chosen)
         removed: list[str] = []
         async with self._changes:

@@ -1,0 +1,89 @@
+"""Filters of lists and prunes: what the values of one mean to all nouns alike. Pure.
+
+Docker's `filters` are a name and some values each; which names there are is each noun's affair.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+from engine import timestamp
+from engine.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    Filters = Mapping[str, Sequence[str]]
+
+
+class UnknownFilter(InvalidParameter):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"invalid filter '{name}'")
+
+
+class BadFilterValue(InvalidParameter):
+    """The values do not fit the filter."""
+
+    def __init__(self, name: str, values: Sequence[str]) -> None:
+        super().__init__(f"invalid filter '{name}=[{' '.join(values)}]'")
+
+
+def check(filters: Filters, known: frozenset[str]) -> None:
+    """Raises UnknownFilter."""
+    for name in filters:
+        if name not in known:
+            raise UnknownFilter(name)
+
+
+def matches_text(values: Sequence[str], text: str) -> bool:
+    """One of the values is the text, or a pattern that is found in it."""
+    return text in values or any(_found(value, text) for value in values)
+
+
+def _found(pattern: str, text: str) -> bool:
+    try:
+        return re.search(pattern, text) is not None
+    except re.error:
+        return False
+
+
+def matches_labels(values: Sequence[str], labels: Mapping[str, str]) -> bool:
+    """All of them: "key" is there, "key=value" has that value."""
+    for wanted in values:
+        key, equals, value = wanted.partition("=")
+        if key not in labels or (equals and labels[key] != value):
+            return False
+    return True
+
+
+def passes_labels(filters: Filters, labels: Mapping[str, str]) -> bool:
+    """`label` and `label!` of a prune."""
+    without = filters.get("label!", ())
+    return matches_labels(filters.get("label", ()), labels) and not (
+        without and matches_labels(without, labels)
+    )
+
+
+def truth(filters: Filters, name: str) -> bool | None:
+    """A filter that is true or false; None where it is not given. Raises BadFilterValue."""
+    values = filters.get(name, ())
+    if not values:
+        return None
+    if len(set(values)) > 1 or values[0] not in ("0", "1", "false", "true"):
+        raise BadFilterValue(name, values)
+    return values[0] in ("1", "true")
+
+
+def until_ns(filters: Filters) -> int | None:
+    """The moment before which a thing must have been made to be pruned."""
+    values = filters.get("until", ())
+    if len(values) > 1:
+        raise InvalidParameter("more than one until filter specified")
+    if not values:
+        return None
+    try:
+        return timestamp.parse_user_ns(values[0], time.time_ns())
+    except ValueError as exc:
+        raise InvalidParameter(str(exc)) from None

@@ -1,0 +1,264 @@
+"""Volumes: made, found, held by containers, removed.
+
+A volume is in use as long as a container refers to it, running or not; who does is asked of
+`users_of`. It is held (`acquire`, `release`) while a container runs: that is what a file system of
+its options is mounted for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine import filters, ids, offload
+from engine.errors import (
+    Conflict,
+    EngineError,
+    InvalidParameter,
+    NoSuchVolume,
+    NotFound,
+)
+from engine.volume import local
+from engine.volume.model import ANONYMOUS, LOCAL, Pruned, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from engine.config import EngineConfig
+    from engine.events import EventBus
+    from engine.storage.database import Database
+
+log = logging.getLogger(__name__)
+
+_LIST = frozenset(("dangling", "driver", "label", "name"))
+_PRUNE = frozenset(("all", "label", "label!"))
+
+
+class VolumeInUse(Conflict):
+    def __init__(self, name: str, users: Sequence[str]) -> None:
+        super().__init__(f"remove {name}: volume is in use - [{', '.join(users)}]")
+
+
+class NoSuchVolumeDriver(NotFound):
+    def __init__(self, name: str, driver: str) -> None:
+        super().__init__(
+            f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found'
+        )
+
+
+class Volumes:
+    """All volumes of one engine. Its verbs are called on the event loop."""
+
+    def __init__(self, config: EngineConfig, database: Database, events: EventBus) -> None:
+        self._root = os.path.join(config.data_root, "volumes")
+        self._table = database.table("volume")
+        self._events = events
+        self._volumes: dict[str, Volume] = {}
+        self._holders: dict[str, set[str]] = defaultdict(set)
+        self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._is_pruning = False
+        self.users_of: Callable[[str], Sequence[str]] = lambda _: ()
+        rows = self._table.items()
+        kept = [msgspec.json.decode(document, type=Volume) for _, document in rows]
+        self._volumes.update((volume.name, volume) for volume in kept)
+
+    async def open_engine(self) -> None:
+        """Finish what a crash interrupted. A directory without a row is somebody's data: kept."""
+        await offload.disk(local.sweep, self._root)
+        for name in await offload.disk(local.names, self._root):
+            if name not in self._volumes:
+                log.warning("volume %s has a directory and no record, it is taken up again", name)
+                await self._keep(self._new(name, None, None))
+
+    async def settle(self) -> None:
+        """After the running containers took theirs again: unmount what nobody holds."""
+        for volume in list(self._volumes.values()):
+            if local.needs_mount(volume.options) and not self._holders[volume.name]:
+                await self._detach(volume)
+
+    # Which there are
+
+    def find(self, name: str) -> Volume | None:
+        return self._volumes.get(name)
+
+    async def get(self, name: str) -> Volume:
+        """Raises NoSuchVolume."""
+        volume = self.find(name)
+        if volume is None:
+            raise NoSuchVolume(name)
+        return volume
+
+    async def list(self, wanted: Mapping[str, Sequence[str]] | None = None) -> tuple[Volume, ...]:
+        chosen = wanted or {}
+        filters.check(chosen, _LIST)
+        is_dangling = filters.truth(chosen, "dangling")
+        return tuple(
+            v
+            for v in self._volumes.values()
+            if (not chosen.get("name") or filters.matches_text(chosen["name"], v.name))
+            and (not chosen.get("driver") or v.driver in chosen["driver"])
+            and filters.matches_labels(chosen.get("label", ()), v.labels or {})
+            and (is_dangling is None or is_dangling == (not self.users_of(v.name)))
+        )
+
+    async def sizes(self) -> dict[str, int]:
+        """Bytes of each volume that is a directory and nothing else."""
+        plain = [v for v in self._volumes.values() if not v.options]
+        found = await asyncio.gather(
+            *(offload.disk(local.size_bytes, volume.mountpoint) for volume in plain)
+        )
+        return {volume.name: size for volume, size in zip(plain, found, strict=True)}
+
+    # Made and removed
+
+    async def create(
+        self,
+        name: str = "",
+        driver: str = "",
+        options: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Volume:
+        """The volume of that name, new or not; without a name a new anonymous one."""
+        if not name:
+            name, labels = ids.generate(), {**(labels or {}), ANONYMOUS: ""}
+        if driver not in ("", LOCAL):
+            raise NoSuchVolumeDriver(name, driver)
+        async with self._locks[name]:
+            if (volume := self.find(name)) is not None:
+                return volume
+            try:
+                local.check_name(name)
+                local.check_options(options or {})
+            except InvalidParameter as error:
+                raise InvalidParameter(f"create {name}: {error}") from None
+            volume = self._new(name, options, labels)
+            try:
+                await offload.disk(local.create, self._root, name)
+            except OSError as error:
+                raise EngineError(f"create {name}: {error}") from error
+            await self._keep(volume)
+        self._publish(volume, "create")
+        return volume
+
+    def _new(
+        self, name: str, options: Mapping[str, str] | None, labels: Mapping[str, str] | None
+    ) -> Volume:
+        return Volume(
+            name=name,
+            mountpoint=local.mountpoint(self._root, name),
+            created_ns=time.time_ns(),
+            labels=dict(labels) if labels else None,
+            options=dict(options) if options else None,
+        )
+
+    async def _keep(self, volume: Volume) -> None:
+        document = msgspec.json.encode(volume)
+        await offload.disk(self._table.put, volume.name, document, name=volume.name)
+        self._volumes[volume.name] = volume
+
+    async def remove(self, name: str, *, force: bool = False) -> None:
+        """Raises VolumeInUse, NoSuchVolume; with `force` none of that name is enough."""
+        async with self._locks[name]:
+            volume = self.find(name)
+            if volume is None:
+                if force:
+                    return
+                raise NoSuchVolume(name)
+            users = self.users_of(name)
+            if users:
+                raise VolumeInUse(name, users)
+            if self._holders[name]:
+                raise VolumeInUse(name, sorted(self._holders[name]))
+            await self._remove(volume)
+        self._locks.pop(name, None)
+
+    async def _remove(self, volume: Volume) -> None:
+        """The directory first: a row without one is made whole, data without a row comes back."""
+        if local.needs_mount(volume.options):
+            await self._detach(volume)
+        try:
+            await offload.disk(local.remove, self._root, volume.name)
+        except OSError as error:
+            raise EngineError(f"remove {volume.name}: {error}") from error
+        await offload.disk(self._table.delete, volume.name)
+        self._volumes.pop(volume.name, None)
+        self._holders.pop(volume.name, None)
+        self._publish(volume, "destroy")
+
+    async def prune(self, wanted: Mapping[str, Sequence[str]] | None = None) -> Pruned:
+        """Remove what no container refers to: anonymous volumes, or with all=true every one."""
+        chosen = wanted or {}
+        if self._is_pruning:
+            raise Conflict("a prune operation is already running")
+        filters.check(chosen, _PRUNE)
+        takes_all = bool(filters.truth(chosen, "all"))
+        self._is_pruning = True
+        try:
+            pruned = await self._prune(chosen, takes_all)
+        finally:
+            self._is_pruning = False
+        attributes = {"reclaimed": str(pruned.reclaimed_bytes)}
+        self._events.publish("volume", "prune", "", attributes)
+        return pruned
+
+    async def _prune(self, chosen: Mapping[str, Sequence[str]], takes_all: bool) -> Pruned:
+        removed: list[str] = []
+        reclaimed = 0
+        for volume in list(self._volumes.values()):
+            is_meant = takes_all or volume.is_anonymous
+            if volume.options or not is_meant or self.users_of(volume.name):
+                continue
+            if not filters.passes_labels(chosen, volume.labels or {}):
+                continue
+            size = await offload.disk(local.size_bytes, volume.mountpoint)
+            with contextlib.suppress(VolumeInUse, NoSuchVolume):
+                await self.remove(volume.name)
+                removed.append(volume.name)
+                reclaimed += size
+        return Pruned(names=tuple(removed), reclaimed_bytes=reclaimed)
+
+    # Held by what runs
+
+    async def acquire(self, name: str, container_id: str) -> str:
+        """The directory to mount; held until `release`. Raises NoSuchVolume, EngineError."""
+        async with self._locks[name]:
+            volume = await self.get(name)
+            if local.needs_mount(volume.options):
+                assert volume.options is not None
+                try:
+                    await offload.disk(local.attach, volume.options, volume.mountpoint)
+                except OSError as error:
+                    said = error.args[1] if len(error.args) > 1 else str(error)
+                    raise EngineError(
+                        f"error while mounting volume '{volume.mountpoint}': {said}"
+                    ) from error
+            elif not await offload.disk(os.path.isdir, volume.mountpoint):
+                await offload.disk(local.create, self._root, name)
+            self._holders[name].add(container_id)
+            return volume.mountpoint
+
+    async def release(self, name: str, container_id: str) -> None:
+        """Idempotent; the last one unmounts what was mounted."""
+        async with self._locks[name]:
+            self._holders[name].discard(container_id)
+            volume = self.find(name)
+            if volume is None or self._holders[name]:
+                return
+            if local.needs_mount(volume.options):
+                await self._detach(volume)
+
+    async def _detach(self, volume: Volume) -> None:
+        try:
+            await offload.disk(local.detach, volume.mountpoint)
+        except OSError as error:
+            log.warning("volume %s stays mounted: %s", volume.name, error)
+
+    def _publish(self, volume: Volume, action: str) -> None:
+        self._events.publish("volume", action, volume.name, {"driver": volume.driver})
