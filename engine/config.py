@@ -78,7 +78,6 @@ class EngineConfig:
     debug: bool = False
     log_level: str = "info"
     log_format: str = "text"  # or "json"
-    raw_logs: bool = False
     labels: tuple[str, ...] = ()  # "key=value"
     experimental: bool = False
     features: dict[str, bool] = field(default_factory=dict[str, bool])

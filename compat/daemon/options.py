@@ -220,6 +220,8 @@ TABLE: tuple[Option, ...] = (
         "raw-logs",
         Boolean(),
         "Full timestamps and no colours in the daemon's own log",
+        no_effect="the log is never otherwise",
+        harmless=lambda value: True,
     ),
     Option(
         "label",
@@ -292,6 +294,7 @@ TABLE: tuple[Option, ...] = (
         Integer(),
         "Layers sent at once for each push",
         shown="5",
+        no_effect="images are not pushed yet",
     ),
     Option(
         "max-download-attempts",

@@ -12,13 +12,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
-from engine.engine import Engine
 
 from compat.app import create_app
 from compat.daemon import systemd
 from compat.daemon.listeners import BACKLOG
 from compat.daemon.origin import refuse_browsers
 from compat.daemon.tls import server_context
+from engine.engine import Engine
 
 if TYPE_CHECKING:
     import ssl
