@@ -399,7 +399,7 @@ def _become(
     stays: bool,
 ) -> None:
     """The last steps: privileges fall away, the filter comes as late as possible, execve."""
-    user: Json = wanted.get("user") or {}
+    user = _User(wanted.get("user") or {})
     sets = _capability_sets(wanted.get("capabilities") or {})
     cwd = wanted.get("cwd") or "/"
     # 1. Limits while raising them is still allowed, and a null device of the container's own.
@@ -414,7 +414,7 @@ def _become(
     if not entered:
         _chdir(cwd, final=True)
     _verify_cwd()
-    os.umask(int(user.get("umask", _UMASK)))
+    os.umask(user.umask)
     if wanted.get("noNewPrivileges"):
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     # 4. The program is looked for as the user will find it: only with what stays effective.
@@ -458,7 +458,7 @@ def _set_rlimits(limits: list[Json]) -> None:
             raise StepFailed("rlimits", f"{what}: {os.strerror(code).lower()}", code) from exc
 
 
-def _own_stdio(user: Json) -> None:
+def _own_stdio(user: _User) -> None:
     """The user may reopen stdio by /proc/self/fd; a null device becomes the container's."""
     null = -1
     for fd in (0, 1, 2):
@@ -469,7 +469,7 @@ def _own_stdio(user: Json) -> None:
                 os.dup2(null, fd, inheritable=True)
             continue
         try:
-            os.fchown(fd, int(user.get("uid") or 0), -1)
+            os.fchown(fd, user.uid, -1)
         except OSError as exc:
             # Sockets and files of read-only file systems stay as they are.
             if exc.errno not in (errno.EPERM, errno.EROFS, errno.EINVAL):
@@ -522,19 +522,28 @@ def _verify_cwd() -> None:
         raise StepFailed("cwd", "current working directory is not absolute")
 
 
-def _set_user(user: Json) -> None:
-    uid, gid = int(user.get("uid") or 0), int(user.get("gid") or 0)
-    groups = [int(group) for group in user.get("additionalGids") or ()]
-    if not all(0 <= number <= _ID_MAX for number in (uid, gid, *groups)):
-        raise StepFailed("user", "uids and gids must be in range 0-2147483647")
+class _User:
+    """Who the process is to be; a number that the kernel would cut is refused, never wrapped."""
+
+    __slots__ = ("gid", "groups", "uid", "umask")
+
+    def __init__(self, wanted: Json) -> None:
+        self.uid, self.gid = int(wanted.get("uid") or 0), int(wanted.get("gid") or 0)
+        self.groups = [int(group) for group in wanted.get("additionalGids") or ()]
+        self.umask = int(wanted.get("umask", _UMASK))
+        if not all(0 <= number <= _ID_MAX for number in (self.uid, self.gid, *self.groups)):
+            raise StepFailed("user", "uids and gids must be in range 0-2147483647")
+
+
+def _set_user(user: _User) -> None:
     try:
         capability.keep_across_setuid(True)
-        os.setgroups(groups)
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+        os.setgroups(user.groups)
+        os.setresgid(user.gid, user.gid, user.gid)
+        os.setresuid(user.uid, user.uid, user.uid)
         capability.keep_across_setuid(False)
     except OSError as exc:
-        raise StepFailed.of("user", f"setup user {uid}:{gid}", exc) from exc
+        raise StepFailed.of("user", f"setup user {user.uid}:{user.gid}", exc) from exc
 
 
 def _capability_sets(wanted: dict[str, list[str]]) -> dict[str, int]:

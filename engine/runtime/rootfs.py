@@ -57,7 +57,7 @@ _PROC_FILES = frozenset(
     )
 )
 _ORDINARY = ("proc", "sysfs")
-_MASK_OPTIONS = {"size": "4k", "nr_inodes": "1"}
+_MASK_OPTIONS = {"source": "tmpfs", "size": "4k", "nr_inodes": "1"}
 
 
 class StepFailed(Exception):
@@ -152,6 +152,8 @@ class Root:
             target = self._make_target(destination, is_directory=is_directory)
             try:
                 self._refuse_proc(destination, target)
+                if is_directory != stat.S_ISDIR(os.fstat(target).st_mode):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
                 mount.bind(origin, target, options)
             except OSError as exc:
                 raise _at(exc, _call(source, destination, target, options.flags)) from exc
