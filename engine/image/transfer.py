@@ -178,6 +178,7 @@ class _Work:
         self._transfer = transfer
         self._policy = policy
         self._slots = slots
+        self._staged: StagedLayer | None = None
 
     async def run(self, parent: Transfer | ChainId | None, *, is_repeated: bool) -> Layer:
         """The committed layer. On failure or cancellation nothing is left."""
@@ -187,13 +188,13 @@ class _Work:
                 if not is_repeated:
                     self._transfer.report("Already exists")
                 return adopted
-        staged = await self._stage(await self._download())
         try:
-            below = await _chain_id_of(parent)
-        except BaseException:
-            await to_the_end(offload.disk(staged.discard))
-            raise
-        layer = await self._commit(staged, below)
+            staged = await self._stage(await self._download())
+            layer = await self._commit(staged, await _chain_id_of(parent))
+        finally:
+            # A commit leaves nothing to discard.
+            if self._staged is not None:
+                await to_the_end(offload.disk(self._staged.discard))
         self._transfer.report("Pull complete")
         return layer
 
@@ -243,17 +244,17 @@ class _Work:
         except asyncio.CancelledError:
             source.is_cancelled.set()
             await asyncio.wait((unpacking,))
-            if unpacking.exception() is None:
-                await to_the_end(offload.disk(unpacking.result().discard))
+            unpacking.exception()
             raise
         finally:
             await to_the_end(offload.disk(ingest.abort))
 
     def _unpack(self, source: _Source) -> StagedLayer:
         with source:
-            return self._snapshots.stage_layer(
+            self._staged = self._snapshots.stage_layer(
                 source, diff_id=self._diff_id, is_cancelled=source.is_cancelled.is_set
             )
+        return self._staged
 
     async def _commit(self, staged: StagedLayer, below: ChainId | None) -> Layer:
         lease = self._transfer.lease

@@ -198,7 +198,7 @@ class Fetch:
                 attempt += 1
 
     async def _new_sink(self) -> Sink:
-        """A sink known to `run` from the instant it exists, even to a caller cancelled meanwhile."""
+        """A sink that `run` knows from the instant it exists, though cancelled meanwhile."""
 
         def make() -> Sink:
             self._sink = self._open_sink()

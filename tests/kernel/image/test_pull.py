@@ -302,7 +302,7 @@ def test_the_hosts_manifest_is_chosen(registry: Registry, stores: Stores) -> Non
     assert stores.files(f"{registry.host}/a/b:1") == ["file2"]
     assert f"Digest: {digest}" in lines
     [pulled] = stores.local.images.values()
-    assert pulled.documents == (digest, pulled.manifest_digest, pulled.image_id)
+    assert list(pulled.documents) == [digest, pulled.manifest_digest, pulled.image_id]
 
 
 def test_the_wanted_manifest_is_chosen(registry: Registry, stores: Stores) -> None:
@@ -522,7 +522,7 @@ def test_two_pulls_fetch_each_layer_once(registry: Registry, stores: Stores) -> 
 
     async def run() -> list[list[Progress]]:
         async with stores.puller() as puller:
-            return await asyncio.gather(pull(puller, "1"), pull(puller, "2"), pull(puller, "1"))
+            return list(await asyncio.gather(*[pull(puller, tag) for tag in ("1", "2", "1")]))
 
     for lines in asyncio.run(run()):
         assert lines[-1].status.startswith("Status: ")
@@ -575,7 +575,7 @@ def test_a_client_that_leaves_does_not_end_the_others(registry: Registry, stores
     assert registry.seen("GET", image.layers[1].digest) == 1
 
 
-@pytest.mark.parametrize("number", range(0, 25, 3))
+@pytest.mark.parametrize("number", range(25))
 def test_leaving_at_any_moment_leaves_nothing(
     registry: Registry, stores: Stores, number: int
 ) -> None:
