@@ -88,7 +88,7 @@ def test_what_every_container_pays_for_is_light(module: str) -> None:
 
 def test_the_command_answers_without_the_libraries() -> None:
     """`wharfd --version` and `--validate` need no server, no database and no network."""
-    heavy = {"aiohttp", "asyncio", "pyroute2", "sqlite3", "engine.engine", "compat.app"}
+    heavy = {"aiohttp", "asyncio", "sqlite3", "engine.engine", "compat.app"}
     assert not imported_by("compat.server") & heavy
 
 
