@@ -95,7 +95,8 @@ class Engine:
         closing.push_async_callback(offload.disk, self.database.close)
         content, snapshots = await offload.disk(_open_storage, config, self.database)
         self.images = Images(self.database, content, snapshots, self.events)
-        self.volumes = Volumes(config, self.database, self.events)
+        self.volumes = await offload.disk(Volumes, config, self.database, self.events)
+        await self.volumes.open_engine()
         self.networks = Networks(config, self.database, self.events)
         self.runtime = Runtime(config.exec_root, events=_Nobody())
         # Three that do not need each other: the fork server, the bridge, the control groups.
@@ -103,6 +104,7 @@ class Engine:
             group.create_task(self.runtime.open())
             group.create_task(self.networks.open_engine())
             parent = group.create_task(offload.kernel(_open_cgroups, config))
+        closing.push_async_callback(offload.kernel, _close_cgroups, parent.result())
         closing.push_async_callback(self.runtime.close)
         closing.push_async_callback(self.networks.close_engine)
         await self._open_containers(snapshots, parent.result())
@@ -194,6 +196,13 @@ def _open_storage(config: EngineConfig, database: Database) -> tuple[Content, Sn
 
 def _open_cgroups(config: EngineConfig) -> str:
     return cgroup.open_parent(config.cgroup_parent.strip("/") or f"wharf-{config.instance}")
+
+
+def _close_cgroups(parent: str) -> None:
+    """The parent goes unless containers live on in it."""
+    with contextlib.suppress(OSError):
+        if not cgroup.processes(parent):
+            cgroup.remove(parent, 0)
 
 
 def _read_host() -> Host:

@@ -7,6 +7,7 @@ cancels waiting, never work), and returns. What the runtime reports arrives here
 from __future__ import annotations
 
 import asyncio
+import builtins
 import logging
 import os
 import time
@@ -41,7 +42,7 @@ from engine.container.model import (
 )
 from engine.container.publish import publish
 from engine.container.state import ACTIVE, ALIVE, Event, next_status
-from engine.errors import Conflict, EngineError, InvalidParameter, WharfError
+from engine.errors import Conflict, EngineError, InvalidParameter, Unavailable, WharfError
 from engine.linux import cgroup
 from engine.runtime.client import RuntimeFailure
 from engine.runtime.protocol import Exit
@@ -371,7 +372,7 @@ class Containers:
 
     # What other rooms ask
 
-    def users_of_image(self, image_id: str) -> Sequence[tuple[str, bool]]:
+    def users_of_image(self, image_id: str) -> builtins.list[tuple[str, bool]]:
         """(id, whether it runs) of the containers made from an image."""
         return [
             (handle.id, handle.state.status in ACTIVE)
@@ -408,7 +409,7 @@ class Containers:
         self._later(
             container_id,
             "noting an exec's exit",
-            lambda handle: exit.exec_exited(self._rooms, handle, exec_id, code),
+            lambda handle: _locked(handle, exit.exec_exited(self._rooms, handle, exec_id, code)),
         )
 
     def on_oom(self, container_id: str) -> None:
@@ -437,7 +438,10 @@ class Containers:
         if handle is None:
             log.warning("%s of container %s, which is not known", what, container_id)
             return
-        self._rooms.work.spawn(work(handle), what=f"{what} of container {container_id}")
+        try:
+            self._rooms.work.spawn(work(handle), what=f"{what} of container {container_id}")
+        except Unavailable:
+            log.info("%s of container %s is left to the next start", what, container_id)
 
     async def _exited(self, handle: Handle, how: Exit) -> None:
         async with handle.lock:
@@ -462,6 +466,10 @@ class Containers:
     async def restore(self) -> None:
         """Adopt what runs, take note of what ended, sweep the rest; before anything is served."""
         await restore.restore(self._rooms, self._auto_remove)
+        for handle in self._rooms.store.all():
+            for known in handle.execs.values():
+                if known.exit_code is not None:
+                    self._ended.note(known.id)
 
     async def stop_all(self, timeout_s: float) -> None:
         """End every container in its own way, all at once, within the time."""

@@ -44,6 +44,8 @@ from engine.ids import ContainerId
 from engine.oci import platform as platforms
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from engine.container.model import CreateRequest, HostConfig
     from engine.container.rooms import Rooms
     from engine.image.model import Image
@@ -67,7 +69,7 @@ async def create(rooms: Rooms, request: CreateRequest) -> Created:
         request, rooms.host, runtimes=rooms.runtimes, available=rooms.capabilities
     )
     name = names.parse(request.name) if request.name else ""
-    image = await rooms.images.get(request.config.image) if request.config.image else None
+    image = await _find_image(rooms, request)
     warnings += _warnings(request, image)
     config = merge.merge(request.config, image.config.config if image else None)
     host_config = _complete(rooms, request.host_config)
@@ -88,8 +90,17 @@ async def create(rooms: Rooms, request: CreateRequest) -> Created:
     )
     made = await _make(rooms, draft)
     rooms.store.add(made)
+    # From here on the row itself says who uses them.
+    await _release_volumes(rooms, made, _volume_names(made.mount_points))
     publish(rooms.events, made, "create")
     return Created(id=made.id, warnings=tuple(warnings))
+
+
+async def _find_image(rooms: Rooms, request: CreateRequest) -> Image | None:
+    if not request.config.image:
+        return None
+    wanted = platforms.parse(request.platform) if request.platform else None
+    return await rooms.images.get(request.config.image, wanted)
 
 
 def _warnings(request: CreateRequest, image: Image | None) -> list[str]:
@@ -97,7 +108,7 @@ def _warnings(request: CreateRequest, image: Image | None) -> list[str]:
     warnings: list[str] = []
     if image is not None and not request.platform:
         host = platforms.default()
-        own = image.config.platform
+        own = image.platform
         if not platforms.matches_image(host, own):
             warnings.append(
                 f"The requested image's platform ({own}) does not match the detected host "
@@ -105,6 +116,9 @@ def _warnings(request: CreateRequest, image: Image | None) -> list[str]:
             )
     if request.host_config.restart_policy.name is not RestartPolicyName.NO:
         warnings.append("Restart policies are kept but not acted upon by this version.")
+    check = request.config.healthcheck
+    if check is not None and check.test not in ((), ("NONE",)):
+        warnings.append("Health checks are kept but not run by this version.")
     return warnings
 
 
@@ -196,9 +210,11 @@ async def _mount_points(
     planned = _plan_mounts(rooms, container)
     await offload.disk(_check_sources, planned)
     fresh: list[str] = []
+    held: list[str] = []
     try:
-        points = [await _resolve(rooms, container, point, fresh) for point in planned]
+        points = [await _resolve(rooms, container, point, fresh, held) for point in planned]
     except BaseException:
+        await _release_volumes(rooms, container, held)
         await _remove_volumes(rooms, fresh)
         raise
     return tuple(points), tuple(fresh)
@@ -277,7 +293,7 @@ def _check_sources(points: list[MountPoint]) -> None:
 
 
 async def _resolve(
-    rooms: Rooms, container: Container, point: MountPoint, fresh: list[str]
+    rooms: Rooms, container: Container, point: MountPoint, fresh: list[str], held: list[str]
 ) -> MountPoint:
     """The mount point with its volume's name, driver and directory."""
     if point.type is MountType.IMAGE:
@@ -295,6 +311,9 @@ async def _resolve(
     )
     if not known:
         fresh.append(volume.name)
+    # Held until the row is there, so that no prune in between takes it away.
+    held.append(volume.name)
+    await rooms.volumes.acquire(volume.name, container.id)
     by_config = point.spec is None
     return msgspec.structs.replace(
         point,
@@ -303,6 +322,15 @@ async def _resolve(
         source=volume.mountpoint,
         mode=point.mode or ("" if by_config else "z"),
     )
+
+
+def _volume_names(points: Iterable[MountPoint]) -> list[str]:
+    return [point.name for point in points if point.type is MountType.VOLUME]
+
+
+async def _release_volumes(rooms: Rooms, container: Container, names: Iterable[str]) -> None:
+    for name in names:
+        await rooms.volumes.release(name, container.id)
 
 
 async def _remove_volumes(rooms: Rooms, volumes: list[str] | tuple[str, ...]) -> None:
@@ -318,6 +346,7 @@ async def _make(rooms: Rooms, draft: _Draft) -> Container:
     try:
         return await offload.disk(_make_on_disk, rooms, draft)
     except BaseException:
+        await _release_volumes(rooms, draft.container, _volume_names(draft.container.mount_points))
         await _remove_volumes(rooms, draft.fresh_volumes)
         raise
 

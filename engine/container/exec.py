@@ -92,8 +92,7 @@ async def start(
     Returns once the process runs: its streams are the monitor's affair.
     """
     try:
-        check(handle, exec)
-        await rooms.store.save_exec(handle, msgspec.structs.replace(exec, is_running=True))
+        await _claim(rooms, handle, exec)
         publish(
             rooms.events, handle.container, f"exec_start: {_words(exec.config)}", execID=exec.id
         )
@@ -102,14 +101,23 @@ async def start(
         pid = await _run(rooms, handle, exec, user, console_size, given, prefix)
     except (WharfError, OSError) as exc:
         code, error = _explain(exc)
-        await _note_failure(rooms, handle, exec, code)
+        await _note_failure(rooms, handle, exec, code, error)
         raise error from exc
     finally:
         if fd >= 0:
             os.close(fd)
-    known = handle.execs.get(exec.id)
-    if known is not None and known.exit_code is None:  # it may have ended already
-        await rooms.store.save_exec(handle, msgspec.structs.replace(known, pid=pid))
+    async with handle.lock:
+        known = handle.execs.get(exec.id)
+        if known is not None and known.exit_code is None:  # it may have ended already
+            await rooms.store.save_exec(handle, msgspec.structs.replace(known, pid=pid))
+
+
+async def _claim(rooms: Rooms, handle: Handle, exec: Exec) -> None:
+    """Mark it as running; of two that start the same one, the second is refused."""
+    async with handle.lock:
+        known = handle.execs.get(exec.id, exec)
+        check(handle, known)
+        await rooms.store.save_exec(handle, msgspec.structs.replace(known, is_running=True))
 
 
 async def _run(
@@ -195,11 +203,17 @@ def _explain(exc: Exception) -> failure.StartFailure:
     return failure.of_exec(str(exc))
 
 
-async def _note_failure(rooms: Rooms, handle: Handle, exec: Exec, code: int) -> None:
-    known = handle.execs.get(exec.id)
-    if known is not None and known.exit_code is None and known.pid == 0:
-        ended = msgspec.structs.replace(known, is_running=False, exit_code=code)
-        await rooms.store.save_exec(handle, ended)
+async def _note_failure(
+    rooms: Rooms, handle: Handle, exec: Exec, code: int, error: Exception
+) -> None:
+    """Unless it was refused because another started it, or it ended another way."""
+    if isinstance(error, Conflict):
+        return
+    async with handle.lock:
+        known = handle.execs.get(exec.id)
+        if known is not None and known.exit_code is None and known.pid == 0:
+            ended = msgspec.structs.replace(known, is_running=False, exit_code=code)
+            await rooms.store.save_exec(handle, ended)
 
 
 async def resize(handle: Handle, exec: Exec, height: int, width: int) -> None:

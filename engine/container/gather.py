@@ -159,7 +159,7 @@ def _beneath(directory: str, subpath: str) -> str:
 def _image_source(rooms: Rooms, point: MountPoint) -> str:
     """The one directory of the image's tree, if it has one."""
     image = rooms.images.find(point.source)
-    if image is None:
+    if image is None or image.chain_id is None:
         raise NoSuchImage(point.name)
     tree = rooms.snapshots.view_mounts(image.chain_id)[0]
     if tree.type != "bind":
@@ -213,7 +213,7 @@ def _seccomp(
     if not os.path.exists(file):
         parsed = seccomp.parse(text) if text else seccomp.default_profile()
         atomic.write_file(file, seccomp.compile(parsed, capabilities=frozenset(granted)))
-    return file
+    return file if os.path.getsize(file) else None  # a profile may ask for no filter at all
 
 
 def _profile_text(profile: str, options: security.SecurityOptions) -> bytes:

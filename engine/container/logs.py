@@ -18,7 +18,7 @@ from engine import offload, timestamp
 from engine.container import logfile
 from engine.container.model import WaitCondition
 from engine.container.state import ALIVE, Event, next_status
-from engine.errors import EngineError, InvalidParameter
+from engine.errors import InvalidParameter, NotImplementedHere
 from engine.linux import inotify, syscalls
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 _STREAMS = {"stdout": 1, "stderr": 2}
 
 
-class NoLogs(EngineError):
-    """dockerd answers 500 for a driver that only writes."""
+class NoLogs(NotImplementedHere):
+    """The log driver only writes, or there is none."""
 
     def __init__(self) -> None:
         super().__init__("configured logging driver does not support reading")

@@ -43,6 +43,7 @@ async def restore(rooms: Rooms, auto_remove: Callable[[Handle], Awaitable[None]]
     await _each([_adopt(rooms, h) for h in handles if h.state.status in ALIVE])
     await _each([_settle(rooms, h) for h in handles if h.state.status is Status.RESTARTING])
     await rooms.networks.settle()
+    await rooms.volumes.settle()
     await _sweep_runs(rooms)
     await offload.disk(_sweep_folders, rooms, frozenset(h.id for h in handles))
     await _each([_finish(rooms, h) for h in handles if h.state.status is Status.REMOVING])

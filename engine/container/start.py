@@ -77,10 +77,23 @@ async def _start(rooms: Rooms, handle: Handle) -> Container:
             await rooms.volumes.acquire(point.name, container.id)
     # Disk and kernel on one side, netlink on the other: they do not need each other.
     findings, sandbox = await _both(rooms, container)
-    container = _with_sandbox(rooms, container, sandbox)
-    bundle = _bundle(rooms, container, findings, sandbox)
+    with contextlib.ExitStack() as unused:
+        for each in sandbox.listeners:
+            unused.callback(os.close, each.fd)
+        container = _with_sandbox(rooms, container, sandbox)
+        bundle = _bundle(rooms, container, findings, sandbox)
+        unused.pop_all()
     queued, handle.queued = handle.queued, []
-    listeners = [
+    # Sockets of ports and clients are the runtime's from here on, whatever comes.
+    handle.task = await rooms.runtime.create(
+        bundle, listeners=_listeners(sandbox), attachments=queued
+    )
+    await handle.task.start()
+    return container
+
+
+def _listeners(sandbox: Sandbox) -> list[Listener]:
+    return [
         Listener(
             each.fd,
             protocol=each.protocol,
@@ -91,16 +104,23 @@ async def _start(rooms: Rooms, handle: Handle) -> Container:
         )
         for each in sandbox.listeners
     ]
-    handle.task = await rooms.runtime.create(bundle, listeners=listeners, attachments=queued)
-    await handle.task.start()
-    return container
 
 
 async def _both(rooms: Rooms, container: Container) -> tuple[Findings, Sandbox]:
-    async with asyncio.TaskGroup() as group:
-        found = group.create_task(offload.kernel(gather.gather, rooms, container))
-        opened = group.create_task(_open_sandbox(rooms, container))
-    return found.result(), opened.result()
+    """Waits for both, also where one fails: what the other made must be known to be undone."""
+    found, opened = await asyncio.gather(
+        offload.kernel(gather.gather, rooms, container),
+        _open_sandbox(rooms, container),
+        return_exceptions=True,
+    )
+    if isinstance(found, BaseException):
+        if not isinstance(opened, BaseException):
+            for each in opened.listeners:
+                os.close(each.fd)
+        raise found
+    if isinstance(opened, BaseException):
+        raise opened
+    return found, opened
 
 
 # The network
@@ -281,18 +301,9 @@ async def _failed(rooms: Rooms, handle: Handle, exc: Exception) -> WharfError:
 
 
 def _explain(exc: Exception) -> failure.StartFailure:
-    if isinstance(exc, ExceptionGroup):
-        return _explain(_first(exc))
     if isinstance(exc, RuntimeFailure):
         return failure.of_create(exc.text, in_init=exc.step != "monitor")
     if isinstance(exc, WharfError):
         return failure.StartFailure(failure.UNKNOWN, exc)
     log.exception("a start failed", exc_info=exc)
     return failure.StartFailure(failure.UNKNOWN, EngineError(str(exc)))
-
-
-def _first(group: ExceptionGroup[Exception]) -> Exception:
-    """The one failure to tell; the others happened because of it or beside it."""
-    for each in group.exceptions:
-        return _first(each) if isinstance(each, ExceptionGroup) else each
-    raise AssertionError("an exception group is never empty")
