@@ -15,6 +15,7 @@ from engine.oci import digest as digests
 from engine.oci import media_type, platform
 from engine.oci.image import Index, Manifest
 from engine.registry.client import Unsupported
+from engine.storage.snapshots import DEEPEST
 
 if TYPE_CHECKING:
     from engine.oci.descriptor import Descriptor
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 _SUPPORTED = ("application/vnd.oci.image", "application/vnd.docker")
 _TOLERATED = frozenset({"application/octet-stream", "application/json", "text/html", ""})
 _AI_MODEL = "application/vnd.docker.ai."
+
+
+class RegistrationFailed(EngineError):
+    """A layer that arrived cannot be made one."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"failed to register layer: {cause}")
 
 
 class RootFSMismatch(EngineError):
@@ -109,7 +117,7 @@ def _check_media_type(found: str) -> None:
 
 
 def check_config(config: ImageConfig, manifest: Manifest) -> None:
-    """Raises where the config is not for this system or not of these layers."""
+    """Raises where the config is not for this system or not of these layers, or of too many."""
     if config.os.lower() not in {"", "linux"}:
         raise InvalidParameter(
             f'image operating system "{config.os}" cannot be used on this platform: '
@@ -117,6 +125,8 @@ def check_config(config: ImageConfig, manifest: Manifest) -> None:
         )
     if len(config.diff_ids) != len(manifest.layers):
         raise RootFSMismatch
+    if len(config.diff_ids) > DEEPEST:
+        raise RegistrationFailed("max depth exceeded")
 
 
 # x86-64-v2 and up, as flags of /proc/cpuinfo (x86-64 psABI, §3.1.1 Micro-architecture levels).

@@ -61,3 +61,7 @@ def is_manifest(media_type: str) -> bool:
 
 def is_layer(media_type: str) -> bool:
     return media_type in LAYERS
+
+
+def is_image_config(media_type: str) -> bool:
+    return media_type in CONFIGS

@@ -224,7 +224,7 @@ class Snapshots:
     def lease(self) -> Lease:
         return Lease(self.leases)
 
-    def layer(self, chain_id: ChainId) -> Layer:
+    def get_layer(self, chain_id: ChainId) -> Layer:
         """The row; raises LayerMissing."""
         try:
             return self._layers[chain_id]
@@ -239,12 +239,12 @@ class Snapshots:
         """The layer and all below it, topmost first."""
         found: list[Layer] = []
         while chain_id is not None:
-            found.append(self.layer(chain_id))
+            found.append(self.get_layer(chain_id))
             chain_id = found[-1].parent
         return found
 
     def layer_size(self, chain_id: ChainId) -> int:
-        return self.layer(chain_id).size_bytes
+        return self.get_layer(chain_id).size_bytes
 
     def stack_size(self, chain_id: ChainId | None) -> int:
         return sum(found.size_bytes for found in self.stack(chain_id))
@@ -279,7 +279,7 @@ class Snapshots:
         return None
 
     def _depth(self, parent: ChainId | None) -> int:
-        depth = 1 if parent is None else self.layer(parent).depth + 1
+        depth = 1 if parent is None else self.get_layer(parent).depth + 1
         if depth > DEEPEST:
             raise TooDeep
         return depth
@@ -347,9 +347,14 @@ class Snapshots:
                 os.unlink(os.path.join(self._links, row.link))
                 return found
             os.rename(staged.folder, target)
-            atomic.fsync_directory(self.root)
-            atomic.fsync_directory(self._links)
-            return self._put_layer(row, lease)
+            try:
+                atomic.fsync_directory(self.root)
+                atomic.fsync_directory(self._links)
+                return self._put_layer(row, lease)
+            except BaseException:
+                os.unlink(os.path.join(self._links, row.link))
+                atomic.discard(target, self._trash)
+                raise
 
     def _new_link(self, folder: str) -> str:
         while True:
@@ -384,7 +389,7 @@ class Snapshots:
 
         Raises DamagedLayer. Hold a lease on the layer while reading.
         """
-        found = self.layer(chain_id)
+        found = self.get_layer(chain_id)
         return recipe.assemble(self._folder(found), has_moves=found.has_moves)
 
     def _folder(self, found: Layer) -> str:
@@ -458,7 +463,7 @@ class Snapshots:
             raise ValueError(f"unusable snapshot key {key!r}")
         with self._lock:
             if parent is not None:
-                self.layer(parent)
+                self.get_layer(parent)
             if key in self._snapshots:
                 raise FileExistsError(f"snapshot {key} exists")
             folder = os.path.join(self.root, key)
@@ -541,7 +546,7 @@ class Snapshots:
 
     def layer_directories(self, chain_id: ChainId) -> dict[str, str]:
         """GraphDriver.Data of an image, by its top layer."""
-        top = self.layer(chain_id)
+        top = self.get_layer(chain_id)
         own = self._folder(top)
         found = {
             "LowerDir": self._lower_dir(top.parent),

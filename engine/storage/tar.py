@@ -123,11 +123,21 @@ class Reader:
     left, whereupon `next` hands them to `literal` with the rest.
     """
 
-    def __init__(self, stream: Readable, literal: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        stream: Readable,
+        literal: Callable[[bytes], None],
+        *,
+        skip: Callable[[int], int] | None = None,
+    ) -> None:
+        """`skip` passes over bytes of the stream unread and says over how many; then contents
+        that nobody takes are not given to `literal` either."""
         self._stream = stream
         self._literal = literal
+        self._skip = skip
         self._buffer = b""
         self._at = 0
+        self._before = 0
         self._unread = 0
         self._padding = 0
 
@@ -187,6 +197,11 @@ class Reader:
     # Contents
 
     @property
+    def position(self) -> int:
+        """Where in the stream the next byte is that nobody has taken."""
+        return self._before + self._at
+
+    @property
     def unread(self) -> int:
         """Bytes of the member's stored contents not yet taken."""
         return self._unread
@@ -215,11 +230,25 @@ class Reader:
 
     def skip(self) -> None:
         """Go to the end of the member; what was not taken is literal."""
+        if self._skip is not None and self._unread:
+            self._pass_over(self._unread, self._skip)
         for piece in self.contents():
             self._literal(bytes(piece))
         if self._padding:
             padding, self._padding = self._padding, 0
             self._literal(self._exactly(padding))
+
+    def _pass_over(self, n: int, skip: Callable[[int], int]) -> None:
+        self._unread = 0
+        available = len(self._buffer) - self._at
+        if n <= available:
+            self._at += n
+            return
+        passed = skip(n - available)
+        if passed < n - available:
+            raise CorruptTar("unexpected EOF")
+        self._before += len(self._buffer) + passed
+        self._buffer, self._at = b"", 0
 
     def finish(self) -> None:
         """After the last member: all that follows is literal, to the end of the stream."""
@@ -230,6 +259,7 @@ class Reader:
             data = self._stream.read(READ_BYTES)
             if not data:
                 return
+            self._before += len(self._buffer)
             self._buffer, self._at = data, 0
 
     # Bytes
@@ -238,6 +268,7 @@ class Reader:
         data = self._stream.read(READ_BYTES)
         if not data:
             raise CorruptTar("unexpected EOF")
+        self._before += len(self._buffer)
         self._buffer, self._at = data, 0
 
     def _exactly(self, n: int) -> bytes:
@@ -261,6 +292,7 @@ class Reader:
             data = self._stream.read(READ_BYTES)
             if not data:
                 return None
+            self._before += len(self._buffer)
             self._buffer, self._at = data, 0
         block = self._exactly(BLOCK)
         self._literal(block)

@@ -1,0 +1,540 @@
+"""Loading: from an archive of any Docker, or an OCI layout, to images.
+
+    receive to disk ⇒ look into it ⇒ plan (which config, which layers, which names)
+    ⇒ unpack the layers that are missing, side by side ⇒ put, image by image
+
+A broken archive gives dockerd's sentence and leaves nothing: layers that no image came to use are
+swept at the end, as after a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from engine import offload
+from engine.errors import EngineError, WharfError
+from engine.image import archive, encoding, spool
+from engine.image.failure import InvalidArchive
+from engine.image.model import Progress
+from engine.oci import digest as digests
+from engine.oci import media_type
+from engine.oci import platform as platforms
+from engine.oci import reference as references
+from engine.oci.digest import ChainId, DiffId, Digest, ImageId
+from engine.oci.document import LARGEST_BYTES, Document, decode
+from engine.oci.image import Config, History, ImageConfig, Index, decode_config, decode_manifest
+from engine.registry.fetch import to_the_end
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from engine.image.catalog import Catalog
+    from engine.image.channel import Channel
+    from engine.image.spool import Archive, Range
+    from engine.oci.descriptor import Descriptor
+    from engine.oci.platform import Platform
+    from engine.oci.reference import Reference
+    from engine.storage.content import Content
+    from engine.storage.snapshots import Layer, Lease, Snapshots, StagedLayer
+
+AT_ONCE = 3
+"""Layers of one archive that are unpacked side by side; the pool has four threads for all."""
+
+PROGRESS_S = 0.1
+DEEPEST_INDEX = 8
+LARGEST_MANIFEST_BYTES = 64 << 20
+"""manifest.json and repositories name every layer of every image saved together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """One image of an archive. `layers` are names of members."""
+
+    config: bytes
+    diff_ids: tuple[DiffId, ...]
+    layers: tuple[str, ...]
+    names: tuple[Reference, ...]
+    parent: str = ""
+    manifest: bytes | None = None
+
+    @property
+    def id(self) -> ImageId:
+        return ImageId(digests.of(self.config))
+
+
+class Loader:
+    """Loads one archive. `events` is told of every image that was loaded."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        content: Content,
+        snapshots: Snapshots,
+        folder: str,
+        on_loaded: Callable[[ImageId], None],
+    ) -> None:
+        self._catalog = catalog
+        self._content = content
+        self._snapshots = snapshots
+        self._folder = folder
+        self._on_loaded = on_loaded
+        self._cancelled = threading.Event()
+
+    async def run(
+        self, chunks: AsyncIterator[bytes], platform: Platform | None, channel: Channel, quiet: bool
+    ) -> None:
+        """Load everything; progress goes to the channel. Raises WharfError, OSError."""
+        received = await spool.receive(chunks, self._folder)
+        try:
+            received = await offload.unpack(spool.plain, received, self._folder)
+            opened = await offload.disk(spool.open_archive, received)
+            with self._snapshots.lease() as lease:
+                await self._load(opened, platform, channel, quiet, lease)
+        finally:
+            self._cancelled.set()
+            received.close()
+
+    async def _load(
+        self,
+        opened: Archive,
+        platform: Platform | None,
+        channel: Channel,
+        quiet: bool,
+        lease: Lease,
+    ) -> None:
+        if opened.find(archive.MANIFEST) is None and not _is_layout(opened):
+            await self._load_legacy(opened, channel, quiet, lease)
+            return
+        planned = await offload.disk(plan, opened, platform)
+        ids: list[ImageId] = []
+        has_names = False
+        for one in planned:
+            await self._layers(opened, one, channel, quiet, lease)
+            for name in one.names:
+                self._announce(name, one.id, channel)
+            await offload.disk(self._put, one, lease)
+            ids.append(one.id)
+            has_names = bool(one.names)
+            self._on_loaded(one.id)
+        await offload.disk(self._link_parents, planned)
+        if not has_names:
+            for image_id in ids:
+                channel.send(Progress(stream=f"Loaded image ID: {image_id}\n"))
+
+    def _announce(self, name: Reference, image_id: ImageId, channel: Channel) -> None:
+        former = self._catalog.of_reference(name)
+        if former is not None and former != image_id:
+            channel.send(
+                Progress(
+                    stream=f"The image {name.familiar} already exists, "
+                    f"renaming the old one with ID {former} to empty string\n"
+                )
+            )
+        channel.send(Progress(stream=f"Loaded image: {name.familiar}\n"))
+
+    # Layers
+
+    async def _layers(
+        self, opened: Archive, planned: Planned, channel: Channel, quiet: bool, lease: Lease
+    ) -> None:
+        """Bring every layer of the image here; those unpacked already are not read again."""
+        below: ChainId | None = None
+        here = 0
+        for diff_id in planned.diff_ids:
+            found = await offload.disk(self._snapshots.adopt_layer, diff_id, below, lease)
+            if found is None:
+                break
+            below, here = found.chain_id, here + 1
+        missing = list(zip(planned.diff_ids, planned.layers, strict=True))[here:]
+        gate = asyncio.Semaphore(AT_ONCE)
+        tasks = [
+            asyncio.create_task(self._stage(opened, name, diff_id, channel, quiet, gate))
+            for diff_id, name in missing
+        ]
+        try:
+            for task in tasks:
+                staged = await asyncio.shield(task)
+                below = (await self._commit(staged, below, lease)).chain_id
+        except BaseException:
+            self._cancelled.set()
+            await _discard(tasks)
+            raise
+
+    async def _stage(
+        self,
+        opened: Archive,
+        name: str,
+        diff_id: DiffId | None,
+        channel: Channel,
+        quiet: bool,
+        gate: asyncio.Semaphore,
+    ) -> StagedLayer:
+        async with gate:
+            if self._cancelled.is_set():
+                raise InterruptedError("loading was cancelled")
+            stream = opened.open(name)
+            shown = digests.encoded(diff_id)[:12] if diff_id else name[:12]
+            staging = offload.unpack(
+                self._snapshots.stage_layer,
+                stream,
+                diff_id=diff_id,
+                is_cancelled=self._cancelled.is_set,
+            )
+            if quiet:
+                return await staging
+            return await _watched(staging, stream, opened.size(name), shown, channel)
+
+    # Images
+
+    def _put(self, planned: Planned, lease: Lease) -> None:
+        lease.add(planned.id)
+        documents = [self._content.put(planned.config)]
+        if planned.manifest is not None:
+            lease.add(digests.of(planned.manifest))
+            documents.append(self._content.put(planned.manifest))
+        self._catalog.put(planned.id, names=planned.names, documents=documents)
+
+    def _link_parents(self, planned: list[Planned]) -> None:
+        """Take over who was made of whom, as far as both came in this archive."""
+        here = {one.id for one in planned}
+        for one in planned:
+            if one.parent not in here or one.parent == one.id:
+                continue
+            child, parent = self._catalog.by_id(one.id), self._catalog.by_id(ImageId(one.parent))
+            if child is None or parent is None:
+                continue
+            if not is_valid_parent(child.config, parent.config):
+                raise EngineError(f"image {parent.id} is not a valid parent for {child.id}")
+            self._catalog.put(child.id, parent=parent.id)
+
+    # Archives of Docker before 1.10
+
+    async def _load_legacy(
+        self, opened: Archive, channel: Channel, quiet: bool, lease: Lease
+    ) -> None:
+        loaded: dict[str, Planned] = {}
+        for old in await offload.disk(legacy_order, opened):
+            below = loaded[old.config.parent] if old.config.parent else None
+            diff_id = await self._legacy_layer(opened, old.old_id, below, channel, quiet, lease)
+            image = modern(old, below, diff_id)
+            await offload.disk(self._put, image, lease)
+            if below is not None:
+                await offload.disk(self._set_parent, image.id, below.id)
+            loaded[old.old_id] = image
+        for name, old_id in await offload.disk(legacy_names, opened):
+            if old_id not in loaded:
+                raise InvalidArchive(f"invalid target ID: {old_id}")
+            planned = loaded[old_id]
+            self._announce(name, planned.id, channel)
+            await offload.disk(self._name, planned.id, name)
+
+    async def _legacy_layer(
+        self,
+        opened: Archive,
+        old_id: str,
+        below: Planned | None,
+        channel: Channel,
+        quiet: bool,
+        lease: Lease,
+    ) -> DiffId:
+        task = asyncio.create_task(
+            self._stage(opened, f"{old_id}/layer.tar", None, channel, quiet, asyncio.Semaphore(1))
+        )
+        parent = digests.chain_id(below.diff_ids) if below else None
+        try:
+            staged = await asyncio.shield(task)
+            return (await self._commit(staged, parent, lease)).diff_id
+        except BaseException:
+            self._cancelled.set()
+            await _discard([task])
+            raise
+
+    async def _commit(self, staged: StagedLayer, parent: ChainId | None, lease: Lease) -> Layer:
+        commit = offload.unpack(self._snapshots.commit_layer, staged, parent, lease)
+        return await to_the_end(commit)
+
+    def _set_parent(self, image_id: ImageId, parent: ImageId) -> None:
+        self._catalog.put(image_id, parent=parent)
+
+    def _name(self, image_id: ImageId, name: Reference) -> None:
+        self._catalog.put(image_id, names=(name,))
+
+
+async def _discard(tasks: list[asyncio.Task[StagedLayer]]) -> None:
+    """Wait for layers that are being unpacked, and remove them; those committed stay."""
+    for task in tasks:
+        with suppress(WharfError, OSError):
+            staged = await asyncio.shield(task)
+            await offload.disk(staged.discard)
+
+
+async def _watched(
+    staging: Coroutine[None, None, StagedLayer],
+    stream: Range,
+    total: int,
+    shown: str,
+    channel: Channel,
+) -> StagedLayer:
+    """Report how far a layer is while it is unpacked."""
+
+    async def report() -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_S)
+            _send(stream.consumed)
+
+    def _send(current: int) -> None:
+        channel.send(Progress(id=shown, status="Loading layer", current=current, total=total))
+
+    reporter = asyncio.create_task(report())
+    try:
+        staged = await staging
+    finally:
+        reporter.cancel()
+    _send(total)
+    return staged
+
+
+# Plans
+
+
+def _is_layout(opened: Archive) -> bool:
+    return opened.find("oci-layout") is not None and opened.find("index.json") is not None
+
+
+def plan(opened: Archive, platform: Platform | None) -> list[Planned]:
+    """The images of an archive, in its order. Raises InvalidArchive, InvalidDocument."""
+    if opened.find(archive.MANIFEST) is not None:
+        items = archive.decode_manifest(
+            opened.read(archive.MANIFEST, largest_bytes=LARGEST_MANIFEST_BYTES)
+        )
+        planned = [_plan_item(opened, item) for item in items]
+    else:
+        planned = _plan_layout(opened)
+    return [one for one in planned if _is_wanted(one, platform)]
+
+
+def _is_wanted(planned: Planned, platform: Platform | None) -> bool:
+    return platform is None or platforms.matches_strictly(
+        platform, decode_config(planned.config).platform
+    )
+
+
+def _plan_item(opened: Archive, item: archive.ManifestItem) -> Planned:
+    raw = opened.read(item.config, largest_bytes=LARGEST_BYTES)
+    config = _config(raw)
+    if len(item.layers) != len(config.diff_ids):
+        raise InvalidArchive(
+            "invalid manifest, layers length mismatch: "
+            f"expected {len(item.layers)}, got {len(config.diff_ids)}"
+        )
+    return Planned(
+        config=raw,
+        diff_ids=config.diff_ids,
+        layers=item.layers,
+        names=tuple(_name(tag) for tag in item.repo_tags),
+        parent=item.parent,
+    )
+
+
+def _config(raw: bytes) -> ImageConfig:
+    """The config, checked; raises InvalidArchive, InvalidDocument."""
+    config = decode_config(raw)
+    if config.os not in ("", "linux"):
+        raise InvalidArchive(f"cannot load {config.os} image on linux")
+    for diff_id in config.diff_ids:
+        digests.parse(diff_id)
+    return config
+
+
+def _name(tag: str) -> Reference:
+    name = references.parse(tag)
+    if name.tag is None:
+        raise InvalidArchive(f'invalid tag "{tag}"')
+    return name
+
+
+def _plan_layout(opened: Archive) -> list[Planned]:
+    """The images of an OCI layout: one a manifest; of an index the one for this host."""
+    document = decode_manifest(
+        opened.read("index.json", largest_bytes=LARGEST_BYTES), media_type.OCI_INDEX
+    )
+    assert isinstance(document, Index)
+    found: dict[ImageId, Planned] = {}
+    for descriptor in document.manifests:
+        for one in _plan_descriptor(opened, descriptor, DEEPEST_INDEX):
+            former = found.get(one.id)
+            names = (*(former.names if former else ()), *_layout_names(descriptor))
+            found[one.id] = replace(one, names=tuple(dict.fromkeys(names)))
+    return list(found.values())
+
+
+def _plan_descriptor(opened: Archive, descriptor: Descriptor, deepest: int) -> list[Planned]:
+    data = _blob(opened, descriptor.digest)
+    document = decode_manifest(data, descriptor.media_type)
+    if isinstance(document, Index):
+        if deepest == 0:
+            raise InvalidArchive("index is nested too deep")
+        chosen = _choose(opened, document)
+        return _plan_descriptor(opened, chosen, deepest - 1) if chosen else []
+    raw = _blob(opened, document.config.digest)
+    if not media_type.is_image_config(document.config.media_type):
+        return []
+    config = _config(raw)
+    if len(document.layers) != len(config.diff_ids):
+        raise InvalidArchive(
+            "invalid manifest, layers length mismatch: "
+            f"expected {len(document.layers)}, got {len(config.diff_ids)}"
+        )
+    return [
+        Planned(
+            config=raw,
+            diff_ids=config.diff_ids,
+            layers=tuple(_blob_name(layer.digest) for layer in document.layers),
+            names=(),
+            manifest=data,
+        )
+    ]
+
+
+def _choose(opened: Archive, index: Index) -> Descriptor | None:
+    """The manifest for this host that is in the archive; the others may have been left out."""
+    here = platforms.default()
+    ranked = [
+        (rank, place, descriptor)
+        for place, descriptor in enumerate(index.manifests)
+        if opened.find(_blob_name(descriptor.digest)) is not None
+        and (rank := platforms.rank(here, descriptor.platform) if descriptor.platform else 99)
+        is not None
+    ]
+    return min(ranked, key=lambda r: r[:2])[2] if ranked else None
+
+
+def _layout_names(descriptor: Descriptor) -> tuple[Reference, ...]:
+    """The names that containerd, buildx and skopeo write beside a manifest."""
+    annotations = descriptor.annotations or {}
+    for key in ("io.containerd.image.name", "org.opencontainers.image.ref.name"):
+        text = annotations.get(key, "")
+        # A bare tag ("latest") is no name of an image.
+        if ":" in text or "/" in text:
+            return (references.parse(text).with_default_tag(),)
+    return ()
+
+
+def _blob_name(digest: str) -> str:
+    parsed = digests.parse(digest)
+    return f"blobs/{digests.algorithm(parsed)}/{digests.encoded(parsed)}"
+
+
+def _blob(opened: Archive, digest: Digest) -> bytes:
+    """A document of a layout, verified."""
+    data = opened.read(_blob_name(digest), largest_bytes=LARGEST_BYTES)
+    actual = digests.hasher(digest)
+    actual.update(data)
+    if actual.hexdigest() != digests.encoded(digest):
+        raise InvalidArchive(f"blob {digest} has other content than its digest says")
+    return data
+
+
+def is_valid_parent(child: ImageConfig, parent: ImageConfig) -> bool:
+    """Whether the child's history is the parent's and one step more."""
+    if not child.history and not parent.history:
+        return True
+    return len(child.history) - len(parent.history) == 1 and (
+        child.history[: len(parent.history)] == parent.history
+    )
+
+
+# Archives of Docker before 1.10: a folder an image, each with its config and one layer
+
+
+class OldConfig(Document, frozen=True, kw_only=True):
+    """What is read of `<id>/json`; the rest is taken over as it is."""
+
+    id: str = ""
+    parent: str = ""
+    os: str = ""
+    created: str = ""
+    author: str = ""
+    comment: str = ""
+    docker_version: str = ""
+    container_config: Config | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OldImage:
+    old_id: str
+    raw: bytes
+    config: OldConfig
+
+
+def legacy_order(opened: Archive) -> list[OldImage]:
+    """The images of the archive, parents first. Raises InvalidArchive."""
+    found: dict[str, OldImage] = {}
+    for folder in opened.folders():
+        pending = [folder]
+        while pending:
+            old_id = pending[-1]
+            if old_id in found:
+                pending.pop()
+                continue
+            image = _old_image(opened, old_id)
+            parent = image.config.parent
+            if parent and parent not in found:
+                if parent in pending:
+                    raise InvalidArchive(f"image {old_id} is its own ancestor")
+                pending.append(parent)
+                continue
+            found[old_id] = image
+            pending.pop()
+    return list(found.values())
+
+
+def _old_image(opened: Archive, old_id: str) -> OldImage:
+    raw = opened.read(f"{old_id}/json", largest_bytes=LARGEST_BYTES)
+    config = decode(raw, OldConfig)
+    if config.os not in ("", "linux"):
+        raise InvalidArchive(f"cannot load {config.os} image on linux")
+    return OldImage(old_id, raw, config)
+
+
+def legacy_names(opened: Archive) -> list[tuple[Reference, str]]:
+    """The names in `repositories`, each with the old id it means."""
+    data = opened.read(archive.REPOSITORIES, largest_bytes=LARGEST_MANIFEST_BYTES)
+    repositories = decode(data, dict[str, dict[str, str]], largest_bytes=LARGEST_MANIFEST_BYTES)
+    return [
+        (references.parse(name).with_tag(tag), old_id)
+        for name, tags in repositories.items()
+        for tag, old_id in tags.items()
+    ]
+
+
+_DROPPED = ("id", "parent", "Size", "parent_id", "layer_id", "throwaway")
+
+
+def modern(old: OldImage, below: Planned | None, diff_id: DiffId) -> Planned:
+    """The config that an old image has now (moby image/v1 MakeConfigFromV1Config)."""
+    diff_ids = (*(below.diff_ids if below else ()), diff_id)
+    before = list(decode_config(below.config).history) if below else []
+    command = old.config.container_config.cmd if old.config.container_config else None
+    before.append(
+        History(
+            created=old.config.created,
+            created_by=" ".join(command or ()),
+            author=old.config.author,
+            comment=old.config.comment,
+        )
+    )
+    document = decode(old.raw, dict[str, object])
+    kept = {key: value for key, value in document.items() if key not in _DROPPED}
+    kept["rootfs"] = {"type": "layers", "diff_ids": list(diff_ids)}
+    kept["history"] = [encoding.history(entry) for entry in before]
+    return Planned(
+        config=encoding.to_json(dict(sorted(kept.items()))),
+        diff_ids=diff_ids,
+        layers=(),
+        names=(),
+    )

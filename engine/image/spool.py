@@ -1,0 +1,202 @@
+"""An archive from a client, kept on disk while it is looked into.
+
+The archive is written as it comes, in the folder of the store, to a file without a name: whatever
+happens, it is gone when it is closed. Members are ranges of that file: nothing is unpacked by its
+name, so no name can lead anywhere (attacks.md I5).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import posixpath
+import tempfile
+from typing import TYPE_CHECKING
+
+from engine import offload
+from engine.image.failure import InvalidArchive
+from engine.storage import compression, tar
+from engine.storage.compression import CorruptStream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+WRITE_BYTES = 1 << 20
+COPY_BYTES = 1 << 20
+MOST_MEMBERS = 100_000
+DEEPEST_LINK = 16
+
+
+class Range(io.RawIOBase):
+    """A part of a file as a stream of its own; several may be read at once, each by one thread."""
+
+    def __init__(self, fd: int, offset: int, length: int) -> None:
+        super().__init__()
+        self._fd = fd
+        self._offset = offset
+        self._left = length
+        self.consumed = 0
+
+    def read(self, n: int = -1, /) -> bytes:
+        wanted = self._left if n < 0 else min(n, self._left)
+        data = os.pread(self._fd, wanted, self._offset) if wanted else b""
+        self._offset += len(data)
+        self._left -= len(data)
+        self.consumed += len(data)
+        return data
+
+    def skip(self, n: int) -> int:
+        """Pass over as many bytes as there are, at most n."""
+        passed = min(n, self._left)
+        self._offset += passed
+        self._left -= passed
+        return passed
+
+
+class Spool:
+    """A file that nobody else can name; `close` ends it."""
+
+    def __init__(self, folder: str) -> None:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (see `close`)
+        self.bytes = 0
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+        self.bytes += len(data)
+
+    def reader(self, offset: int = 0, length: int | None = None) -> Range:
+        return Range(self._file.fileno(), offset, self.bytes - offset if length is None else length)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+async def receive(chunks: AsyncIterator[bytes], folder: str) -> Spool:
+    """Write all that comes; the caller closes the spool."""
+    spool = await offload.disk(Spool, folder)
+    try:
+        pending: list[bytes] = []
+        size = 0
+        async for chunk in chunks:
+            pending.append(chunk)
+            size += len(chunk)
+            if size >= WRITE_BYTES:
+                await offload.disk(spool.write, b"".join(pending))
+                pending, size = [], 0
+        if pending:
+            await offload.disk(spool.write, b"".join(pending))
+    except BaseException:
+        spool.close()
+        raise
+    return spool
+
+
+class Archive:
+    """The members of a tar in a spool, by name. Links within it are followed, by name too."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._files: dict[str, tuple[int, int]] = {}
+        self._links: dict[str, str] = {}
+        self._index()
+
+    def _index(self) -> None:
+        stream = self._spool.reader()
+        reader = tar.Reader(stream, _ignore, skip=stream.skip)
+        while (header := reader.next()) is not None:
+            name = _clean(header.name)
+            self._files.pop(name, None)
+            self._links.pop(name, None)
+            if header.type in (tar.REGULAR, tar.CONTIGUOUS) and header.sparse is None:
+                self._files[name] = (reader.position, header.stored)
+            elif header.type == tar.SYMLINK:
+                target = os.fsdecode(header.linkname)
+                self._links[name] = _clean_text(posixpath.join(posixpath.dirname(name), target))
+            elif header.type == tar.HARD_LINK:
+                self._links[name] = _clean(header.linkname)
+            if len(self._files) + len(self._links) > MOST_MEMBERS:
+                raise InvalidArchive(f"archive has more than {MOST_MEMBERS} members")
+
+    def names(self) -> list[str]:
+        return [*self._files, *self._links]
+
+    def folders(self) -> list[str]:
+        """The first components of names that have more than one, sorted."""
+        return sorted({name.partition("/")[0] for name in self.names() if "/" in name})
+
+    def find(self, name: str) -> str | None:
+        """The file that a name means, links followed, None if there is none."""
+        name = _clean_text(name)
+        for _ in range(DEEPEST_LINK):
+            if name in self._files:
+                return name
+            if name not in self._links:
+                return None
+            name = self._links[name]
+        return None
+
+    def _range(self, name: str) -> tuple[int, int]:
+        found = self.find(name)
+        if found is None:
+            raise InvalidArchive(f"open {name}: no such file or directory")
+        return self._files[found]
+
+    def size(self, name: str) -> int:
+        return self._range(name)[1]
+
+    def open(self, name: str) -> Range:
+        """A reader of the member; raises InvalidArchive if there is none."""
+        return self._spool.reader(*self._range(name))
+
+    def read(self, name: str, *, largest_bytes: int) -> bytes:
+        """The whole of a document."""
+        offset, size = self._range(name)
+        if size > largest_bytes:
+            raise InvalidArchive(f"{name} is larger than {largest_bytes} bytes")
+        return self._spool.reader(offset, size).read()
+
+
+def _ignore(_: bytes) -> None:
+    pass
+
+
+def _clean(name: bytes) -> str:
+    return _clean_text(os.fsdecode(name))
+
+
+def _clean_text(name: str) -> str:
+    """Relative to the archive's root; `..` stops there."""
+    return posixpath.normpath("/" + name).lstrip("/")
+
+
+def plain(spool: Spool, folder: str) -> Spool:
+    """The spool itself if it is not compressed, else a plain copy; the former is closed then.
+
+    Raises CorruptStream.
+    """
+    if compression.detect(spool.reader(0, min(10, spool.bytes)).read()) is (
+        compression.Compression.NONE
+    ):
+        return spool
+    copy = Spool(folder)
+    try:
+        stream = compression.plain(spool.reader())
+        while data := stream.read(COPY_BYTES):
+            copy.write(data)
+    except BaseException:
+        copy.close()
+        raise
+    finally:
+        spool.close()
+    return copy
+
+
+def open_archive(spool: Spool) -> Archive:
+    """Look into a plain spool; raises InvalidArchive with Go's sentence."""
+    try:
+        return Archive(spool)
+    except (tar.CorruptTar, CorruptStream) as exc:
+        raise InvalidArchive(str(exc)) from exc

@@ -1,0 +1,358 @@
+"""The images of one engine: the verbs on them, each one hop to disk and one event afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING, Protocol
+
+from engine import offload
+from engine.errors import InvalidParameter, WharfError
+from engine.image import archive, failure, inspect
+from engine.image import prune as pruning
+from engine.image.catalog import Catalog, check_name
+from engine.image.channel import Channel
+from engine.image.importing import Importer
+from engine.image.load import Loader
+from engine.image.model import Progress
+from engine.image.removal import Removal
+from engine.oci import digest as digests
+from engine.oci import reference as references
+from engine.oci.digest import ImageId
+from engine.work import Work
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Callable,
+        Coroutine,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
+
+    from engine.events import EventBus
+    from engine.image.model import (
+        HistoryItem,
+        Image,
+        ImageQuery,
+        ImageView,
+        LayerUsage,
+        Pruned,
+        Removed,
+        Summary,
+    )
+    from engine.image.pull import Pulled
+    from engine.oci.platform import Platform
+    from engine.oci.reference import Reference
+    from engine.registry.auth import RegistryAuth
+    from engine.storage.content import Content
+    from engine.storage.database import Database
+    from engine.storage.snapshots import Lease, Snapshots
+
+log = logging.getLogger(__name__)
+
+PIECE_BYTES = 1 << 20
+"""Of an archive, given out at a time: one hop to disk each."""
+
+
+class Puller(Protocol):
+    """What pulls; handed in by engine.py."""
+
+    def pull(
+        self,
+        ref: Reference,
+        *,
+        auth: RegistryAuth | None = None,
+        platform: Platform | None = None,
+    ) -> AsyncGenerator[Progress]: ...
+
+
+def _nobody(_: str) -> list[tuple[str, bool]]:
+    return []
+
+
+class Images:
+    """All verbs on images. `users_of` and `puller` are set by who assembles the engine."""
+
+    def __init__(
+        self, database: Database, content: Content, snapshots: Snapshots, events: EventBus
+    ) -> None:
+        self._content = content
+        self._snapshots = snapshots
+        self._events = events
+        self._folder = os.path.join(os.path.dirname(snapshots.root), "tmp")
+        self._work = Work()
+        self._is_pruning = False
+        self.catalog = Catalog(database, content, snapshots)
+        self.users_of: Callable[[str], list[tuple[str, bool]]] = _nobody
+        self.puller: Puller | None = None
+
+    # Reading
+
+    def find(self, ref: str) -> Image | None:
+        """The image that a name, an id or the beginning of one means.
+
+        Raises InvalidReference.
+        """
+        return self.catalog.find(ref)
+
+    def all(self) -> list[Image]:
+        return self.catalog.all()
+
+    def containers_of(self, image_id: str) -> int:
+        """How many containers were made of the image."""
+        return len(self.users_of(image_id))
+
+    async def get(self, ref: str, platform: Platform | None = None) -> Image:
+        """As `find`; raises NoSuchImage, PlatformMismatch."""
+        return self.catalog.get(ref, platform)
+
+    async def list(self, query: ImageQuery) -> list[Summary]:
+        return await offload.disk(
+            inspect.summaries, self.catalog, self._snapshots, query, self.containers_of
+        )
+
+    async def inspect(self, ref: str, platform: Platform | None = None) -> ImageView:
+        image = self.catalog.get(ref, platform)
+        return await offload.disk(inspect.view, self.catalog, self._snapshots, image)
+
+    async def history(self, ref: str, platform: Platform | None = None) -> Sequence[HistoryItem]:
+        return inspect.history(self.catalog, self._snapshots, self.catalog.get(ref, platform))
+
+    async def usage(self) -> Sequence[LayerUsage]:
+        """Every layer kept, for df."""
+        return inspect.usage(self.catalog, self._snapshots)
+
+    # Names
+
+    async def tag(self, ref: str, repo: str, tag: str = "") -> None:
+        """Give an image another name; one that means another image moves."""
+        name = references.from_repo_and_tag(repo, tag)
+        if name is None:
+            raise InvalidParameter("invalid reference format")
+        check_name(name)
+        image = self.catalog.get(ref)
+        await self._work.do(self._tag(image.id, name), what="tag image")
+
+    async def _tag(self, image_id: ImageId, name: Reference) -> None:
+        await offload.disk(self.catalog.put, image_id, names=(name,), is_tagged_now=True)
+        self.publish("tag", image_id, name.familiar)
+
+    # Coming
+
+    async def put(
+        self,
+        config: bytes,
+        *,
+        names: Sequence[Reference] = (),
+        parent: ImageId | None = None,
+        is_built_locally: bool = False,
+        lease: Lease,
+    ) -> Image:
+        """Make an image visible whose layers are committed and held by the lease; no event."""
+
+        def put() -> Image:
+            image_id = ImageId(digests.of(config))
+            lease.add(image_id)
+            self._content.put(config)
+            return self.catalog.put(
+                image_id, names=names, parent=parent, is_built_locally=is_built_locally
+            )
+
+        return await offload.disk(put)
+
+    def pull(
+        self,
+        ref: Reference,
+        *,
+        auth: RegistryAuth | None = None,
+        platform: Platform | None = None,
+    ) -> AsyncGenerator[Progress]:
+        if self.puller is None:
+            raise failure.NoPuller
+        return self.puller.pull(ref, auth=auth, platform=platform)
+
+    async def load(
+        self,
+        chunks: AsyncIterator[bytes],
+        *,
+        quiet: bool = False,
+        platform: Platform | None = None,
+    ) -> AsyncGenerator[Progress]:
+        """Load an archive. Closing the iterator ends it and leaves only whole images."""
+        loader = Loader(self.catalog, self._content, self._snapshots, self._folder, self._loaded)
+        channel = Channel()
+        async for progress in _with_progress(
+            loader.run(chunks, platform, channel, quiet), channel, "load images"
+        ):
+            yield progress
+
+    def _loaded(self, image_id: ImageId) -> None:
+        self.publish("load", image_id, image_id)
+
+    async def import_(
+        self,
+        chunks: AsyncIterator[bytes],
+        ref: Reference | None = None,
+        message: str = "",
+        changes: Sequence[str] = (),
+        platform: Platform | None = None,
+    ) -> AsyncGenerator[Progress]:
+        """Make an image of one layer out of a file system's tar."""
+        importer = Importer(self.catalog, self._content, self._snapshots, self._folder)
+        if ref is not None:
+            check_name(ref)
+        image_id = await importer.run(
+            chunks, ref=ref, message=message, changes=changes, platform=platform
+        )
+        if ref is not None:
+            self.publish("tag", image_id, ref.familiar)
+        self.publish("import", image_id, image_id)
+        yield Progress(status=image_id)
+
+    # Going
+
+    async def save(
+        self, refs: Sequence[str], *, platform: Platform | None = None
+    ) -> AsyncGenerator[bytes]:
+        """The archive of the images; what can be refused is refused before the first piece."""
+        selected = archive.select(self.catalog, refs, platform)
+        pieces = archive.save(self.catalog, self._snapshots, selected)
+        try:
+            first = await offload.disk(_gather, pieces)
+            for each in selected:
+                self.publish("save", each.image.id, each.image.id)
+            while first:
+                yield first
+                first = await offload.disk(_gather, pieces)
+        finally:
+            await asyncio.shield(offload.disk(pieces.close))
+
+    async def remove(
+        self,
+        ref: str,
+        *,
+        force: bool = False,
+        prune: bool = True,
+        platforms: Sequence[Platform] = (),
+    ) -> Sequence[Removed]:
+        """Take a name away, and the image with its last one. Raises ImageInUse, DeleteConflict."""
+        if len(platforms) > 1:
+            raise InvalidParameter("multiple platforms are not supported")
+        image = self.catalog.get(ref, platforms[0] if platforms else None)
+        return await self._work.do(
+            self._remove(ref, image, force=force, prune=prune), what="remove image"
+        )
+
+    async def _remove(
+        self, ref: str, image: Image, *, force: bool, prune: bool
+    ) -> Sequence[Removed]:
+        removal = Removal(self.catalog, self.users_of, self._publisher())
+        await offload.disk(removal.run, ref, image, force=force, prune=prune)
+        return removal.removed
+
+    async def prune(self, filters: Mapping[str, tuple[str, ...]]) -> Pruned:
+        """Remove images nobody wants. Raises PruneRunning, InvalidFilter."""
+        if self._is_pruning:
+            raise failure.PruneRunning
+        pruning.check(filters)
+        self._is_pruning = True
+        return await self._work.do(self._prune(filters), what="prune images")
+
+    async def _prune(self, filters: Mapping[str, tuple[str, ...]]) -> Pruned:
+        try:
+            pruned = await offload.disk(
+                pruning.run,
+                self.catalog,
+                self._snapshots,
+                filters,
+                users_of=self.users_of,
+                publish=self._publisher(),
+            )
+        finally:
+            self._is_pruning = False
+        self._events.publish("image", "prune", "", {"reclaimed": str(pruned.reclaimed_bytes)})
+        return pruned
+
+    # For pull (engine.image.pull.Local)
+
+    def image_named(self, ref: Reference) -> ImageId | None:
+        return self.catalog.of_reference(ref)
+
+    def has_image(self, image_id: ImageId) -> bool:
+        return self.catalog.by_id(image_id) is not None
+
+    def put_pulled(self, pulled: Pulled) -> None:
+        """Make a pulled image visible under its name and its repository digest."""
+        names = (pulled.ref, pulled.ref.name_only().with_digest(pulled.digest))
+        self.catalog.put(pulled.image_id, names=names, documents=pulled.documents)
+
+    def publish_pull(self, ref: Reference) -> None:
+        """The event of a pull: its actor is what was asked for."""
+        image_id = self.catalog.of_reference(ref)
+        image = self.catalog.by_id(image_id) if image_id else None
+        attributes = dict(image.labels) if image else {}
+        self._events.publish(
+            "image", "pull", ref.familiar, {**attributes, "name": ref.familiar_name}
+        )
+
+    # Events
+
+    def publish(self, action: str, image_id: str, name: str) -> None:
+        """An event of an image, with its labels as long as it is there."""
+        image = self.catalog.by_id(ImageId(image_id))
+        labels = dict(image.labels) if image else {}
+        self._events.publish("image", action, image_id, {**labels, "name": name})
+
+    def _publisher(self) -> Callable[[str, Image], None]:
+        """Publishes from any thread; a deleted image has no labels any more."""
+        loop = asyncio.get_running_loop()
+
+        def publish(action: str, image: Image) -> None:
+            labels = {} if action == "delete" else image.labels
+            attributes = {**labels, "name": image.id}
+            loop.call_soon_threadsafe(self._events.publish, "image", action, image.id, attributes)
+
+        return publish
+
+    async def close(self) -> None:
+        await self._work.close(10)
+
+
+def _gather(pieces: Iterator[bytes]) -> bytes:
+    """A piece worth a hop; b"" at the end."""
+    gathered: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        gathered.append(piece)
+        size += len(piece)
+        if size >= PIECE_BYTES:
+            break
+    return b"".join(gathered)
+
+
+async def _with_progress(
+    work: Coroutine[object, object, None], channel: Channel, name: str
+) -> AsyncGenerator[Progress]:
+    """What `work` sends to the channel while it runs; ends with it, ends it when closed.
+
+    What it raises is raised before the first progress, and is the last one afterwards.
+    """
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    task.add_done_callback(lambda _: channel.close())
+    has_begun = False
+    try:
+        async for progress in channel:
+            has_begun = True
+            yield progress
+        await task
+    except WharfError as exc:
+        if not has_begun:
+            raise
+        yield Progress(error=str(exc))
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
