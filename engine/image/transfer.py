@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from engine import ids, offload
 from engine.errors import EngineError, WharfError
 from engine.image.model import Progress
-from engine.image.remote import RootFSMismatch
+from engine.image.remote import RegistrationFailed, RootFSMismatch
 from engine.oci import digest as digests
 from engine.oci.digest import next_chain_id
 from engine.registry.fetch import REPORT_EVERY_S, Fetch, Policy, to_the_end
@@ -35,13 +35,6 @@ if TYPE_CHECKING:
     from engine.storage.snapshots import Layer, Lease, Snapshots, StagedLayer
 
     Listener = Callable[[Progress], None]
-
-
-class RegistrationFailed(EngineError):
-    """A layer that arrived cannot be made one."""
-
-    def __init__(self, cause: str) -> None:
-        super().__init__(f"failed to register layer: {cause}")
 
 
 class Transfer:

@@ -345,7 +345,10 @@ class Transport:
         timeouts: Timeouts,
     ) -> AsyncGenerator[Response]:
         is_home = origin.is_home(url)
-        session = self._session("anywhere" if is_home or origin.may_go_inside else "outside")
+        proxy = self._proxies.for_url(url)
+        # A proxy may well be on this host; it looks names up by itself.
+        is_free = is_home or origin.may_go_inside or proxy is not None
+        session = self._session("anywhere" if is_free else "outside")
         context = origin.home if is_home else origin.elsewhere
         with _in_words_of_go(method, _shown(url)):
             response = await session.request(
@@ -355,7 +358,7 @@ class Transport:
                 data=form,
                 allow_redirects=False,
                 ssl=context if context is not None else True,
-                proxy=self._proxies.for_url(url),
+                proxy=proxy,
                 timeout=aiohttp.ClientTimeout(
                     total=timeouts.total_s,
                     sock_connect=CONNECT_TIMEOUT_S,

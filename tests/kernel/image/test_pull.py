@@ -460,6 +460,12 @@ def test_fewer_layers_than_the_config_has(registry: Registry, stores: Stores) ->
     assert failing(stores, registry) == "layers from manifest don't match image configuration"
 
 
+def test_ten_thousand_layers(registry: Registry, stores: Stores) -> None:
+    registry.add("a/b:1", Image((Layer(tar({})),) * 10_000))
+    assert failing(stores, registry) == "failed to register layer: max depth exceeded"
+    assert registry.seen("GET", "/blobs/") == 1
+
+
 @pytest.mark.parametrize("data", [b"no tar at all" * 100, b"\x1f\x8b\x08broken", b""])
 def test_a_layer_that_is_no_tar(registry: Registry, stores: Stores, data: bytes) -> None:
     layer = Layer(data, "none")
