@@ -99,6 +99,7 @@ class Dispatcher:
                 version=version,
                 route=route,
                 variables=variables,
+                headers=self._headers,
                 query=query,
             )
         )
@@ -110,11 +111,11 @@ class Dispatcher:
 async def _words(request: web.Request) -> dict[str, list[str]]:
     """The words of the query and, before them, of a form: curl -d sends one."""
     words: dict[str, list[str]] = {}
-    if request.method == "POST" and request.content_type == _FORM:
-        if 0 < (request.content_length or 0) <= _FORM_BYTES:
-            form = (await params.read_all(request)).decode(errors="replace")
-            for name, value in parse_qsl(form, keep_blank_values=True):
-                words.setdefault(name, []).append(value)
+    is_form = request.method == "POST" and request.content_type == _FORM
+    if is_form and 0 < (request.content_length or 0) <= _FORM_BYTES:
+        form = (await params.read_all(request)).decode(errors="replace")
+        for name, value in parse_qsl(form, keep_blank_values=True):
+            words.setdefault(name, []).append(value)
     for name, value in request.query.items():
         words.setdefault(name, []).append(value)
     return words

@@ -10,7 +10,7 @@ import base64
 import binascii
 import re
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
 
 import msgspec
 
@@ -175,19 +175,24 @@ def parse_filters(text: str) -> dict[str, tuple[str, ...]]:
         return {}
     if not isinstance(document, dict):
         raise InvalidParameter("invalid filter")
-    return {str(name): _filter_values(values) for name, values in document.items()}
+    named = cast("dict[str, Any]", document)
+    return {name: _filter_values(values) for name, values in named.items()}
 
 
 def _filter_values(values: Any) -> tuple[str, ...]:
-    match values:
-        case None:
-            return ()
-        case dict() if all(isinstance(said, bool) for said in values.values()):
-            return tuple(str(value) for value in values)
-        case list() if all(isinstance(value, str) for value in values):
-            return tuple(dict.fromkeys(values))
-        case _:
-            raise InvalidParameter("invalid filter")
+    if values is None:
+        return ()
+    if isinstance(values, dict):
+        said = cast("dict[str, Any]", values)
+        if all(isinstance(is_meant, bool) for is_meant in said.values()):
+            return tuple(said)
+    elif _is_list(values) and all(isinstance(value, str) for value in values):
+        return tuple(dict.fromkeys(values))
+    raise InvalidParameter("invalid filter")
+
+
+def _is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
 
 
 # Time

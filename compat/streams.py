@@ -33,7 +33,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncGenerator, Iterable, Mapping
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
@@ -44,7 +44,8 @@ HELD_BYTES = 256 * 1024  # behind a request not yet taken over; then the client 
 _COPY_BYTES = 64 * 1024
 
 _MAY_TAKE_OVER = re.compile(
-    rb"POST (?:/v[0-9.]+)?/(?:containers/[^ ?]*/attach|exec/[^ ?]*/start)(?:\?[^ ]*)? HTTP/1\.[01]\r"
+    rb"POST (?:/v[0-9.]+)?/(?:containers/[^ ?]*/attach|exec/[^ ?]*/start)"
+    rb"(?:\?[^ ]*)? HTTP/1\.[01]\r"
 )
 _UPGRADE = re.compile(rb"\r\n(?:upgrade:[^\r]*|connection:[^\r]*upgrade[^\r]*)(?=\r\n)", re.I)
 _HAS_UPGRADE = re.compile(rb"\r\nupgrade:", re.I)
@@ -241,7 +242,7 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        made.__class__ = Server  # type: ignore[assignment]  # the one thing aiohttp has no door for
+        made.__class__ = Server  # the one thing aiohttp has no door for
         return made
 
 
@@ -255,7 +256,7 @@ class Taken(web.StreamResponse):
         super().__init__()
         self.force_close()
 
-    async def prepare(self, request: web.BaseRequest) -> None:  # type: ignore[override]
+    async def prepare(self, request: web.BaseRequest) -> None:
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
@@ -294,7 +295,9 @@ def head(request: web.Request, content_type: str) -> bytes:
     return f"HTTP/1.1 200 OK\r\nContent-Type: {RAW_STREAM}\r\n".encode()
 
 
-async def hijack(request: web.Request, content_type: str, headers: Iterable[str] = ()) -> Hijacked:
+async def hijack(
+    request: web.Request, content_type: str, headers: Mapping[str, str] | None = None
+) -> Hijacked:
     """Answer with a head and take the connection from the server.
 
     Raises ConnectionError if the client is gone. After this the handler returns `Taken()`.
@@ -303,10 +306,12 @@ async def hijack(request: web.Request, content_type: str, headers: Iterable[str]
     transport = request.transport
     if not isinstance(protocol, Connection) or transport is None or transport.is_closing():
         raise ConnectionResetError("the client is gone")
-    answer = head(request, content_type) + "".join(f"{h}\r\n" for h in headers).encode() + b"\r\n"
+    more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+    answer = head(request, content_type) + more.encode() + b"\r\n"
     with suppress(RuntimeError):  # already paused
         transport.pause_reading()
-    while transport.get_write_buffer_size():  # of an earlier answer on the same connection
+    # An earlier answer on the same connection may still be on its way; nobody tells when it is out.
+    while transport.get_write_buffer_size():  # noqa: ASYNC110
         await asyncio.sleep(0.001)
     if transport.get_extra_info("sslcontext") is not None:
         return _hijack_tls(protocol, transport, answer)
@@ -425,10 +430,10 @@ async def flush_head(response: web.StreamResponse) -> None:
         send()
 
 
-async def copy(response: web.StreamResponse, chunks: AsyncIterator[bytes]) -> None:
+async def copy(response: web.StreamResponse, chunks: AsyncGenerator[bytes, None]) -> None:
     """Write all chunks, at the client's pace, and close their source whatever happens."""
-    async with aclosing(chunks) as source:  # type: ignore[type-var]
-        async for chunk in source:
+    async with aclosing(chunks):
+        async for chunk in chunks:
             await response.write(chunk)
 
 

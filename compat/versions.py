@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard, TypeVar, cast
 
 import msgspec
 from msgspec import inspect
@@ -20,7 +20,7 @@ from compat.wire.base import UNSET
 from engine.errors import InvalidParameter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
 T = TypeVar("T")
 Shaper: TypeAlias = "Callable[[Any], Any]"
@@ -59,7 +59,7 @@ class TooOld(InvalidParameter):
 @functools.lru_cache(maxsize=64)
 def parse(text: str) -> Version:
     """The version that `text`, digits and dots, names. Raises TooNew, TooOld."""
-    numbers = [int(part) if part and len(part) < 10 else 0 for part in text.split(".")]
+    numbers = [int(part[:18]) if part else 0 for part in text.split(".")]
     while len(numbers) > 2 and numbers[-1] == 0:
         numbers.pop()
     major, minor, *rest = (*numbers, 0) if len(numbers) == 1 else numbers
@@ -245,13 +245,14 @@ def shape(body: T, version: Version) -> T:
     if version == NEWEST:
         return body
     if isinstance(body, (list, tuple)):
-        return type(body)(shape(item, version) for item in body)  # type: ignore[return-value]
-    shaper = _shaper(type(body), version)
-    return body if shaper is None else shaper(body)
+        items = cast("Sequence[object]", body)
+        return cast("T", [shape(item, version) for item in items])
+    shaper = _shaper(cast("Hashable", type(body)), version)
+    return body if shaper is None else cast("T", shaper(body))
 
 
 @functools.cache
-def _shaper(cls: type[Any], version: Version) -> Shaper | None:
+def _shaper(cls: Any, version: Version) -> Shaper | None:
     return _of_type(inspect.type_info(cls), version)
 
 
@@ -263,17 +264,17 @@ def _of_type(info: inspect.Type, version: Version) -> Shaper | None:
         case inspect.StructType(cls=cls):
             return _of_struct(cls, version)
         case inspect.UnionType(types=types):
-            inner_shapers = {t.cls: s for t in types if (s := _of_struct_in(t, version))}
+            inner_shapers = {
+                t.cls: s
+                for t in types
+                if isinstance(t, inspect.StructType) and (s := _of_struct(t.cls, version))
+            }
             others = [s for t in types if (s := _of_container(t, version))]
             if not inner_shapers and not others:
                 return None
             return functools.partial(_shape_union, inner_shapers, others)
         case _:
             return _of_container(info, version)
-
-
-def _of_struct_in(info: inspect.Type, version: Version) -> Any:
-    return _of_struct(info.cls, version) if isinstance(info, inspect.StructType) else None
 
 
 def _of_container(info: inspect.Type, version: Version) -> Shaper | None:
@@ -289,18 +290,23 @@ def _of_container(info: inspect.Type, version: Version) -> Shaper | None:
 def _shape_union(structs: Mapping[Any, Shaper], others: list[Shaper], value: Any) -> Any:
     if shaper := structs.get(type(value)):
         return shaper(value)
-    if isinstance(value, (dict, tuple)):
-        for other in others:
-            value = other(value)
+    for other in others:  # each leaves alone what is none of its own
+        value = other(value)
     return value
 
 
 def _shape_dict(shaper: Shaper, value: Any) -> Any:
-    return {key: shaper(item) for key, item in value.items()} if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    return {key: shaper(item) for key, item in cast("dict[str, Any]", value).items()}
 
 
 def _shape_tuple(shaper: Shaper, value: Any) -> Any:
-    return tuple(shaper(item) for item in value) if isinstance(value, tuple) else value
+    return tuple(shaper(item) for item in value) if _is_tuple(value) else value
+
+
+def _is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
+    return isinstance(value, tuple)
 
 
 @functools.cache
@@ -312,7 +318,7 @@ def _of_struct(cls: type[msgspec.Struct], version: Version) -> Shaper | None:
         for rule in several
         if version < rule.version
     ]
-    fields = inspect.type_info(cls).fields  # type: ignore[attr-defined]
+    fields = cast("inspect.StructType", inspect.type_info(cls)).fields
     nested = [(f.name, s) for f in fields if (s := _of_type(f.type, version))]
     if not rules and not nested:
         return None

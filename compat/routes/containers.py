@@ -18,7 +18,9 @@ from engine.container import model
 from engine.errors import InvalidParameter, NotImplementedHere, WharfError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
+
+    from engine.container.logs import Batch
 
 _encoder = msgspec.json.Encoder()
 
@@ -228,11 +230,11 @@ async def logs(call: Call) -> web.StreamResponse:
 
 
 async def _framed(
-    batches: AsyncIterator[list[tuple[int, bytes]]], *, tty: bool
-) -> AsyncIterator[bytes]:
+    batches: AsyncGenerator[Batch, None], *, tty: bool
+) -> AsyncGenerator[bytes, None]:
     pack = streams.lines if tty else streams.frames
-    async with aclosing(batches) as source:  # type: ignore[type-var]
-        async for batch in source:
+    async with aclosing(batches):
+        async for batch in batches:
             yield pack(batch)
 
 
@@ -295,7 +297,8 @@ async def exec_start(call: Call) -> web.StreamResponse:
             call.ref, detach=True, tty=body.tty, console_size=size, fd=None, prefix=b""
         )
         return done(200)
-    taken = await streams.hijack(call.request, _content_type(call, tty=body.tty))
+    content_type = _content_type(call, tty=body.tty)
+    taken = await streams.hijack(call.request, content_type, call.headers)
     spare = os.dup(taken.fd)  # a failure to start is told on the stream, whoever owns it by then
     try:
         await call.engine.containers.exec_start(

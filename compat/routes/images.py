@@ -6,7 +6,6 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import msgspec
-from aiohttp import web
 
 from compat import params, streams
 from compat.routes.route import Call, Route, done, later, reply
@@ -21,6 +20,8 @@ from engine.registry.auth import RegistryAuth
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
+
+    from aiohttp import web
 
     from engine.oci.platform import Platform
     from engine.oci.reference import Reference

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compat import params
-from compat.routes.route import Call, Route, done, reply
-from compat.translate import networks, requests
+from compat.routes.route import Call, Route, done, later, reply
+from compat.translate import networks
 from compat.wire import networks as wire
 from engine.errors import InvalidParameter
 
@@ -38,20 +38,6 @@ async def create(call: Call) -> web.Response:
     return reply(call, 201, wire.NetworkCreateResponse(id=network_id, warning=warning))
 
 
-async def connect(call: Call) -> web.Response:
-    body = await call.body(wire.NetworkConnectRequest)
-    await call.engine.networks.connect(
-        call.ref, body.container, requests.endpoint(body.endpoint_config)
-    )
-    return done(200)
-
-
-async def disconnect(call: Call) -> web.Response:
-    body = await call.body(wire.NetworkDisconnectRequest)
-    await call.engine.networks.disconnect(call.ref, body.container, force=body.force)
-    return done(200)
-
-
 async def remove(call: Call) -> web.Response:
     await call.engine.networks.remove(call.ref)
     return done()
@@ -68,7 +54,12 @@ ROUTES = (
     Route("GET", "/networks/{ref}", "networks.inspect", inspect),
     Route("POST", "/networks/create", "networks.create", create),
     Route("POST", "/networks/prune", "networks.prune", prune),
-    Route("POST", "/networks/{ref}/connect", "networks.connect", connect),
-    Route("POST", "/networks/{ref}/disconnect", "networks.disconnect", disconnect),
+    Route("POST", "/networks/{ref}/connect", "networks.connect", later("connecting a container")),
+    Route(
+        "POST",
+        "/networks/{ref}/disconnect",
+        "networks.disconnect",
+        later("disconnecting a container"),
+    ),
     Route("DELETE", "/networks/{ref}", "networks.remove", remove),
 )

@@ -34,6 +34,7 @@ class Call:
     version: Version
     route: Route
     variables: Mapping[str, str]
+    headers: Mapping[str, str]  # those on every answer
     query: params.Query
 
     @property

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Any
 
 from compat.routes.route import Call, Route, reply
 from engine.errors import NotFound, NotImplementedHere, Unavailable
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 _NOT_A_MANAGER = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '

@@ -32,9 +32,7 @@ async def create(call: Call) -> web.Response:
     body = await call.body(wire.VolumeCreateRequest)
     if body.cluster_volume_spec is not UNSET:
         raise Unavailable("cluster volumes need a swarm, and this node is in none")
-    made = await call.engine.volumes.create(
-        body.name, body.driver, body.driver_opts or {}, body.labels or {}
-    )
+    made = await call.engine.volumes.create(body.name, body.driver, body.driver_opts, body.labels)
     return reply(call, 201, volumes.volume(made))
 
 

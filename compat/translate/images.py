@@ -157,7 +157,7 @@ def progress(step: model.Progress) -> wire.ProgressLine:
     return wire.ProgressLine(
         status=step.status,
         progress_detail=_detail(step),
-        progress=_bar(step.current, step.total) or UNSET,
+        progress=_bar(step.current or 0, step.total or 0) or UNSET,
         id=step.id or UNSET,
         aux=step.aux or UNSET,
     )

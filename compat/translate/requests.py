@@ -47,7 +47,8 @@ def create(
     if body == type(body)(host_config=body.host_config, networking_config=body.networking_config):
         raise InvalidParameter(_NO_CONFIG)
     host = host_config(body, version)
-    endpoints, several = _endpoints(body, host.network_mode), []
+    endpoints = _endpoints(body, host.network_mode)
+    several: list[str] = []
     if len(endpoints) > 1 and not versions.has(version, "create.several-networks"):
         raise InvalidParameter(
             "Container cannot be created with multiple network endpoints: " + ", ".join(endpoints)
@@ -292,9 +293,9 @@ def _mounts(sent: tuple[wire.Mount, ...], version: Version) -> tuple[model.Mount
     if versions.has(version, "create.checks-mount-options"):
         for m in sent:
             _check_options(m)
-    if not versions.has(version, "create.image-mounts"):
-        if any(m.type == "image" for m in sent):
-            raise InvalidParameter('Mount type "Image" needs API v1.48 or newer')
+    has_image = any(m.type == "image" for m in sent)
+    if has_image and not versions.has(version, "create.image-mounts"):
+        raise InvalidParameter('Mount type "Image" needs API v1.48 or newer')
     return tuple(_mount(m, version) for m in sent)
 
 
@@ -514,8 +515,8 @@ def _main_endpoint(network_mode: str, endpoints: Mapping[str, object], version: 
     if not versions.has(version, "create.several-networks"):
         return next(iter(endpoints))
     raise InvalidParameter(
-        "unable to migrate container-wide MAC address to a specific network: HostConfig.NetworkMode "
-        "must match the identity of a network in NetworkSettings.Networks"
+        "unable to migrate container-wide MAC address to a specific network: "
+        "HostConfig.NetworkMode must match the identity of a network in NetworkSettings.Networks"
     )
 
 

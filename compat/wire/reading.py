@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar, cast
 
 import msgspec
 from msgspec import inspect
@@ -63,7 +63,7 @@ def _decode(data: bytes) -> Any:
 
 
 def _convert(loose: Any, cls: type[T]) -> T:
-    carried = _reader(cls)(loose)
+    carried = _reader(cast("Any", cls))(loose)
     return msgspec.convert({} if carried is _ABSENT else carried, cls)
 
 
@@ -105,7 +105,7 @@ def _as_go(said: str) -> str:
 
 
 @functools.cache
-def _reader(cls: type[Any]) -> Reader:
+def _reader(cls: Any) -> Reader:
     return _of_type(inspect.type_info(cls))
 
 
@@ -167,25 +167,30 @@ def _read_union(inner: Reader, is_nullable: bool, value: Any) -> Any:
 def _read_dict(inner: Reader, zero: Any, value: Any) -> Any:
     if not isinstance(value, dict):
         return _read_scalar(value)
-    return {k: zero if (r := inner(v)) is _ABSENT else r for k, v in value.items()}
+    items = cast("dict[str, Any]", value).items()
+    return {k: zero if (r := inner(v)) is _ABSENT else r for k, v in items}
 
 
 def _read_list(inner: Reader, zero: Any, value: Any) -> Any:
-    if not isinstance(value, list):
+    if not _is_list(value):
         return _read_scalar(value)
     return [zero if (r := inner(v)) is _ABSENT else r for v in value]
 
 
 def _read_array(length: int, value: Any) -> Any:
     """Go's fixed arrays of numbers: what is too much is dropped, what is missing is zero."""
-    if not isinstance(value, list):
+    if not _is_list(value):
         return _read_scalar(value)
     return [0 if v is None else v for v in (value + [0] * length)[:length]]
 
 
+def _is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
 @functools.cache
 def _of_struct(cls: type[msgspec.Struct]) -> Reader:
-    fields = inspect.type_info(cls).fields  # type: ignore[attr-defined]
+    fields = cast("inspect.StructType", inspect.type_info(cls)).fields
     exact = {f.encode_name: (f.encode_name, _of_type(f.type)) for f in fields}
     folded = {name.casefold(): found for name, found in exact.items()}
     return functools.partial(_read_struct, exact, folded)
@@ -197,7 +202,7 @@ def _read_struct(
     if not isinstance(value, dict):
         return _read_scalar(value)
     carried: dict[str, Any] = {}
-    for key, item in value.items():
+    for key, item in cast("dict[str, Any]", value).items():
         found = exact.get(key) or folded.get(key.casefold())
         if found is not None and (read := found[1](item)) is not _ABSENT:
             carried[found[0]] = read

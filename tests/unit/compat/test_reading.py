@@ -1,0 +1,131 @@
+"""JSON as Go reads it, and nothing that a body can do but 400 (attack case A2)."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compat.wire import containers as wire
+from compat.wire import reading
+from engine.errors import InvalidParameter
+
+
+def read(text: str | bytes) -> wire.ContainerCreateRequest:
+    data = text if isinstance(text, bytes) else text.encode()
+    return reading.read(data, wire.ContainerCreateRequest)
+
+
+def test_keys_match_without_case_and_unknown_ones_are_ignored() -> None:
+    body = read('{"image":"a","HOSTCONFIG":{"memory":5,"Nothing":[{}]},"x":{"y":1}}')
+    assert body.image == "a"
+    assert body.host_config is not None
+    assert body.host_config.memory == 5
+
+
+def test_of_equal_keys_the_last_counts() -> None:
+    assert read('{"Image":"a","image":"b"}').image == "b"
+    assert read('{"Image":"a","Image":"b"}').image == "b"
+
+
+def test_null_leaves_the_zero_value_and_tells_from_empty_where_that_matters() -> None:
+    body = read(
+        '{"Image":null,"Tty":null,"Env":null,"Labels":{"a":null},"Volumes":{"/v":null},'
+        '"HostConfig":{"MaskedPaths":[],"ReadonlyPaths":null,"Memory":null,"Binds":[null],'
+        '"PortBindings":{"80/tcp":null},"RestartPolicy":null}}'
+    )
+    host = body.host_config
+    assert (body.image, body.tty, body.env) == ("", False, None)
+    assert body.labels == {"a": ""}
+    assert body.volumes == {"/v": wire.Empty()}
+    assert host is not None
+    assert (host.masked_paths, host.readonly_paths) == ((), None)
+    assert (host.memory, host.binds, host.port_bindings) == (0, ("",), {"80/tcp": None})
+    assert host.restart_policy == wire.RestartPolicy()
+
+
+def test_a_bare_string_may_stand_for_a_list_in_some_fields_only() -> None:
+    assert read('{"Cmd":"ls","Entrypoint":["a"]}').cmd == ("ls",)
+    with pytest.raises(InvalidParameter, match="cannot unmarshal string"):
+        read('{"Env":"A=b"}')
+
+
+def test_fixed_arrays_are_cut_and_filled() -> None:
+    def size(text: str) -> tuple[int, int]:
+        host = read(f'{{"HostConfig":{{"ConsoleSize":{text}}}}}').host_config
+        assert host is not None
+        return host.console_size
+
+    assert (size("[1,2,3]"), size("[7]"), size("null")) == ((1, 2), (7, 0), (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("", "invalid JSON: got EOF while reading request body"),
+        (" \n", "invalid JSON: got EOF while reading request body"),
+        ("{", "invalid JSON: unexpected EOF"),
+        ('{"Image":"x"} trailing', "unexpected content after JSON"),
+        ('{"Image":NaN}', "invalid JSON: invalid character 'N'"),
+        ('{"a":' * 100_000, "invalid JSON: exceeded max depth"),
+        ('{"x":' + "9" * 10_000 + "}", "invalid JSON: number out of range"),
+        (
+            '{"StopTimeout":' + "9" * 30 + "}",
+            "invalid JSON: json: cannot unmarshal number into Go struct field "
+            ".StopTimeout of type int",
+        ),
+        (
+            '{"Image":1}',
+            "invalid JSON: json: cannot unmarshal number into Go struct field "
+            ".Image of type string",
+        ),
+        (
+            '{"HostConfig":{"BlkioWeight":70000}}',
+            "invalid JSON: json: cannot unmarshal number into Go struct field "
+            ".HostConfig.BlkioWeight of type int",
+        ),
+        ("[]", "invalid JSON: json: cannot unmarshal array into Go"),
+    ],
+)
+def test_a_malformed_body_is_told_in_words_that_clients_know(body: str, sentence: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        read(body)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_what_is_no_unicode_becomes_the_replacement_character() -> None:
+    assert read(r'{"Image":"\ud800"}').image == "\ufffd"
+    assert read(r'{"Image":"\ud83d\ude00\\ud800"}').image == "\U0001f600\\ud800"
+    assert read(b'{"Image":"\xff"}').image == "\ufffd"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["Image", "HostConfig", "Env", "Mounts", "Cmd", "PortBindings", "80/tcp"]
+            )
+            | st.text(max_size=3),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_any_document_is_read_or_refused(document: object) -> None:
+    with suppress(InvalidParameter):
+        assert read(json.dumps(document)) is not None
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    with suppress(InvalidParameter):
+        assert read(data) is not None
