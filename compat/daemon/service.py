@@ -11,9 +11,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
-
-from compat.app import create_app
+from compat.app import create_app, create_runner
 from compat.daemon import systemd
 from compat.daemon.listeners import BACKLOG
 from compat.daemon.origin import refuse_browsers
@@ -23,6 +21,8 @@ from engine.engine import Engine
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
+
+    from aiohttp import web
 
     from compat.daemon.listeners import Listener
     from engine.config import EngineConfig
@@ -52,10 +52,8 @@ async def serve(config: EngineConfig, listeners: Sequence[Listener]) -> None:
     try:
         app = create_app(engine, config)
         app.middlewares.insert(0, refuse_browsers)
-        runner = web.AppRunner(
+        runner = create_runner(
             app,
-            handler_cancellation=True,
-            access_log=None,
             auto_decompress=False,
             keepalive_timeout=_KEEPALIVE_S,
             max_line_size=_MAX_FIELD_BYTES,

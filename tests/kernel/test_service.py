@@ -57,9 +57,13 @@ def create_app(engine, config):
     app.router.add_get("/stream/{how}", stream)
     return app
 
-for name, member in (("engine.engine", Engine), ("compat.app", create_app)):
+def create_runner(app, **options):
+    return web.AppRunner(app, handler_cancellation=True, access_log=None, **options)
+
+for name, members in (("engine.engine", [Engine]), ("compat.app", [create_app, create_runner])):
     module = types.ModuleType(name)
-    setattr(module, member.__name__, member)
+    for member in members:
+        setattr(module, member.__name__, member)
     sys.modules[name] = module
 from compat.server import main
 sys.exit(main())
