@@ -432,6 +432,22 @@ class Socket:
             for type, _, number, payload in _frames(data):
                 yield type, number, payload
 
+    def notices(self) -> Iterator[int]:
+        """The port ids of who caused the notifications that wait to be read; never waits.
+
+        Raises OSError (ENOBUFS) where some were lost.
+        """
+        while True:
+            try:
+                data = self._socket.recv(_RECEIVE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            offset = 0
+            while offset + _HEADER.size <= len(data):
+                length, _, _, _, port_id = _HEADER.unpack_from(data, offset)
+                yield port_id
+                offset += (length + 3) & ~3
+
     def _receive(self) -> Iterator[tuple[int, int, int, memoryview]]:
         return _frames(self._socket.recv(_RECEIVE))
 

@@ -464,10 +464,21 @@ class Firewall:
         with self._lock:
             return self.name in nft.tables(self._kernel(), nft.NFPROTO_INET)
 
-    def accept_elsewhere(self) -> None:
-        """Look again for forward chains that drop by default, and mend ours."""
+    def port_id(self) -> int:
+        """What marks our own changes in the kernel's notifications."""
         with self._lock:
-            self._accept_elsewhere(self._patterns())
+            return self._kernel().port_id
+
+    def mend(self) -> None:
+        """After somebody changed a ruleset: have our table again, and our accepts elsewhere."""
+        with self._lock:
+            if not self._bridges:
+                return
+            if self.name in nft.tables(self._kernel(), nft.NFPROTO_INET):
+                self._accept_elsewhere(self._patterns())
+            else:
+                log.warning("the firewall was flushed from outside, writing it anew")
+                self._write()
 
     def remove(self) -> None:
         """Take out all that is ours in the kernel."""

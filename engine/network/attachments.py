@@ -1,0 +1,533 @@
+"""Who stands on which network: sandboxes opened, closed, taken over at boot, changed while alive.
+
+Addresses and ids are decided on the event loop, where nothing can come between; what the kernel
+has to do is then one crossing to a worker thread, which undoes itself where it fails. A caller that
+is cancelled meanwhile gets the crossing undone before it hears of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_interface
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from engine import ids, offload
+from engine.errors import EngineError, Forbidden, WharfError
+from engine.linux import netlink
+from engine.network import bridge, files, firewall, host, names, ports, sandbox, settings
+from engine.network.model import (
+    HOST,
+    Endpoint,
+    EndpointConfig,
+    Listener,
+    Member,
+    Network,
+    PublishedPort,
+    Sandbox,
+    SandboxRequest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from ipaddress import IPv4Address, IPv6Address
+
+    from engine.config import EngineConfig
+    from engine.network.catalogue import Catalogue
+    from engine.network.firewall import Firewall
+
+    Address = IPv4Address | IPv6Address
+
+T = TypeVar("T")
+
+
+class EndpointExists(Forbidden):
+    def __init__(self, name: str, network: str) -> None:
+        super().__init__(f"endpoint with name {name} already exists in network {network}")
+
+
+class NotConnected(EngineError):
+    def __init__(self, container_id: str, network: str) -> None:
+        super().__init__(f"container {container_id} is not connected to network {network}")
+
+
+class NoSandboxToJoin(EngineError):
+    def __init__(self, ref: str) -> None:
+        super().__init__(f"joining network namespace of container: No such container: {ref}")
+
+
+class ConnectivityFailed(EngineError):
+    """A published port cannot be had; `reason` says which and why."""
+
+    def __init__(self, endpoint: str, endpoint_id: str, reason: str) -> None:
+        super().__init__(
+            f"driver failed programming external connectivity on endpoint {endpoint} "
+            f"({endpoint_id}): {reason}"
+        )
+
+
+@dataclass(slots=True)
+class _Standing:
+    """A container that has a sandbox now. `path` is None in the host's namespace."""
+
+    name: str
+    mode: str
+    path: str | None
+    endpoints: list[Endpoint] = field(default_factory=list[Endpoint])
+    ports: tuple[PublishedPort, ...] = ()
+
+    @property
+    def owns_sandbox(self) -> bool:
+        return self.path is not None and settings.joined(self.mode) is None
+
+    @property
+    def addresses(self) -> list[str]:
+        return [a for e in self.endpoints for a in (e.ipv4_address, e.ipv6_address) if a]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """All that the worker thread does to open one sandbox."""
+
+    request: SandboxRequest
+    path: str | None
+    links: tuple[sandbox.Port, ...]
+    gateways: tuple[Address, ...]
+    addresses: tuple[str, ...]
+    host_gateways: tuple[str, ...]
+    wanted: tuple[ports.Wanted, ...]
+
+
+class Attachments:
+    """`left` is told the links of a sandbox that was let go."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        firewall: Firewall | None,
+        left: Callable[[Sequence[str]], None],
+    ) -> None:
+        self._config = config
+        self._firewall = firewall
+        self._left = left
+        self._standing: dict[str, _Standing] = {}
+        self._ports = ports.PortAllocator(ports.ephemeral_range())
+        self.catalogue: Catalogue
+
+    def members(self, network_id: str) -> tuple[Member, ...]:
+        return tuple(
+            _member(container_id, standing.name, endpoint)
+            for container_id, standing in self._standing.items()
+            for endpoint in standing.endpoints
+            if endpoint.network_id == network_id
+        )
+
+    def container_ids(self) -> set[str]:
+        return set(self._standing)
+
+    def links(self) -> set[str]:
+        return {self._link(e) for s in self._standing.values() for e in s.endpoints}
+
+    def check(self, endpoints: Mapping[str, EndpointConfig]) -> None:
+        """What is refused when a container is created; a missing network is not of it."""
+        for name, config in sorted(endpoints.items()):
+            try:
+                network = self.catalogue.find(settings.network_name(name))
+            except WharfError:
+                network = None
+            settings.check(name, network, config, at_create=True)
+
+    # Opening
+
+    async def open(self, request: SandboxRequest) -> Sandbox:
+        if request.container_id in self._standing:
+            await self.close(request.container_id)
+        if (ref := settings.joined(request.mode)) is not None:
+            return await self._join(request, ref)
+        try:
+            return await self._open(request)
+        except WharfError as error:
+            error.args = (f"failed to set up container networking: {error}",)
+            raise
+
+    async def _join(self, request: SandboxRequest, ref: str) -> Sandbox:
+        other = self._standing[self._find(ref)]
+        self._standing[request.container_id] = _Standing(request.name, request.mode, other.path)
+        await offload.disk(files.write_hostname, request)
+        return Sandbox(id="", key="", netns_path=other.path)
+
+    def _find(self, ref: str) -> str:
+        if ref in self._standing:
+            return ref
+        named = [i for i, standing in self._standing.items() if standing.name == ref]
+        found = named or ids.matches(ref, self._standing)
+        if len(found) != 1:
+            raise NoSandboxToJoin(ref)
+        return found[0]
+
+    async def _open(self, request: SandboxRequest) -> Sandbox:
+        chosen = self._chosen(request)
+        networks = [network for network, _ in chosen]
+        is_host = networks[0].driver == host.NAME
+        where = None if is_host else sandbox.path(self._config.exec_root, request.container_id)
+        standing = _Standing(request.name, request.mode, where)
+        self._standing[request.container_id] = standing
+        try:
+            for network, config in chosen:
+                standing.endpoints.append(self._endpoint(network, config, request))
+            listeners = await self._realise(request, standing)
+        except BaseException:
+            self._forget(request.container_id)
+            self._publish(networks, "disconnect", request.container_id)
+            raise
+        standing.ports = ports.published(listeners)
+        self._publish(networks, "connect", request.container_id)
+        default = f"{self._config.exec_root}/{sandbox.FOLDER}/{host.SANDBOX}"
+        return Sandbox(
+            id=ids.generate(),
+            key=where or default,
+            netns_path=where,
+            endpoints=tuple(standing.endpoints),
+            ports=standing.ports,
+            listeners=tuple(listeners),
+        )
+
+    def _chosen(self, request: SandboxRequest) -> list[tuple[Network, EndpointConfig]]:
+        wanted = settings.wanted(request.mode, request.endpoints)
+        chosen = [
+            (self.catalogue.find(settings.network_name(ref)), config)
+            for ref, config in wanted.items()
+        ]
+        settings.check_together([network for network, _ in chosen])
+        for network, config in chosen:
+            settings.check(network.name, network, config, at_create=False)
+        return chosen
+
+    def _publish(self, networks: Sequence[Network], action: str, container_id: str) -> None:
+        for network in networks:
+            self.catalogue.publish(network, action, container=container_id)
+
+    async def _realise(self, request: SandboxRequest, standing: _Standing) -> list[Listener]:
+        """Carry the plan out; a bridge that somebody removed is made again, once."""
+        try:
+            await self._need_links(standing, again=False)
+            try:
+                return await self._carry_out(request, standing)
+            except OSError as error:
+                if not netlink.is_missing(error):
+                    raise
+            await self._need_links(standing, again=True)
+            return await self._carry_out(request, standing)
+        except ports.PortError as error:
+            main = self._main(standing, 4) or self._main(standing, 6) or standing.endpoints[0]
+            raise ConnectivityFailed(request.name, main.endpoint_id, str(error)) from error
+        except OSError as error:
+            raise EngineError(f"cannot make the sandbox: {error}") from error
+
+    async def _need_links(self, standing: _Standing, *, again: bool) -> None:
+        for endpoint in standing.endpoints:
+            network = self.catalogue.find(endpoint.network_id)
+            if network.link and (again or not self.catalogue.has_link(network)):
+                await self.catalogue.set_up(network)
+
+    async def _carry_out(self, request: SandboxRequest, standing: _Standing) -> list[Listener]:
+        plan = self._plan(request, standing)
+        return await to_the_end(offload.kernel(self._do, plan), self._undo(plan))
+
+    def _plan(self, request: SandboxRequest, standing: _Standing) -> _Plan:
+        links = [port for port in map(self._port, standing.endpoints) if port is not None]
+        return _Plan(
+            request=request,
+            path=standing.path,
+            links=tuple(links),
+            gateways=self._gateways(standing),
+            addresses=tuple(standing.addresses),
+            host_gateways=self.catalogue.host_gateways(),
+            wanted=tuple(self._wanted_ports(request, standing)),
+        )
+
+    def _do(self, plan: _Plan) -> list[Listener]:
+        """In a worker thread: files, namespace, sockets, firewall."""
+        files.write_all(
+            plan.request,
+            self._config,
+            own=plan.addresses,
+            gateways=plan.host_gateways,
+            has_own_namespace=plan.path is not None,
+        )
+        if plan.path is None:
+            return []
+        listeners: list[Listener] = []
+        sandbox.create(plan.path, plan.links, plan.gateways)
+        try:
+            for wanted in plan.wanted:
+                listeners += self._ports.bind(wanted)
+            if self._firewall is not None:
+                found = firewall.publications(listeners)
+                self._firewall.publish(plan.request.container_id, found)
+        except BaseException:
+            self._undo(plan)(listeners)
+            raise
+        return listeners
+
+    def _undo(self, plan: _Plan) -> Callable[[list[Listener]], None]:
+        def undo(listeners: list[Listener]) -> None:
+            ports.close(listeners)
+            for item in listeners:
+                self._ports.release(ip_address(item.host_ip), item.protocol, item.host_port)
+            if plan.path is not None:
+                self._carry_away(plan.request.container_id, [port.link for port in plan.links])
+
+        return undo
+
+    # What an endpoint gets
+
+    def _endpoint(
+        self, network: Network, config: EndpointConfig, request: SandboxRequest
+    ) -> Endpoint:
+        """Addresses, MAC and names; taken, nothing done yet."""
+        endpoint = Endpoint(
+            network_name=network.name,
+            network_id=network.id,
+            config=config,
+            endpoint_id=ids.generate(),
+            dns_names=None if network.is_predefined else _dns_names(config, request),
+        )
+        if network.driver != bridge.NAME:
+            return endpoint
+        is_main = network.name == settings.network_name(request.mode)
+        mac = config.mac_address or (request.mac_address if is_main else "")
+        mac = mac.lower().replace("-", ":") or bridge.random_mac()
+        placed = msgspec.structs.replace(endpoint, mac_address=mac)
+        return self.catalogue.subnets.place(placed, network)
+
+    def _link(self, endpoint: Endpoint) -> str:
+        return sandbox.link_name(self._config.instance, endpoint.endpoint_id)
+
+    def _port(self, endpoint: Endpoint) -> sandbox.Port | None:
+        """The endpoint's pair of links; None where its network has none."""
+        network = self.catalogue.find(endpoint.network_id)
+        if not network.link:
+            return None
+        options = bridge.parse(network.options)
+        placed = (
+            (endpoint.ipv4_address, endpoint.ipv4_prefix),
+            (endpoint.ipv6_address, endpoint.ipv6_prefix),
+        )
+        return sandbox.Port(
+            link=self._link(endpoint),
+            master=self.catalogue.link_index(network),
+            mac=endpoint.mac_address,
+            mtu=options.mtu,
+            addresses=tuple(ip_interface(f"{a}/{prefix}") for a, prefix in placed if a),
+            is_isolated=not options.has_icc,
+        )
+
+    def _main(self, standing: _Standing, version: int) -> Endpoint | None:
+        """The endpoint that gives the default route of a family, and the published ports."""
+        found = [e for e in standing.endpoints if (e.gateway if version == 4 else e.ipv6_gateway)]
+        return min(found, key=self._gateway_order, default=None)
+
+    def _gateway_order(self, endpoint: Endpoint) -> tuple[int, bool, str]:
+        return settings.gateway_order(self.catalogue.find(endpoint.network_id), endpoint.config)
+
+    def _gateways(self, standing: _Standing) -> tuple[Address, ...]:
+        main4, main6 = self._main(standing, 4), self._main(standing, 6)
+        texts = (main4.gateway if main4 else "", main6.ipv6_gateway if main6 else "")
+        return tuple(ip_address(text) for text in texts if text)
+
+    def _wanted_ports(self, request: SandboxRequest, standing: _Standing) -> list[ports.Wanted]:
+        main4, main6 = self._main(standing, 4), self._main(standing, 6)
+        main = main4 or main6
+        if main is None:
+            return []
+        options = bridge.parse(self.catalogue.find(main.network_id).options)
+        return ports.expand(
+            ports.requests(
+                request.exposed_ports, request.port_bindings, publish_all=request.publish_all
+            ),
+            ipv4=ip_address(main4.ipv4_address) if main4 else None,
+            ipv6=ip_address(main6.ipv6_address) if main6 else None,
+            default=ip_address(options.binding or self._config.ip),
+            host_has_ipv6=files.host_has_ipv6(),
+        )
+
+    # Closing, and taking over at boot
+
+    async def close(self, container_id: str) -> None:
+        standing = self._standing.get(container_id)
+        if standing is None or standing.owns_sandbox:
+            links = [self._link(e) for e in standing.endpoints] if standing else []
+            # The kernel first: an address is free when nothing answers for it any more.
+            await to_the_end(offload.kernel(self._carry_away, container_id, links))
+            self._left(links)
+        if standing is None:
+            return
+        self._forget(container_id)
+        found = [self.catalogue.get(e.network_id) for e in standing.endpoints]
+        self._publish([n for n in found if n is not None], "disconnect", container_id)
+
+    def _carry_away(self, container_id: str, links: Sequence[str]) -> None:
+        """In a worker thread: firewall, links, namespace; all tried, the first failure raised."""
+        where = sandbox.path(self._config.exec_root, container_id)
+        with contextlib.ExitStack() as steps:
+            steps.callback(sandbox.remove, where, links)
+            if self._firewall is not None:
+                steps.callback(self._firewall.withdraw, container_id)
+
+    def _forget(self, container_id: str) -> None:
+        """Give back addresses and ports."""
+        standing = self._standing.pop(container_id, None)
+        if standing is None:
+            return
+        for endpoint in standing.endpoints:
+            self.catalogue.subnets.withdraw(endpoint)
+        for port in standing.ports:
+            self._ports.release(ip_address(port.host_ip), port.protocol, port.host_port)
+
+    def adopt(
+        self,
+        container_id: str,
+        endpoints: Sequence[Endpoint],
+        published: Sequence[PublishedPort],
+        *,
+        name: str,
+        mode: str,
+    ) -> None:
+        is_shared = settings.joined(mode) is not None or settings.network_name(mode) == HOST
+        where = None if is_shared else sandbox.path(self._config.exec_root, container_id)
+        standing = _Standing(name, mode, where, list(endpoints), tuple(published))
+        self._standing[container_id] = standing
+        for endpoint in endpoints:
+            self.catalogue.subnets.place_again(endpoint)
+        for port in published:
+            self._ports.take(ip_address(port.host_ip), port.protocol, port.host_port)
+        if self._firewall is not None:
+            main4, main6 = self._main(standing, 4), self._main(standing, 6)
+            targets = (main4.ipv4_address if main4 else "", main6.ipv6_address if main6 else "")
+            found = firewall.adopted(published, [text for text in targets if text])
+            self._firewall.know(container_id, found)
+
+    # Changing what is alive
+
+    def resolve(
+        self,
+        ref: str,
+        config: EndpointConfig,
+        request: SandboxRequest,
+        current: Sequence[Endpoint],
+    ) -> Endpoint:
+        network = self.catalogue.find(ref)
+        settings.check(network.name, network, config, at_create=False)
+        settings.check_connect(request.mode, network, current)
+        return Endpoint(network_name=network.name, network_id=network.id, config=config)
+
+    async def connect(self, ref: str, config: EndpointConfig, request: SandboxRequest) -> Endpoint:
+        network = self.catalogue.find(ref)
+        standing = self._standing.get(request.container_id)
+        if standing is None:
+            raise EngineError(f"container {request.container_id} has no network sandbox")
+        settings.check(network.name, network, config, at_create=False)
+        if any(e.network_id == network.id for e in standing.endpoints):
+            raise EndpointExists(request.name, network.name)
+        settings.check_connect(standing.mode, network, standing.endpoints)
+        endpoint = self._endpoint(network, config, request)
+        standing.endpoints.append(endpoint)
+        try:
+            await self._need_links(standing, again=False)
+            work = offload.kernel(self._plug, request, standing, endpoint)
+            await to_the_end(work, lambda _: self._unplug(standing, endpoint, request.hosts_path))
+        except BaseException as error:
+            standing.endpoints.remove(endpoint)
+            self.catalogue.subnets.withdraw(endpoint)
+            if isinstance(error, OSError):
+                raise EngineError(f"cannot connect to network {network.name}: {error}") from error
+            raise
+        self._publish([network], "connect", request.container_id)
+        return endpoint
+
+    def _plug(self, request: SandboxRequest, standing: _Standing, endpoint: Endpoint) -> None:
+        """In a worker thread: links and routes, then the file that names the addresses."""
+        port = self._port(endpoint)
+        if port is not None and standing.path is not None:
+            sandbox.connect(standing.path, port, self._routes_of_the_living(standing))
+            files.add_own(request, [str(a.ip) for a in port.addresses])
+
+    def _routes_of_the_living(self, standing: _Standing) -> tuple[Address, ...]:
+        """As at the start, except that published ports hold their network's route.
+
+        Their answers have to leave by the way the questions came, and a running container's ports
+        stay with the address they were published for.
+        """
+        if not standing.ports:
+            return self._gateways(standing)
+        first = _Standing(standing.name, standing.mode, standing.path, standing.endpoints[:1])
+        return self._gateways(first) or self._gateways(standing)
+
+    async def disconnect(
+        self, ref: str, container_id: str, *, force: bool, hosts_path: str
+    ) -> Network:
+        network = self.catalogue.find(ref)
+        if network.driver == host.NAME:
+            raise host.CannotDisconnect
+        standing = self._standing.get(container_id)
+        found = [e for e in standing.endpoints if e.network_id == network.id] if standing else []
+        if standing is None or not found:
+            raise NotConnected(container_id, network.name)
+        standing.endpoints.remove(found[0])
+        try:
+            await to_the_end(offload.kernel(self._unplug, standing, found[0], hosts_path))
+        except OSError as error:
+            if not force:
+                raise EngineError(
+                    f"container {container_id} failed to leave network {network.name}: {error}"
+                ) from error
+        finally:
+            self.catalogue.subnets.withdraw(found[0])
+        self._publish([network], "disconnect", container_id)
+        return network
+
+    def _unplug(self, standing: _Standing, endpoint: Endpoint, hosts_path: str) -> None:
+        """In a worker thread: the link with its routes, then the file that named the addresses."""
+        if standing.path is not None and self.catalogue.find(endpoint.network_id).link:
+            sandbox.disconnect(
+                standing.path, self._link(endpoint), self._routes_of_the_living(standing)
+            )
+        if hosts_path:
+            files.drop_own(hosts_path, (endpoint.ipv4_address, endpoint.ipv6_address))
+
+
+def _dns_names(config: EndpointConfig, request: SandboxRequest) -> tuple[str, ...]:
+    short = ids.short(request.container_id)
+    return names.dns_names(request.name, config.aliases or (), short, request.hostname)
+
+
+def _member(container_id: str, name: str, endpoint: Endpoint) -> Member:
+    def block(address: str, prefix: int) -> str:
+        return f"{address}/{prefix}" if address else ""
+
+    return Member(
+        container_id=container_id,
+        name=name,
+        endpoint_id=endpoint.endpoint_id,
+        mac_address=endpoint.mac_address,
+        ipv4_address=block(endpoint.ipv4_address, endpoint.ipv4_prefix),
+        ipv6_address=block(endpoint.ipv6_address, endpoint.ipv6_prefix),
+    )
+
+
+async def to_the_end(work: Awaitable[T], undo: Callable[[T], None] | None = None) -> T:
+    """Await work that nothing can interrupt; a cancelled caller's result is undone first."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            result = await task
+            if undo is not None:
+                await offload.kernel(undo, result)
+        raise

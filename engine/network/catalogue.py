@@ -1,0 +1,329 @@
+"""Which networks there are: their rows, their subnets, their bridges.
+
+A row is written last and removed first: what a crash leaves is a link without a row, which the
+next boot sweeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from ipaddress import ip_interface, ip_network
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine import filters, ids, offload
+from engine.errors import Conflict, Forbidden, InvalidParameter, NoSuchNetwork, NotImplementedHere
+from engine.linux import netlink
+from engine.network import bridge, host, none, request, subnets
+from engine.network import filters as network_filters
+from engine.network.model import DEFAULT, HOST, NONE, Member, Network, NetworkRequest, Subnet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from ipaddress import IPv4Network, IPv6Network
+
+    from engine.config import EngineConfig
+    from engine.events import EventBus
+    from engine.network.firewall import Firewall
+    from engine.storage.database import Database
+
+    Prefix = IPv4Network | IPv6Network
+
+log = logging.getLogger(__name__)
+
+
+class NetworkExists(Conflict):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"network with name {name} already exists")
+
+
+class NetworkNotRemovable(Forbidden):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is a pre-defined network and cannot be removed")
+
+
+class NetworkInUse(Forbidden):
+    def __init__(self, name: str, members: Sequence[Member]) -> None:
+        listed = ", ".join(f'name:"{m.name}" id:"{ids.short(m.endpoint_id)}"' for m in members)
+        super().__init__(
+            f"error while removing network: network {name} has active endpoints ({listed})"
+        )
+
+
+class NetworkAmbiguous(InvalidParameter):
+    def __init__(self, ref: str, count: int) -> None:
+        super().__init__(f"network {ref} is ambiguous ({count} matches found based on ID prefix)")
+
+
+class Catalogue:
+    """`members_of` says who stands on a network; who does keeps it."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        database: Database,
+        events: EventBus,
+        *,
+        firewall: Firewall | None,
+        members_of: Callable[[str], tuple[Member, ...]],
+    ) -> None:
+        self._config = config
+        self._table = database.table("network")
+        self._events = events
+        self._firewall = firewall
+        self._members_of = members_of
+        self._networks: dict[str, Network] = {}
+        self._links: dict[str, int] = {}
+        self._changes = asyncio.Lock()
+        self._forwards_for_us = False
+        self.subnets = subnets.Subnets(config)
+
+    # Finding
+
+    def named(self, name: str) -> Network | None:
+        return next((n for n in self._networks.values() if n.name == name), None)
+
+    def get(self, network_id: str) -> Network | None:
+        return self._networks.get(network_id)
+
+    def find(self, ref: str) -> Network:
+        """By id, name or prefix of an id. Raises NoSuchNetwork, NetworkAmbiguous."""
+        if ref in self._networks:
+            return self._networks[ref]
+        if (network := self.named(ref)) is not None:
+            return network
+        found = ids.matches(ref, self._networks)
+        if len(found) > 1:
+            raise NetworkAmbiguous(ref, len(found))
+        if not found:
+            raise NoSuchNetwork(ref)
+        return self._networks[found[0]]
+
+    def all(self) -> list[Network]:
+        return sorted(self._networks.values(), key=lambda n: n.created_ns)
+
+    def host_gateways(self) -> tuple[str, ...]:
+        """By what addresses a container reaches the host."""
+        if self._config.host_gateway_ips:
+            return self._config.host_gateway_ips
+        default = self.named(DEFAULT)
+        return () if default is None else tuple(s.gateway for s in default.subnets if s.gateway)
+
+    # Making and removing
+
+    async def create(self, wanted: NetworkRequest) -> Network:
+        async with self._changes:
+            request.check(wanted)
+            if self.named(wanted.name) is not None:
+                raise NetworkExists(wanted.name)
+            template = self.named(wanted.config_from) if wanted.config_from else None
+            network = request.compose(wanted, template, self._config)
+            if network.is_config_only:
+                await self._keep(network)
+            else:
+                network = await self._make(network)
+        self.publish(network, "create")
+        return network
+
+    async def _make(self, network: Network) -> Network:
+        """Subnets, bridge, firewall, row: in that order, all undone where one fails."""
+        if any(n.link == network.link for n in self._networks.values()):
+            raise Forbidden(f"cannot create network {network.id}: networks have same bridge name")
+        async with contextlib.AsyncExitStack() as undo:
+            reserved = await offload.kernel(subnets.in_use_on_host, "")
+            given = self.subnets.allocate(network, reserved)
+            undo.callback(self.subnets.release, network.id)
+            network = msgspec.structs.replace(network, subnets=given)
+            undo.push_async_callback(self._unmake, network)
+            await self.set_up(network)
+            if network.enable_ipv6:
+                await offload.kernel(self._forward)
+            self._networks[network.id] = network
+            await offload.kernel(self.write_firewall)
+            await self._keep(network)
+            undo.pop_all()
+        return network
+
+    async def _unmake(self, network: Network) -> None:
+        self._networks.pop(network.id, None)
+        self._links.pop(network.id, None)
+        await offload.kernel(self.write_firewall)
+        await offload.kernel(bridge.teardown, network)
+
+    async def _keep(self, network: Network) -> None:
+        document = msgspec.json.encode(network)
+        await offload.disk(self._table.put, network.id, document, name=network.name)
+        self._networks[network.id] = network
+
+    async def remove(self, ref: str) -> None:
+        async with self._changes:
+            await self._remove(self.find(ref))
+
+    async def _remove(self, network: Network) -> None:
+        if network.is_predefined:
+            raise NetworkNotRemovable(network.name)
+        if members := self._members_of(network.id):
+            raise NetworkInUse(network.name, members)
+        if any(n.config_from == network.name for n in self._networks.values()):
+            raise Forbidden(f"configuration network {network.name} is in use")
+        await offload.disk(self._table.delete, network.id)
+        if network.is_config_only:
+            self._networks.pop(network.id, None)
+            return
+        await self._unmake(network)
+        self.subnets.release(network.id)
+        self.publish(network, "destroy")
+
+    async def prune(self, wanted: Mapping[str, Sequence[str]]) -> list[str]:
+        """Remove what nobody stands on; the names of what is gone."""
+        filters.check(wanted, network_filters.PRUNE)
+        until = filters.until_ns(wanted)
+        removed: list[str] = []
+        async with self._changes:
+            for network in self.all():
+                is_young = until is not None and network.created_ns > until
+                if network.is_predefined or network.is_config_only or is_young:
+                    continue
+                if not filters.passes_labels(wanted, network.labels):
+                    continue
+                with contextlib.suppress(NetworkInUse):
+                    await self._remove(network)
+                    removed.append(network.name)
+        self._events.publish("network", "prune", "", {"reclaimed": "0"})
+        return removed
+
+    def publish(self, network: Network, action: str, *, container: str = "") -> None:
+        attributes = {"container": container} if container else {}
+        attributes |= {"name": network.name, "type": network.driver}
+        self._events.publish("network", action, network.id, attributes)
+
+    # In the kernel
+
+    async def set_up(self, network: Network) -> None:
+        """Make the network's bridge, or mend it."""
+        self._links[network.id] = await offload.kernel(bridge.setup, network)
+
+    def has_link(self, network: Network) -> bool:
+        return network.id in self._links
+
+    def link_index(self, network: Network) -> int:
+        return self._links[network.id]
+
+    def write_firewall(self) -> None:
+        """The whole table, with all networks there are; blocks."""
+        if self._firewall is not None:
+            found = [bridge.rules(n) for n in list(self._networks.values()) if n.link]
+            self._firewall.rebuild(found, guard=self._forwards_for_us)
+
+    def _forward(self) -> None:
+        """Remembers, for as long as the host runs, that it forwards because of us; blocks."""
+        config = self._config
+        mark = os.path.join(config.exec_root, "forwarding")
+        if config.ip_forward:
+            has_ipv6 = any(n.enable_ipv6 for n in list(self._networks.values()))
+            if bridge.forward(ipv6=has_ipv6):
+                os.makedirs(config.exec_root, exist_ok=True)
+                os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        self._forwards_for_us = os.path.exists(mark) and not config.ip_forward_no_drop
+
+    # At boot and at the end
+
+    async def open(self) -> None:
+        """Read the rows and make the bridges; running containers notice nothing."""
+        rows = await offload.disk(self._table.items)
+        kept = [msgspec.json.decode(document, type=Network) for _, document in rows]
+        self._networks.update((network.id, network) for network in kept)
+        for network in kept:
+            if network.link and network.name != DEFAULT:
+                self.subnets.take_again(network)
+        for name, driver in ((NONE, none.NAME), (HOST, host.NAME)):
+            if self.named(name) is None:
+                await self._keep(request.new(name, driver))
+        await self._open_default()
+        for network in self.all():
+            if network.link:
+                await self._set_up_at_boot(network)
+        await offload.kernel(self._forward)
+
+    async def _set_up_at_boot(self, network: Network) -> None:
+        """A network that cannot be made stays known; who starts on it is told why."""
+        try:
+            await self.set_up(network)
+        except OSError as error:
+            log.warning("cannot make the bridge of network %s: %s", network.name, error)
+
+    async def _open_default(self) -> None:
+        """The default network as the configuration has it now; its id and its link stay."""
+        config = self._config
+        kept = self.named(DEFAULT)
+        if config.bridge == "none":
+            if kept is not None:
+                del self._networks[kept.id]
+            return
+        if config.bridge:
+            raise NotImplementedHere("a bridge made by somebody else (--bridge) is not supported")
+        network = kept or request.new(DEFAULT, bridge.NAME)
+        link = network.link or await offload.kernel(self._default_link, network.id)
+        reserved = await offload.kernel(subnets.in_use_on_host, link)
+        asked = [self._default_subnet(4, network, reserved)]
+        if config.ipv6:
+            asked.append(self._default_subnet(6, network, reserved))
+        await self._keep(
+            msgspec.structs.replace(
+                network,
+                link=link,
+                enable_ipv6=config.ipv6,
+                subnets=tuple(self.subnets.take(network.id, entry) for entry in asked),
+                options=_default_options(config, link),
+            )
+        )
+
+    def _default_link(self, network_id: str) -> str:
+        """docker0 is for the host's own engine, and only if no other engine has it."""
+        if self._config.is_default_instance:
+            with netlink.Socket() as sock:
+                if netlink.link(sock, bridge.DEFAULT_LINK) is None:
+                    return bridge.DEFAULT_LINK
+        return request.default_link(self._config, network_id)
+
+    def _default_subnet(self, version: int, network: Network, reserved: Sequence[Prefix]) -> Subnet:
+        """From --bip, else what it was before, else the first pool that the host leaves free."""
+        config = self._config
+        bip, fixed, chosen = (
+            (config.bip, config.fixed_cidr, config.default_gateway)
+            if version == 4
+            else (config.bip6, config.fixed_cidr_v6, config.default_gateway_v6)
+        )
+        found = [s for s in network.subnets if subnets.version_of(s.subnet) == version]
+        before = next((s for s in found if not subnets.overlaps(s.subnet, reserved)), None)
+        gateway = ""
+        if bip:
+            gateway, subnet = str(ip_interface(bip).ip), str(ip_interface(bip).network)
+        elif fixed:
+            subnet = str(ip_network(fixed, strict=False))
+        elif before is not None:
+            gateway, subnet = before.gateway, before.subnet
+        else:
+            subnet = str(self.subnets.free_pool(version, reserved))
+        auxiliary = {subnets.DEFAULT_GATEWAY_AUX[version]: chosen} if chosen else {}
+        return Subnet(subnet=subnet, ip_range=fixed, gateway=gateway, aux_addresses=auxiliary)
+
+    async def remove_links(self) -> None:
+        for network in self.all():
+            if network.link:
+                await offload.kernel(bridge.teardown, network)
+
+
+def _default_options(config: EngineConfig, link: str) -> dict[str, str]:
+    return {
+        bridge.DEFAULT_BRIDGE: "true",
+        bridge.ENABLE_ICC: str(config.icc).lower(),
+        bridge.ENABLE_MASQUERADE: str(config.ip_masq).lower(),
+        bridge.HOST_BINDING: config.ip,
+        bridge.BRIDGE_NAME: link,
+        bridge.MTU: str(config.mtu),
+    }

@@ -1,0 +1,192 @@
+"""Which subnets and addresses are given out: one address space, and pools by network."""
+
+from __future__ import annotations
+
+import logging
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from engine.errors import EngineError, Forbidden, WharfError
+from engine.linux import netlink
+from engine.network import files, ipam, names, settings
+from engine.network.model import Subnet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+    from engine.config import EngineConfig
+    from engine.network.model import Endpoint, Network
+
+    Address = IPv4Address | IPv6Address
+    Prefix = IPv4Network | IPv6Network
+
+log = logging.getLogger(__name__)
+
+DEFAULT_GATEWAY_AUX: Final = {4: "DefaultGatewayIPv4", 6: "DefaultGatewayIPv6"}
+"""Auxiliary addresses of these names are what the containers' default routes lead to."""
+
+
+class NoAddressOnNetwork(EngineError):
+    def __init__(self, version: int, network: Network) -> None:
+        super().__init__(
+            f"no available IPv{version} addresses on this network's address pools: "
+            f"{network.name} ({network.id})"
+        )
+
+
+class Subnets:
+    """Nothing here waits; a failure takes nothing."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._space = ipam.AddressSpace(_predefined(config))
+        self._pools: dict[str, dict[int, ipam.Pool]] = {}
+
+    # Of a network
+
+    def allocate(self, network: Network, reserved: Sequence[Prefix]) -> tuple[Subnet, ...]:
+        """What was asked for, and a pool for each family that nothing was said about."""
+        enabled = [v for v, on in ((4, network.enable_ipv4), (6, network.enable_ipv6)) if on]
+        try:
+            return tuple(self._one(network, version, reserved) for version in enabled)
+        except BaseException:
+            self.release(network.id)
+            raise
+
+    def _one(self, network: Network, version: int, reserved: Sequence[Prefix]) -> Subnet:
+        asked = [s for s in network.ipam.config if version_of(s.subnet) == version]
+        if len(asked) > 1:
+            raise Forbidden("bridge driver doesn't support multiple subnets")
+        entry = asked[0] if asked else Subnet(subnet=str(self.free_pool(version, reserved)))
+        return self.take(network.id, entry)
+
+    def free_pool(self, version: int, reserved: Sequence[Prefix]) -> Prefix:
+        """A subnet that nobody has, not taken yet. Raises NoPoolLeft."""
+        subnet = self._space.allocate(version, reserved)
+        self._space.release(subnet)
+        return subnet
+
+    def take(self, network_id: str, entry: Subnet) -> Subnet:
+        """Take the subnet, its auxiliary addresses and its gateway, chosen where none was named."""
+        subnet = ip_network(entry.subnet)
+        pool = ipam.Pool(subnet, ip_network(entry.ip_range) if entry.ip_range else None)
+        self._space.take(subnet)
+        self._pools.setdefault(network_id, {})[subnet.version] = pool
+        for text in entry.aux_addresses.values():
+            pool.take(ip_address(text))
+        if entry.gateway:
+            pool.take(ip_address(entry.gateway))
+            return entry
+        return msgspec.structs.replace(entry, gateway=str(pool.allocate()))
+
+    def take_again(self, network: Network) -> None:
+        """At boot: what the row says. Where that clashes, the network goes without."""
+        for entry in network.subnets:
+            try:
+                self.take(network.id, entry)
+            except WharfError as error:
+                log.warning("subnet %s of %s: %s", entry.subnet, network.name, error)
+
+    def release(self, network_id: str) -> None:
+        for pool in self._pools.pop(network_id, {}).values():
+            self._space.release(pool.subnet)
+
+    # Of an endpoint
+
+    def place(self, endpoint: Endpoint, network: Network) -> Endpoint:
+        """The endpoint with an address of each family, asked for or the lowest free."""
+        asked = endpoint.config.ipam
+        texts = {4: asked.ipv4_address, 6: asked.ipv6_address} if asked else {}
+        for version, pool in self._pools.get(network.id, {}).items():
+            try:
+                address = _address(pool, texts.get(version, ""), network)
+            except WharfError:
+                self.withdraw(endpoint)
+                raise
+            endpoint = _placed(endpoint, network, address)
+        return endpoint
+
+    def place_again(self, endpoint: Endpoint) -> None:
+        """At boot: the addresses of a container that runs. Taken twice they stay as they are."""
+        for address, pool in self._of(endpoint):
+            if address not in pool:
+                pool.take(address)
+
+    def withdraw(self, endpoint: Endpoint) -> None:
+        """Give an endpoint's addresses back."""
+        for address, pool in self._of(endpoint):
+            pool.release(address)
+
+    def _of(self, endpoint: Endpoint) -> list[tuple[Address, ipam.Pool]]:
+        pools = self._pools.get(endpoint.network_id, {})
+        texts = (endpoint.ipv4_address, endpoint.ipv6_address)
+        found = [ip_address(text) for text in texts if text]
+        return [(a, pools[a.version]) for a in found if a.version in pools]
+
+
+def _predefined(config: EngineConfig) -> list[ipam.Predefined]:
+    given = [
+        ipam.Predefined(ip_network(p.base, strict=False), p.size)
+        for p in config.default_address_pools
+    ]
+    found = [p for p in given if p.base.version == 4] or list(ipam.PREDEFINED_IPV4)
+    found += [p for p in given if p.base.version == 6] or [ipam.predefined_ipv6(config.instance)]
+    return found
+
+
+def _address(pool: ipam.Pool, asked: str, network: Network) -> Address:
+    if asked:
+        address = ip_address(asked)
+        pool.take(address)
+        return address
+    try:
+        return pool.allocate()
+    except ipam.NoAddressLeft:
+        raise NoAddressOnNetwork(pool.subnet.version, network) from None
+
+
+def _placed(endpoint: Endpoint, network: Network, address: Address) -> Endpoint:
+    """The endpoint with one more address and, where the network leads out, its gateway."""
+    version = address.version
+    subnet = next(s for s in network.subnets if version_of(s.subnet) == version)
+    chosen = subnet.aux_addresses.get(DEFAULT_GATEWAY_AUX[version], "") or subnet.gateway
+    gateway = chosen if settings.has_gateway(network) else ""
+    prefix = ip_network(subnet.subnet).prefixlen
+    if version == 4:
+        return msgspec.structs.replace(
+            endpoint, ipv4_address=str(address), ipv4_prefix=prefix, gateway=gateway
+        )
+    return msgspec.structs.replace(
+        endpoint, ipv6_address=str(address), ipv6_prefix=prefix, ipv6_gateway=gateway
+    )
+
+
+def version_of(text: str) -> int:
+    """4 or 6, of an address or a subnet."""
+    return 6 if ":" in text else 4
+
+
+def overlaps(text: str, others: Iterable[Prefix]) -> bool:
+    subnet = ip_network(text)
+    return any(subnet.overlaps(o) for o in others if o.version == subnet.version)
+
+
+def in_use_on_host(except_link: str) -> list[Prefix]:
+    """What the host's routes and name servers say is in use elsewhere; blocks.
+
+    A route for half of all addresses, as some VPNs have it, says nothing about who uses them.
+    """
+    widest = 7
+    with netlink.Socket() as sock:
+        own = netlink.link(sock, except_link) if except_link else None
+        found = [
+            r.destination
+            for r in netlink.routes(sock)
+            if r.destination.prefixlen > widest
+            and not r.destination.is_link_local
+            and (own is None or r.index != own.index)
+        ]
+    servers = names.parse_resolv_conf(files.read(files.RESOLV_CONF)).nameservers
+    return found + [ip_network(s) for s in servers if not ip_address(s).is_loopback]

@@ -1,0 +1,67 @@
+"""Notices when somebody else changes the host's firewall, and has ours mended.
+
+`nft flush ruleset`, a firewall service that reloads or another engine that starts take our table
+or our accepts away without asking; a second later they are there again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from engine import offload
+from engine.linux.netlink import NETLINK_NETFILTER, Socket
+from engine.linux.nftables import NFNLGRP_NFTABLES
+
+if TYPE_CHECKING:
+    from engine.network.firewall import Firewall
+
+log = logging.getLogger(__name__)
+
+# A reload is many changes in a row; wait until it is through.
+_SETTLE_S = 0.3
+
+
+class Watch:
+    """Reads notifications on the event loop; mends in a worker thread."""
+
+    def __init__(self, firewall: Firewall, sock: Socket, own_port_id: int) -> None:
+        self._firewall = firewall
+        self._socket = sock
+        self._own_port_id = own_port_id
+        self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock, self._read)
+        self._task = self._loop.create_task(self._mend(), name="firewall watch")
+
+    @classmethod
+    async def over(cls, firewall: Firewall) -> Watch:
+        own_port_id = await offload.kernel(firewall.port_id)
+        return cls(firewall, Socket(NETLINK_NETFILTER, groups=(NFNLGRP_NFTABLES,)), own_port_id)
+
+    def _read(self) -> None:
+        try:
+            if any([port_id != self._own_port_id for port_id in self._socket.notices()]):
+                self._changed.set()
+        except OSError:  # ENOBUFS: some were lost, so somebody may have changed something
+            self._changed.set()
+
+    async def _mend(self) -> None:
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(_SETTLE_S)
+            self._changed.clear()
+            try:
+                await offload.kernel(self._firewall.mend)
+            except OSError as error:
+                log.warning("cannot mend the firewall: %s", error)
+
+    async def close(self) -> None:
+        self._loop.remove_reader(self._socket)
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        # Closing a socket of nf_tables waits for a grace period of the kernel.
+        await offload.kernel(self._socket.close)
