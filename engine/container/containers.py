@@ -7,7 +7,6 @@ cancels waiting, never work), and returns. What the runtime reports arrives here
 from __future__ import annotations
 
 import asyncio
-import builtins
 import logging
 import os
 import time
@@ -48,6 +47,7 @@ from engine.runtime.client import RuntimeFailure
 from engine.runtime.protocol import Exit
 
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from engine.container.logs import Batch

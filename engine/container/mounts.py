@@ -178,9 +178,9 @@ def check_mount(request: MountRequest) -> None:
 def check_target(target: str, type: str = "") -> None:
     """A target is absolute and not the root; without `type` the sentence is the bare one."""
     cause = ""
-    if posixpath.normpath(_slashes(target)).strip("/") in ("", "."):
+    if posixpath.normpath(target).strip("/") in ("", "."):
         cause = "invalid specification: destination can't be '/'"
-    elif not _slashes(target).startswith("/"):
+    elif not target.startswith("/"):
         cause = f"invalid mount path: '{target}' mount path must be absolute"
     if cause:
         raise InvalidMount(type, cause) if type else InvalidParameter(cause)
@@ -192,7 +192,7 @@ def _check_bind(request: MountRequest) -> None:
     if options.propagation and options.propagation not in PROPAGATIONS:
         raise InvalidMount(request.type, f"invalid propagation mode: {options.propagation}")
     _refuse(request, volume_options=True, image_options=True)
-    if not _slashes(request.source).startswith("/"):
+    if not request.source.startswith("/"):
         cause = f"invalid mount path: '{request.source}' mount path must be absolute"
         raise InvalidMount(request.type, cause)
     _check_recursion(request.read_only, options)
@@ -339,10 +339,6 @@ def inherited(point: MountPoint, *, writable: bool) -> MountPoint:
 def _clean(path: str) -> str:
     cleaned = posixpath.normpath(path)
     return "/" + cleaned.lstrip("/") if path.startswith("/") else cleaned
-
-
-def _slashes(path: str) -> str:
-    return path.replace("\\", "/")
 
 
 def depth(destination: str) -> int:

@@ -143,6 +143,7 @@ def build(container: Container, around: Surroundings) -> oci.Spec:
     host_config = container.host_config
     owns_uts = around.namespaces.get("uts") == OWN
     return oci.Spec(
+        oci_version=oci.VERSION,
         process=_process(container, around),
         root=oci.Root(path=around.root, readonly=host_config.readonly_rootfs),
         hostname=container.config.hostname if owns_uts else "",

@@ -163,7 +163,7 @@ class Linux(Document, frozen=True, kw_only=True):
 
 
 class Spec(Document, frozen=True, kw_only=True):
-    oci_version: str = msgspec.field(default=VERSION, name="ociVersion")
+    oci_version: str
     process: Process
     root: Root
     hostname: str = ""

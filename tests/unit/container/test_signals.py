@@ -24,7 +24,7 @@ def test_numbers_and_names(text: str, number: int) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-1", "65", "FOO", "SIG", "9" * 5000, "1.5", "²"])
 def test_what_is_no_signal(text: str) -> None:
-    with pytest.raises(signals.InvalidSignal, match="^invalid signal: "):
+    with pytest.raises(signals.InvalidSignal, match=r"^invalid signal: "):
         signals.parse(text)
 
 

@@ -64,7 +64,7 @@ def test_unknown_names(spec: str, sentence: str) -> None:
 
 
 def test_unknown_additional_group() -> None:
-    with pytest.raises(InvalidParameter, match="^Unable to find group nope: no matching"):
+    with pytest.raises(InvalidParameter, match=r"^Unable to find group nope: no matching"):
         user.lookup("", PASSWD, GROUP, ["nope"])
 
 
@@ -74,7 +74,7 @@ def test_unknown_additional_group() -> None:
 )
 def test_ids_out_of_range_never_become_root(spec: str) -> None:
     """Attack case R8: an id that overflows must not wrap to 0."""
-    with pytest.raises(user.IdOutOfRange, match="^uids and gids must be in range 0-2147483647$"):
+    with pytest.raises(user.IdOutOfRange, match=r"^uids and gids must be in range 0-2147483647$"):
         user.lookup(spec, PASSWD, GROUP)
 
 
