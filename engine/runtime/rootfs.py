@@ -312,7 +312,7 @@ class Root:
     # What the container may see but not touch
 
     def mask(self, paths: list[str]) -> None:
-        """Hide files behind /dev/null and directories behind an empty tmpfs."""
+        """Hide files behind /dev/null and directories behind one empty tmpfs."""
         empty = -1
         for where in paths:
             try:
@@ -322,27 +322,22 @@ class Root:
             except OSError as exc:
                 raise StepFailed.of("mask", f"can't mask path {where!r}", exc) from exc
             try:
-                if stat.S_ISDIR(os.fstat(target).st_mode):
-                    if empty < 0:
-                        empty = mount.new_filesystem(
-                            "tmpfs", _MASK_OPTIONS, syscalls.MOUNT_ATTR_RDONLY
-                        )
-                    self._cover(empty, target)
+                if not stat.S_ISDIR(os.fstat(target).st_mode):
+                    _cover(self._null(), target)
+                elif empty >= 0:
+                    _cover(empty, target)
                 else:
-                    self._cover(self._null(), target)
+                    # Only what is mounted somewhere can be cloned (until Linux 6.15).
+                    empty = mount.new_filesystem(
+                        "tmpfs", _MASK_OPTIONS, syscalls.MOUNT_ATTR_RDONLY
+                    )
+                    mount.attach_tree(empty, target)
             except OSError as exc:
                 raise StepFailed.of("mask", f"can't mask path {where!r}", exc) from exc
             finally:
                 os.close(target)
         if empty >= 0:
             os.close(empty)
-
-    def _cover(self, source: int, target: int) -> None:
-        tree = mount.clone_tree(source, recursive=False)
-        try:
-            mount.attach_tree(tree, target)
-        finally:
-            os.close(tree)
 
     def _null(self) -> int:
         """The container's /dev/null, checked to be it (an image or a volume may have another)."""
@@ -497,6 +492,14 @@ def _make_link(folder: int, name: str, target: str) -> None:
         if name == "ptmx":
             os.unlink(name, dir_fd=folder)
             os.symlink(target, name, dir_fd=folder)
+
+
+def _cover(source: int, target: int) -> None:
+    tree = mount.clone_tree(source, recursive=False)
+    try:
+        mount.attach_tree(tree, target)
+    finally:
+        os.close(tree)
 
 
 def _call(source: str, destination: str, target: int, flags: int) -> str:
