@@ -22,7 +22,7 @@ from engine.oci import media_type
 from engine.oci import platform as platforms
 from engine.oci import reference as references
 from engine.oci.digest import ChainId, Digest, ImageId
-from engine.oci.document import Document
+from engine.oci.document import Document, without_nulls
 from engine.oci.image import Config
 from engine.oci.reference import Reference
 from engine.storage import recipe
@@ -274,7 +274,7 @@ def _text(name: str, data: bytes) -> _Member:
 
 
 def _old_config(image: Image, *, is_top: bool) -> dict[str, object]:
-    """Go's V1Image without id, parent and os."""
+    """Go's V1Image without id and parent."""
     config = image.config
     if not is_top:
         return {"created": _EPOCH, "container_config": encoding.config(Config())}
@@ -288,6 +288,7 @@ def _old_config(image: Image, *, is_top: bool) -> dict[str, object]:
         "config": encoding.config(config.config) if config.config else None,
         "architecture": config.architecture,
         "variant": config.variant,
+        "os": config.os,
     }
     return {k: v for k, v in document.items() if v or k == "created"}
 
@@ -370,25 +371,23 @@ def _pax_record(key: bytes, value: bytes) -> bytes:
 # What is read
 
 
+_JSON_KINDS: dict[type, str] = {dict: "object", str: "string", bool: "bool"}
+
+
 def decode_manifest(data: bytes) -> list[ManifestItem]:
     """manifest.json; raises InvalidArchive."""
     try:
-        document = msgspec.json.decode(data)
+        document: object = msgspec.json.decode(data)
     except (msgspec.DecodeError, RecursionError) as exc:
         raise InvalidArchive("unexpected EOF" if "truncated" in str(exc) else str(exc)) from exc
     if document is None:
         raise InvalidArchive("invalid manifest, manifest cannot be null (but can be [])")
     if not isinstance(document, list):
-        kind = {dict: "object", str: "string", bool: "bool"}.get(type(document), "number")
+        kind = _JSON_KINDS.get(type(document), "number")
         raise InvalidArchive(
             f"json: cannot unmarshal {kind} into Go value of type []tarexport.manifestItem"
         )
-    entries: list[object] = document
-    items = [
-        {k: v for k, v in entry.items() if v is not None} if isinstance(entry, dict) else entry
-        for entry in entries
-    ]
     try:
-        return msgspec.convert(items, list[ManifestItem])
-    except msgspec.ValidationError as exc:
+        return msgspec.convert(without_nulls(document), list[ManifestItem])
+    except (msgspec.ValidationError, RecursionError) as exc:
         raise InvalidArchive(str(exc)) from exc

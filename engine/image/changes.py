@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -77,9 +77,11 @@ def _json_form(rest: str) -> tuple[str, ...] | None:
         value = json.loads(rest)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+    if not isinstance(value, list):
         return None
-    return tuple(str(v) for v in value)
+    found = cast("list[object]", value)
+    texts = tuple(v for v in found if isinstance(v, str))
+    return texts if len(texts) == len(found) else None
 
 
 # Words and variables
@@ -92,7 +94,8 @@ class _Words:
     """The shell's words with quotes taken off and variables put in (moby's shell lexer)."""
 
     def __init__(self, env: Sequence[str] | None) -> None:
-        self._env = dict(entry.partition("=")[::2] for entry in env or ())
+        pairs = (entry.partition("=") for entry in env or ())
+        self._env = {name: value for name, _, value in pairs}
 
     def expand(self, text: str) -> str:
         """One word out of the whole text."""

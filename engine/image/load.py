@@ -94,6 +94,10 @@ class Loader:
             opened = await offload.disk(spool.open_archive, received)
             with self._snapshots.lease() as lease:
                 await self._load(opened, platform, channel, quiet, lease)
+        except BaseException:
+            # What was committed for an image that did not come about is nobody's now.
+            await to_the_end(offload.disk(self._catalog.sweep))
+            raise
         finally:
             self._cancelled.set()
             received.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol
 
 from engine import offload
@@ -20,6 +21,7 @@ from engine.image.removal import Removal
 from engine.oci import digest as digests
 from engine.oci import reference as references
 from engine.oci.digest import ImageId
+from engine.registry.fetch import to_the_end
 from engine.work import Work
 
 if TYPE_CHECKING:
@@ -164,16 +166,25 @@ class Images:
 
         return await offload.disk(put)
 
-    def pull(
+    async def pull(
         self,
         ref: Reference,
         *,
         auth: RegistryAuth | None = None,
         platform: Platform | None = None,
     ) -> AsyncGenerator[Progress]:
+        """Pull a name (see pull.py); what a pull cut short leaves is removed at once."""
         if self.puller is None:
             raise failure.NoPuller
-        return self.puller.pull(ref, auth=auth, platform=platform)
+        is_whole = False
+        try:
+            async with aclosing(self.puller.pull(ref, auth=auth, platform=platform)) as steps:
+                async for progress in steps:
+                    yield progress
+                    is_whole = not progress.error
+        finally:
+            if not is_whole:
+                await to_the_end(self.sweep())
 
     async def load(
         self,
@@ -229,7 +240,7 @@ class Images:
                 yield first
                 first = await offload.disk(_gather, pieces)
         finally:
-            await asyncio.shield(offload.disk(pieces.close))
+            await to_the_end(offload.disk(pieces.close))
 
     async def remove(
         self,
@@ -276,6 +287,10 @@ class Images:
             self._is_pruning = False
         self._events.publish("image", "prune", "", {"reclaimed": str(pruned.reclaimed_bytes)})
         return pruned
+
+    async def sweep(self) -> None:
+        """Remove layers and blobs that nothing names; at boot after all rows are read."""
+        await offload.disk(self.catalog.sweep)
 
     # For pull (engine.image.pull.Local)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING, NewType
+from typing import TYPE_CHECKING, NewType, Protocol
 
 from engine.errors import InvalidParameter
 
@@ -25,6 +25,13 @@ HEX_LENGTH = {"sha256": 64, "sha384": 96, "sha512": 128}
 
 _FORM = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
 _HEX = re.compile(r"[a-f0-9]+")
+
+
+class Hash(Protocol):
+    """What hashes; `hashlib`'s own type has no public name."""
+
+    def update(self, data: bytes, /) -> None: ...
+    def hexdigest(self) -> str: ...
 
 
 class InvalidDigest(InvalidParameter):
@@ -66,7 +73,7 @@ def encoded(digest: str) -> str:
     return digest.partition(":")[2]
 
 
-def hasher(digest: str = "sha256:") -> hashlib._Hash:
+def hasher(digest: str = "sha256:") -> Hash:
     """A fresh hash of the digest's algorithm; `update` on large buffers leaves the GIL."""
     return hashlib.new(algorithm(digest))
 

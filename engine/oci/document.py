@@ -6,7 +6,7 @@ A null is an absent field, unknown fields are ignored, and nothing nested deep o
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -41,28 +41,34 @@ def decode(data: bytes, type: type[D], *, largest_bytes: int = LARGEST_BYTES) ->
     if len(data) > largest_bytes:
         raise InvalidDocument(f"document of {len(data)} bytes exceeds {largest_bytes} bytes")
     try:
-        return msgspec.convert(_without_nulls(msgspec.json.decode(data), _DEEPEST), type)
+        return msgspec.convert(without_nulls(msgspec.json.decode(data)), type)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise InvalidDocument(str(exc)) from exc
     except RecursionError:
         raise InvalidDocument("document is nested too deep") from None
 
 
-def _without_nulls(value: object, deep: int) -> object:
+def without_nulls(value: object) -> object:
+    """The document with absent fields instead of nulls; RecursionError if it is nested deep."""
+    return _stripped(value, _DEEPEST)
+
+
+def _stripped(value: object, deep: int) -> object:
     if deep == 0:
         raise RecursionError
     if isinstance(value, dict):
         return {
-            k: _map(v, _NULL_VALUES[k], deep) if k in _NULL_VALUES else _without_nulls(v, deep - 1)
-            for k, v in value.items()
+            k: _map(v, _NULL_VALUES[k], deep) if k in _NULL_VALUES else _stripped(v, deep - 1)
+            for k, v in cast("dict[str, object]", value).items()
             if v is not None
         }
     if isinstance(value, list):
-        return [_without_nulls(v, deep - 1) for v in value]
+        return [_stripped(v, deep - 1) for v in cast("list[object]", value)]
     return value
 
 
 def _map(value: object, null: object, deep: int) -> object:
     if not isinstance(value, dict):
-        return _without_nulls(value, deep - 1)
-    return {k: null if v is None else _without_nulls(v, deep - 1) for k, v in value.items()}
+        return _stripped(value, deep - 1)
+    entries = cast("dict[str, object]", value)
+    return {k: null if v is None else _stripped(v, deep - 1) for k, v in entries.items()}

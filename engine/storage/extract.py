@@ -97,7 +97,17 @@ class Extractor:
         self._physical_root = os.fsencode(os.readlink(f"/proc/self/fd/{self._root}"))
         self._by_name: dict[bytes, Directory] = {}
         self._by_inode: OrderedDict[int, Directory] = OrderedDict()
-        self.size_bytes: int = 0
+        self._creators = {
+            tar.REGULAR: self._file,
+            tar.CONTIGUOUS: self._file,
+            tar.HARD_LINK: self._hard_link,
+            tar.SYMLINK: self._symlink,
+            tar.CHARACTER: self._node,
+            tar.BLOCK_DEVICE: self._node,
+            tar.FIFO: self._node,
+            tar.DIRECTORY: self._directory,
+        }
+        self.size_bytes = 0
         self.has_replaced = False
         self.implied: dict[bytes, None] = {}
         self.missing_links: list[MissingLink] = []
@@ -251,10 +261,10 @@ class Extractor:
         if name.startswith(WHITEOUT):
             self._whiteout(path, name)
             return
-        create = _CREATORS.get(header.type)
+        create = self._creators.get(header.type)
         if create is None:
             raise tar.CorruptTar(f"unhandled tar header type {header.type}")
-        create(self, path, header, reader)
+        create(path, header, reader)
 
     def _free(self, path: bytes) -> tuple[Directory, bytes]:
         """The parent of `path`, with nothing at the name any more."""
@@ -451,18 +461,6 @@ class Extractor:
                     os.setxattr(fd, OPAQUE, b"y")
                 finally:
                     os.close(fd)
-
-
-_CREATORS = {
-    tar.REGULAR: Extractor._file,
-    tar.CONTIGUOUS: Extractor._file,
-    tar.HARD_LINK: Extractor._hard_link,
-    tar.SYMLINK: Extractor._symlink,
-    tar.CHARACTER: Extractor._node,
-    tar.BLOCK_DEVICE: Extractor._node,
-    tar.FIFO: Extractor._node,
-    tar.DIRECTORY: Extractor._directory,
-}
 
 
 def _check(header: Header) -> None:

@@ -135,7 +135,7 @@ class Reader:
         self._stream = stream
         self._literal = literal
         self._skip = skip
-        self._buffer = b""
+        self._buffer: bytes = b""
         self._at = 0
         self._before = 0
         self._unread = 0
