@@ -17,9 +17,11 @@ from engine.container.rooms import Rooms
 from engine.container.store import Store
 from engine.errors import EngineError
 from engine.events import EventBus
+from engine.image.pull import Puller
 from engine.image.store import Images
 from engine.linux import capability, cgroup
 from engine.network.manager import Networks
+from engine.registry.client import Client
 from engine.runtime.client import Runtime
 from engine.storage.content import Content
 from engine.storage.database import Database
@@ -61,6 +63,7 @@ class Engine:
     images: Images
     containers: Containers
     networks: Networks
+    registry: Client
     volumes: Volumes
     runtime: Runtime
     system: System
@@ -94,7 +97,8 @@ class Engine:
         self.database = await offload.disk(Database, os.path.join(config.data_root, "wharf.db"))
         closing.push_async_callback(offload.disk, self.database.close)
         content, snapshots = await offload.disk(_open_storage, config, self.database)
-        self.images = Images(self.database, content, snapshots, self.events)
+        self.images = await offload.disk(Images, self.database, content, snapshots, self.events)
+        self._open_registry(content, snapshots)
         self.volumes = await offload.disk(Volumes, config, self.database, self.events)
         await self.volumes.open_engine()
         self.networks = Networks(config, self.database, self.events)
@@ -110,6 +114,20 @@ class Engine:
         await self._open_containers(snapshots, parent.result())
         closing.push_async_callback(self._work.close, _CLOSE_S)
         closing.callback(self.events.close)
+
+    def _open_registry(self, content: Content, snapshots: Snapshots) -> None:
+        self.registry = Client.of(self.config)
+        puller = Puller(
+            self.registry,
+            content,
+            snapshots,
+            self.images,
+            most_downloads=self.config.max_concurrent_downloads,
+            on_pulled=self.images.publish_pull,
+        )
+        self.images.puller = puller
+        self._closing.push_async_callback(self.registry.close)
+        self._closing.push_async_callback(puller.close)
 
     async def _open_containers(self, snapshots: Snapshots, cgroup_parent: str) -> None:
         config = self.config
@@ -145,6 +163,7 @@ class Engine:
         )
         await store.load()
         await self.containers.restore()
+        await self.images.sweep()
 
 
 # Directories and locks

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from engine import offload
 from engine.container.model import ListQuery
-from engine.errors import NotImplementedHere
 from engine.linux import cgroup
 from engine.oci import platform as platforms
 from engine.storage import atomic
@@ -217,12 +216,6 @@ class System:
                 for volume in known
             },
         )
-
-    async def authenticate(
-        self, *, username: str, password: str, server_address: str, identity_token: str
-    ) -> str:
-        """Try credentials at a registry; an identity token or "". Raises Unauthorized."""
-        raise NotImplementedHere("logging in to a registry is not implemented by this engine")
 
 
 # The host

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engine.container.model import Container, ListQuery
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
+    from engine.image.model import Image
 
     Filter = Callable[[Container], bool]
 
@@ -238,9 +239,17 @@ def _ports(kind: str, value: str) -> Iterable[tuple[int, str]]:
     return [(number, protocol or "tcp") for number in range(low, high + 1)]
 
 
+def _find_image(rooms: Rooms, ref: str) -> Image | None:
+    """What is no reference at all names no image, as in dockerd."""
+    try:
+        return rooms.images.find(ref)
+    except InvalidParameter:
+        return None
+
+
 def _by_ancestor(rooms: Rooms, values: tuple[str, ...]) -> Filter:
     """The image named, or one that was made from it: its layers begin with the same."""
-    ancestors = [image for value in values if (image := rooms.images.find(value)) is not None]
+    ancestors = [image for value in values if (image := _find_image(rooms, value)) is not None]
     wanted = {image.id for image in ancestors}
     stacks = [image.diff_ids for image in ancestors if image.diff_ids]
     for image in rooms.images.all():

@@ -50,7 +50,7 @@ class LoggingFailure(EngineError):
 def complete(asked: LogConfig, *, driver: str, options: Mapping[str, str]) -> LogConfig:
     """The config with the daemon's defaults under it; raises for what no driver knows."""
     type_ = asked.type or driver
-    inherited = options if type_ == driver else {}
+    inherited: Mapping[str, str] = options if type_ == driver else {}
     config = {**inherited, **asked.config}
     _check(type_, config)
     return LogConfig(type=type_, config=config)
@@ -149,7 +149,8 @@ def attributes(
     options: Mapping[str, str], container: Config, *, container_id: str, name: str, image: str
 ) -> dict[str, str]:
     """What every record carries beside its text: chosen labels and variables, and the tag."""
-    env = dict(entry.partition("=")[::2] for entry in container.env if "=" in entry)
+    entries = (entry.partition("=") for entry in container.env if "=" in entry)
+    env = {name: value for name, _, value in entries}
     chosen = {
         **_named(options.get("labels", ""), container.labels),
         **_matching(options.get("labels-regex", ""), container.labels),

@@ -44,14 +44,14 @@ async def prune(rooms: Rooms, filters: Mapping[str, tuple[str, ...]]) -> Pruned:
 
 
 def _until(values: tuple[str, ...]) -> int | None:
-    if not values:
-        return None
     if len(values) > 1:
         raise InvalidParameter("more than one until filter specified")
-    try:
-        return timestamp.parse_user_ns(values[0], time.time_ns())
-    except ValueError as exc:
-        raise InvalidParameter(f'failed to parse value as time or duration: "{values[0]}"') from exc
+    for value in values:
+        try:
+            return timestamp.parse_user_ns(value, time.time_ns())
+        except ValueError as exc:
+            raise InvalidParameter(f'failed to parse value as time or duration: "{value}"') from exc
+    return None
 
 
 def _matches(

@@ -42,7 +42,8 @@ async def remove(
         except Exception as exc:
             await _mark_dead(rooms, handle, exc)
             raise EngineError(f'cannot remove container "{ref}": {exc}') from exc
-    handle.waiters.removed(before)
+    # Who waits for the removal is told how that went, not what went wrong at some start.
+    handle.waiters.removed(msgspec.structs.replace(before, error=""))
     publish(rooms.events, handle.container, "destroy")
 
 
@@ -91,3 +92,4 @@ async def _mark_dead(rooms: Rooms, handle: Handle, exc: Exception) -> None:
     if rooms.store.get(handle.id) is handle:
         state = msgspec.structs.replace(handle.state, status=Status.DEAD, error=str(exc))
         await rooms.store.save_state(handle, state)
+        handle.waiters.removed(state)

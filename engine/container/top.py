@@ -59,9 +59,8 @@ def read(pids: Iterable[int]) -> list[Process]:
 def _read_one(pid: int, boot_s: float, now_s: float, total: int) -> Process | None:
     try:
         stat = _read(f"/proc/{pid}/stat")
-        status = dict(
-            line.partition(":\t")[::2] for line in _read(f"/proc/{pid}/status").split("\n")
-        )
+        lines = (line.partition(":\t") for line in _read(f"/proc/{pid}/status").split("\n"))
+        status = {key: value for key, _, value in lines}
         command = _read(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
     except (FileNotFoundError, ProcessLookupError):
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -73,8 +73,11 @@ def _has_nul(value: object) -> bool:
     if isinstance(value, str):
         return "\0" in value
     if isinstance(value, dict):
-        return any(_has_nul(part) for item in value.items() for part in item)
-    return isinstance(value, (list, tuple)) and any(_has_nul(part) for part in value)
+        pairs = cast("dict[object, object]", value)
+        return any(_has_nul(part) for item in pairs.items() for part in item)
+    if isinstance(value, (list, tuple)):
+        return any(_has_nul(part) for part in cast("list[object]", value))
+    return False
 
 
 # Config

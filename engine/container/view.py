@@ -57,7 +57,7 @@ def _open_layers(mount: Mount) -> int:
 
 def _layers(mount: Mount) -> list[str]:
     """Highest first; the writable one counts as a lower, so that a second mount does no harm."""
-    options = dict(option.partition("=")[::2] for option in mount.options)
+    options = {name: value for name, _, value in (o.partition("=") for o in mount.options)}
     names = [options["upperdir"]] if "upperdir" in options else []
     names += [name for name in _COLON.split(options.get("lowerdir", "")) if name]
     return [os.path.join(mount.base, name.replace("\\", "")) for name in names]
