@@ -16,7 +16,7 @@ import msgspec
 from msgspec import inspect
 
 from compat.wire import containers, images, networks, system
-from compat.wire.base import UNSET
+from compat.wire.base import UNSET, Request
 from engine.errors import InvalidParameter
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ FIELDS: Mapping[type[msgspec.Struct], Mapping[str, tuple[Rule, ...]]] = {
         "allow_nondistributable_artifacts_cidrs": (Until(_v(47), lambda config: None),),
         "allow_nondistributable_artifacts_hostnames": (Until(_v(47), lambda config: None),),
     },
-    system.Commit: {"expected": (Until(_v(49), lambda commit: commit.id),)},
+    system.Commit: {"expected": (Until(_v(49), lambda commit: commit.id or UNSET),)},
 }
 
 # Words of a query, by route and name: the version that brought or dropped them
@@ -247,41 +247,47 @@ def shape(body: T, version: Version) -> T:
     if isinstance(body, (list, tuple)):
         items = cast("Sequence[object]", body)
         return cast("T", [shape(item, version) for item in items])
-    shaper = _shaper(cast("Hashable", type(body)), version)
+    shaper = _shaper(cast("Hashable", type(body)), version, isinstance(body, Request))
     return body if shaper is None else cast("T", shaper(body))
 
 
 @functools.cache
-def _shaper(cls: Any, version: Version) -> Shaper | None:
-    return _of_type(inspect.type_info(cls), version)
+def _shaper(cls: Any, version: Version, is_request: bool) -> Shaper | None:
+    return _of_type(inspect.type_info(cls), version, is_request)
 
 
-def _of_type(info: inspect.Type, version: Version) -> Shaper | None:
-    """What to do with a value of this type; None if nothing in it ever changes."""
+def _of_type(info: inspect.Type, version: Version, is_request: bool) -> Shaper | None:
+    """What to do with a value of this type; None if nothing in it ever changes.
+
+    Shapes that go both ways (`HostConfig`) are cut down in requests only, as with dockerd.
+    """
     match info:
         case inspect.Metadata(type=inner):
-            return _of_type(inner, version)
+            return _of_type(inner, version, is_request)
         case inspect.StructType(cls=cls):
-            return _of_struct(cls, version)
+            return _of_struct(cls, version, is_request)
         case inspect.UnionType(types=types):
             inner_shapers = {
                 t.cls: s
                 for t in types
-                if isinstance(t, inspect.StructType) and (s := _of_struct(t.cls, version))
+                if isinstance(t, inspect.StructType)
+                and (s := _of_struct(t.cls, version, is_request))
             }
-            others = [s for t in types if (s := _of_container(t, version))]
+            others = [s for t in types if (s := _of_container(t, version, is_request))]
             if not inner_shapers and not others:
                 return None
             return functools.partial(_shape_union, inner_shapers, others)
         case _:
-            return _of_container(info, version)
+            return _of_container(info, version, is_request)
 
 
-def _of_container(info: inspect.Type, version: Version) -> Shaper | None:
+def _of_container(info: inspect.Type, version: Version, is_request: bool) -> Shaper | None:
     match info:
-        case inspect.DictType(value_type=inner) if shaper := _of_type(inner, version):
+        case inspect.DictType(value_type=inner) if shaper := _of_type(inner, version, is_request):
             return functools.partial(_shape_dict, shaper)
-        case inspect.VarTupleType(item_type=inner) if shaper := _of_type(inner, version):
+        case inspect.VarTupleType(item_type=inner) if shaper := _of_type(
+            inner, version, is_request
+        ):
             return functools.partial(_shape_tuple, shaper)
         case _:
             return None
@@ -310,16 +316,20 @@ def _is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
 
 
 @functools.cache
-def _of_struct(cls: type[msgspec.Struct], version: Version) -> Shaper | None:
-    rules = [
-        (name, rule)
-        for owner in cls.__mro__
-        for name, several in FIELDS.get(owner, {}).items()
-        for rule in several
-        if version < rule.version
-    ]
+def _of_struct(cls: type[msgspec.Struct], version: Version, is_request: bool) -> Shaper | None:
+    rules = (
+        []
+        if issubclass(cls, Request) is not is_request
+        else [
+            (name, rule)
+            for owner in cls.__mro__
+            for name, several in FIELDS.get(owner, {}).items()
+            for rule in several
+            if version < rule.version
+        ]
+    )
     fields = cast("inspect.StructType", inspect.type_info(cls)).fields
-    nested = [(f.name, s) for f in fields if (s := _of_type(f.type, version))]
+    nested = [(f.name, s) for f in fields if (s := _of_type(f.type, version, is_request))]
     if not rules and not nested:
         return None
     defaults = {f.name: f.default for f in msgspec.structs.fields(cls)}

@@ -77,7 +77,7 @@ class Route:
 
 # Answers
 
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(order="deterministic")  # maps sorted, as Go writes them
 
 
 def reply(call: Call, status: int, body: object) -> web.Response:

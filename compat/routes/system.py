@@ -30,7 +30,7 @@ _PING = {
 }
 _USAGE_TYPES = frozenset({"container", "image", "volume", "build-cache"})
 
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(order="deterministic")  # maps sorted, as Go writes them
 
 
 async def ping(call: Call) -> web.Response:

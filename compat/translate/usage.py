@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from compat.translate import images, responses, volumes
 from compat.wire import system as wire
 
 if TYPE_CHECKING:
+    from compat.wire.images import ImageSummary
+    from engine.image.model import Summary
     from engine.system import DiskUsage
+
+
+def _image(listed: Summary) -> ImageSummary:
+    """As in a list, but null where there are no names: dockerd mends that in lists only."""
+    shown = images.summary(listed)
+    return msgspec.structs.replace(
+        shown, repo_tags=shown.repo_tags or None, repo_digests=shown.repo_digests or None
+    )
 
 
 def df(facts: DiskUsage, wanted: frozenset[str], now_ns: int) -> wire.DiskUsageResponse:
     """What was not asked for is null, what was asked for and is not there is empty."""
     return wire.DiskUsageResponse(
         layers_size=facts.layers_bytes,
-        images=tuple(images.summary(i) for i in facts.images) if "image" in wanted else None,
+        images=tuple(_image(i) for i in facts.images) if "image" in wanted else None,
         containers=tuple(responses.summary(c, now_ns) for c in facts.containers)
         if "container" in wanted
         else None,
