@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
     Listener = Callable[[Progress], None]
 
+FIRST_REPORT_BYTES = 32 * 1024
+"""A look at the first bytes, to tell the compression, is not worth a line."""
+
 
 class Transfer:
     """One layer. `task` ends with the committed layer, which `lease` holds until nobody waits."""
@@ -283,7 +286,8 @@ class _Source:
         data = self._file.read(n)
         self._read += len(data)
         now = time.monotonic()
-        if data and (now >= self._next or self._read == self._size):
+        is_due = now >= self._next and self._read >= FIRST_REPORT_BYTES
+        if data and (is_due or self._read == self._size):
             self._next = now + REPORT_EVERY_S
             report = self._transfer.report
             self._loop.call_soon_threadsafe(report, "Extracting", self._read, self._size)

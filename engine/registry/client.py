@@ -349,7 +349,7 @@ class Client:
                 if not _try_next(exc, endpoint):
                     raise
                 last = exc
-            log.info("trying the next endpoint after %s failed: %s", endpoint.url, last)
+            log.info("%s does not serve %s: %s", endpoint.url, ref.familiar, last)
         raise last
 
     async def open(

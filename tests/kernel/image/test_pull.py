@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import random
+import subprocess
+import sys
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -137,12 +139,17 @@ class Stores:
         auth: RegistryAuth | None = None,
         mirrors: Sequence[str] = (),
         most_downloads: int = 3,
+        on_line: Callable[[Progress], None] = lambda _: None,
     ) -> list[Progress]:
         async def run() -> list[Progress]:
+            lines: list[Progress] = []
             async with self.puller(mirrors=mirrors, most_downloads=most_downloads) as puller:
                 parsed = platform.parse(wanted) if wanted else None
                 found = puller.pull(reference.parse(name), auth=auth, platform=parsed)
-                return [progress async for progress in found]
+                async for progress in found:
+                    on_line(progress)
+                    lines.append(progress)
+            return lines
 
         return asyncio.run(run())
 
@@ -512,6 +519,41 @@ def test_a_failure_of_the_last_step(registry: Registry, stores: Stores) -> None:
 
     stores.local.on_put = full
     assert failing(stores, registry) == "database or disk is full"
+
+
+# Dying on the way
+
+DYING = """
+import os, sys
+from pathlib import Path
+from tests.kernel.image.test_pull import Stores
+
+seen = 0
+
+def line(progress):
+    global seen
+    seen += 1
+    if seen == int(sys.argv[3]):
+        os._exit(9)
+
+Stores(Path(sys.argv[1])).pull(sys.argv[2], on_line=line)
+"""
+
+
+@pytest.mark.parametrize("number", [2, 5, 8, 11, 14, 17])
+def test_what_a_killed_pull_leaves_is_swept(
+    registry: Registry, tmp_path: Path, number: int
+) -> None:
+    registry.add("a/b:1", layered(1, 2, 3))
+    name = f"{registry.host}/a/b:1"
+    command = [sys.executable, "-c", DYING, str(tmp_path), name, str(number)]
+    assert subprocess.run(command, check=False).returncode == 9
+    stores = Stores(tmp_path)
+    gc.sweep_after_crash(stores.content, stores.snapshots)
+    assert stores.leftovers() == []
+    stores.pull(name)
+    assert stores.files(name) == ["file1", "file2", "file3"]
+    stores.close()
 
 
 # Several clients
