@@ -9,7 +9,7 @@ images give the same bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -377,12 +377,12 @@ _JSON_KINDS: dict[type, str] = {dict: "object", str: "string", bool: "bool"}
 def decode_manifest(data: bytes) -> list[ManifestItem]:
     """manifest.json; raises InvalidArchive."""
     try:
-        document: object = msgspec.json.decode(data)
+        document = cast("object", msgspec.json.decode(data))
     except (msgspec.DecodeError, RecursionError) as exc:
         raise InvalidArchive("unexpected EOF" if "truncated" in str(exc) else str(exc)) from exc
     if document is None:
         raise InvalidArchive("invalid manifest, manifest cannot be null (but can be [])")
-    if not isinstance(document, list):
+    if type(document) is not list:
         kind = _JSON_KINDS.get(type(document), "number")
         raise InvalidArchive(
             f"json: cannot unmarshal {kind} into Go value of type []tarexport.manifestItem"

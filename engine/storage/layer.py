@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from typing import TYPE_CHECKING
 
 from engine.errors import InvalidParameter
@@ -165,13 +166,49 @@ def _sentence(exc: OSError) -> str:
     return f"{name}: {(exc.strerror or str(exc)).lower()}" if name else str(exc.strerror).lower()
 
 
-def sync(folder: str) -> None:
-    """Make all of a folder durable with one call, however many files it has."""
+class _Sync:
+    """One syncfs for all who ask at the same time: it flushes the whole file system anyway.
+
+    Only a call that began after one's last write counts, so whoever finds one under way waits for
+    the next, and the first of those who wait does it for all.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._is_running = False
+        self._begun = 0
+        self._done = 0
+
+    def __call__(self, folder: str) -> None:
+        with self._changed:
+            needed = self._begun + 1
+            while self._done < needed and self._is_running:
+                self._changed.wait()
+            if self._done >= needed:
+                return
+            self._is_running = True
+            self._begun += 1
+            mine = self._begun
+        try:
+            _syncfs(folder)
+            with self._changed:
+                self._done = mine
+        finally:
+            with self._changed:
+                self._is_running = False
+                self._changed.notify_all()
+
+
+def _syncfs(folder: str) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         syscalls.syncfs(fd)
     finally:
         os.close(fd)
+
+
+sync = _Sync()
+"""Make all of a folder durable with one call, however many files it has."""
 
 
 def usage(folder: str) -> int:
