@@ -333,22 +333,31 @@ async def exec_inspect(call: Call) -> web.Response:
     return reply(call, 200, responses.exec_inspect(found))
 
 
+async def _exists(call: Call) -> None:
+    await call.engine.containers.inspect(call.ref)
+
+
 ROUTES = (
-    Route("HEAD", "/containers/{ref}/archive", "containers.stat", later("copying files")),
+    Route("HEAD", "/containers/{ref}/archive", "containers.stat", later("copying files", _exists)),
     Route("GET", "/containers/json", "containers.list", list_),
-    Route("GET", "/containers/{ref}/export", "containers.export", later("export")),
-    Route("GET", "/containers/{ref}/changes", "containers.changes", later("diff")),
+    Route("GET", "/containers/{ref}/export", "containers.export", later("export", _exists)),
+    Route("GET", "/containers/{ref}/changes", "containers.changes", later("diff", _exists)),
     Route("GET", "/containers/{ref}/json", "containers.inspect", inspect),
     Route("GET", "/containers/{ref}/top", "containers.top", top),
     Route("GET", "/containers/{ref}/logs", "containers.logs", logs),
-    Route("GET", "/containers/{ref}/stats", "containers.stats", later("stats")),
+    Route("GET", "/containers/{ref}/stats", "containers.stats", later("stats", _exists)),
     Route(
         "GET",
         "/containers/{ref}/attach/ws",
         "containers.attach-ws",
-        later("attaching through a websocket"),
+        later("attaching through a websocket", _exists),
     ),
-    Route("GET", "/containers/{ref}/archive", "containers.get-archive", later("copying files")),
+    Route(
+        "GET",
+        "/containers/{ref}/archive",
+        "containers.get-archive",
+        later("copying files", _exists),
+    ),
     Route("GET", "/exec/{ref}/json", "execs.inspect", exec_inspect),
     Route("POST", "/containers/create", "containers.create", create),
     Route("POST", "/containers/prune", "containers.prune", prune),
@@ -367,6 +376,11 @@ ROUTES = (
     Route("POST", "/containers/{ref}/rename", "containers.rename", rename),
     Route("POST", "/containers/{ref}/update", "containers.update", update),
     Route("POST", "/commit", "images.commit", later("commit")),
-    Route("PUT", "/containers/{ref}/archive", "containers.put-archive", later("copying files")),
+    Route(
+        "PUT",
+        "/containers/{ref}/archive",
+        "containers.put-archive",
+        later("copying files", _exists),
+    ),
     Route("DELETE", "/containers/{ref}", "containers.remove", remove),
 )

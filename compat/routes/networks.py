@@ -48,18 +48,29 @@ async def prune(call: Call) -> web.Response:
     return reply(call, 200, wire.NetworkPruneResponse(networks_deleted=tuple(names) or None))
 
 
+async def _both_exist(call: Call) -> None:
+    body = await call.body(wire.NetworkConnectRequest)
+    await call.engine.containers.inspect(body.container)
+    await call.engine.networks.inspect(call.ref)
+
+
 ROUTES = (
     Route("GET", "/networks", "networks.list", list_),
     Route("GET", "/networks/", "networks.list", list_),
     Route("GET", "/networks/{ref}", "networks.inspect", inspect),
     Route("POST", "/networks/create", "networks.create", create),
     Route("POST", "/networks/prune", "networks.prune", prune),
-    Route("POST", "/networks/{ref}/connect", "networks.connect", later("connecting a container")),
+    Route(
+        "POST",
+        "/networks/{ref}/connect",
+        "networks.connect",
+        later("connecting a container", _both_exist),
+    ),
     Route(
         "POST",
         "/networks/{ref}/disconnect",
         "networks.disconnect",
-        later("disconnecting a container"),
+        later("disconnecting a container", _both_exist),
     ),
     Route("DELETE", "/networks/{ref}", "networks.remove", remove),
 )

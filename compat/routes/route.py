@@ -51,6 +51,7 @@ class Call:
 
 
 Handler: TypeAlias = "Callable[[Call], Awaitable[web.StreamResponse]]"
+Check: TypeAlias = "Callable[[Call], Awaitable[object]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +95,12 @@ def done(status: int = 204) -> web.Response:
     return web.Response(status=status)
 
 
-def later(what: str) -> Handler:
-    """A handler for what this engine does not do yet: it says so."""
+def later(what: str, check: Check | None = None) -> Handler:
+    """A handler for what this engine does not do yet: it says so, after what it can check."""
 
     async def refuse(call: Call) -> web.StreamResponse:
+        if check is not None:
+            await check(call)
         raise NotImplementedHere(f"{what} is not supported by this engine yet")
 
     return refuse

@@ -46,6 +46,7 @@ def create(
     """The request and the warnings that its wording earns. Raises InvalidParameter."""
     if body == type(body)(host_config=body.host_config, networking_config=body.networking_config):
         raise InvalidParameter(_NO_CONFIG)
+    _check_windows(body.host_config)
     host = host_config(body, version)
     endpoints = _endpoints(body, host.network_mode)
     several: list[str] = []
@@ -57,13 +58,29 @@ def create(
         host, endpoints, warning = step(body, host, endpoints, version)
         several += [warning] if warning else []
     request = model.CreateRequest(
-        name=name.removeprefix("/"),
+        name=name.removeprefix("/") or name,
         platform=platform,
         config=config(body),
         host_config=host,
         endpoints=endpoints,
     )
     return request, tuple(several)
+
+
+def _check_windows(host: wire.HostConfig | None) -> None:
+    """What only another system's daemon does (moby runconfig.validateIsolation, validateQoS)."""
+    if host is None:
+        return
+    if host.isolation.lower() not in {"", "default"}:
+        raise InvalidParameter(
+            f"invalid isolation ({host.isolation}): linux only supports 'default'"
+        )
+    for amount, what in (
+        (host.io_maximum_bandwidth, "bandwidth configuration"),
+        (host.io_maximum_iops, "IOPs configuration"),
+    ):
+        if amount:
+            raise InvalidParameter(f"invalid option: QoS maximum {what} is not supported on linux")
 
 
 def config(body: wire.Config) -> model.Config:

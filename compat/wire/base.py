@@ -12,11 +12,25 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-__all__ = ["UNSET", "Int64", "Omitted", "Request", "Response", "StrSlice", "Uint16", "Uint64"]
+__all__ = [
+    "UNSET",
+    "Int",
+    "Int64",
+    "Omitted",
+    "Request",
+    "Response",
+    "StrSlice",
+    "Uint",
+    "Uint16",
+    "Uint64",
+]
 
-Int64: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-Uint16: TypeAlias = Annotated[int, Meta(ge=0, le=2**16 - 1)]
-Uint64: TypeAlias = Annotated[int, Meta(ge=0)]
+# `go` is what dockerd calls the type in the sentence about a value that does not fit.
+Int: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, extra={"go": "int"})]
+Int64: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, extra={"go": "int64"})]
+Uint16: TypeAlias = Annotated[int, Meta(ge=0, le=2**16 - 1, extra={"go": "uint16"})]
+Uint: TypeAlias = Annotated[int, Meta(ge=0, extra={"go": "uint"})]
+Uint64: TypeAlias = Annotated[int, Meta(ge=0, extra={"go": "uint64"})]
 
 StrSlice: TypeAlias = Annotated[tuple[str, ...], Meta(extra={"single": True})]
 """A list of strings for which a client may send one bare string."""

@@ -7,11 +7,13 @@ from msgspec import field
 
 from compat.wire.base import (
     UNSET,
+    Int,
     Int64,
     Omitted,
     Request,
     Response,
     StrSlice,
+    Uint,
     Uint16,
     Uint64,
 )
@@ -32,7 +34,7 @@ class HealthConfig(Request, frozen=True, kw_only=True):
     timeout: Int64 | Omitted = UNSET
     start_period: Int64 | Omitted = UNSET
     start_interval: Int64 | Omitted = UNSET
-    retries: Int64 | Omitted = UNSET
+    retries: Int | Omitted = UNSET
 
 
 class Config(Request, frozen=True, kw_only=True):
@@ -59,7 +61,7 @@ class Config(Request, frozen=True, kw_only=True):
     on_build: tuple[str, ...] | None = None
     labels: dict[str, str] | None = None
     stop_signal: str | Omitted = UNSET
-    stop_timeout: Int64 | Omitted | None = UNSET
+    stop_timeout: Int | Omitted | None = UNSET
     shell: StrSlice | Omitted | None = UNSET
 
 
@@ -75,7 +77,7 @@ class PortBinding(Request, frozen=True, kw_only=True):
 
 class RestartPolicy(Request, frozen=True, kw_only=True):
     name: str = ""
-    maximum_retry_count: Int64 = 0
+    maximum_retry_count: Int = 0
 
 
 class WeightDevice(Request, frozen=True, kw_only=True):
@@ -96,7 +98,7 @@ class DeviceMapping(Request, frozen=True, kw_only=True):
 
 class DeviceRequest(Request, frozen=True, kw_only=True):
     driver: str = ""
-    count: Int64 = 0
+    count: Int = 0
     device_ids: tuple[str, ...] | None = field(default=None, name="DeviceIDs")
     capabilities: tuple[tuple[str, ...], ...] | None = None
     options: dict[str, str] | None = None
@@ -163,7 +165,7 @@ class HostConfig(Request, frozen=True, kw_only=True):
     auto_remove: bool = False
     volume_driver: str = ""
     volumes_from: tuple[str, ...] | None = None
-    console_size: tuple[Uint64, Uint64] = (0, 0)
+    console_size: tuple[Uint, Uint] = (0, 0)
     annotations: dict[str, str] | Omitted = UNSET
     cap_add: StrSlice | None = None
     cap_drop: StrSlice | None = None
@@ -176,7 +178,7 @@ class HostConfig(Request, frozen=True, kw_only=True):
     ipc_mode: str = ""
     cgroup: str = ""
     links: tuple[str, ...] | None = None
-    oom_score_adj: Int64 = 0
+    oom_score_adj: Int = 0
     pid_mode: str = ""
     privileged: bool = False
     publish_all_ports: bool = False
@@ -243,15 +245,15 @@ class EndpointSettings(Request, frozen=True, kw_only=True):
     aliases: tuple[str, ...] | None = None
     mac_address: str = ""
     driver_opts: dict[str, str] | None = None
-    gw_priority: Int64 = 0
+    gw_priority: Int = 0
     network_id: str = field(default="", name="NetworkID")
     endpoint_id: str = field(default="", name="EndpointID")
     gateway: str = ""
     ip_address: str = field(default="", name="IPAddress")
-    ip_prefix_len: Int64 = field(default=0, name="IPPrefixLen")
+    ip_prefix_len: Int = field(default=0, name="IPPrefixLen")
     ipv6_gateway: str = field(default="", name="IPv6Gateway")
     global_ipv6_address: str = field(default="", name="GlobalIPv6Address")
-    global_ipv6_prefix_len: Int64 = field(default=0, name="GlobalIPv6PrefixLen")
+    global_ipv6_prefix_len: Int = field(default=0, name="GlobalIPv6PrefixLen")
     dns_names: tuple[str, ...] | None = field(default=None, name="DNSNames")
 
 
@@ -271,7 +273,7 @@ class ExecCreateRequest(Request, frozen=True, kw_only=True):
     user: str = ""
     privileged: bool = False
     tty: bool = False
-    console_size: tuple[Uint64, Uint64] | None = None
+    console_size: tuple[Uint, Uint] | None = None
     attach_stdin: bool = False
     attach_stderr: bool = False
     attach_stdout: bool = False
@@ -285,7 +287,7 @@ class ExecCreateRequest(Request, frozen=True, kw_only=True):
 class ExecStartRequest(Request, frozen=True, kw_only=True):
     detach: bool = False
     tty: bool = False
-    console_size: tuple[Uint64, Uint64] | None = None
+    console_size: tuple[Uint, Uint] | None = None
 
 
 # Responses

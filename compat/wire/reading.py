@@ -47,7 +47,7 @@ def read(data: bytes, cls: type[T]) -> T:
     try:
         return _convert(loose, cls)
     except msgspec.ValidationError as exc:
-        raise InvalidParameter(f"invalid JSON: {_as_go(str(exc))}") from None
+        raise InvalidParameter(f"invalid JSON: {_as_go(str(exc), cls)}") from None
 
 
 def _decode(data: bytes) -> Any:
@@ -83,22 +83,91 @@ def _malformed(data: bytes, said: str) -> InvalidParameter:
 
 
 _GO_KINDS = {"int": "number", "float": "number", "str": "string"}
-_GO_TYPES = {"str": "string", "object": "struct", "array": "array"}
+
+# What dockerd calls the documents it reads.
+_GO_NAMES = {
+    "ContainerCreateRequest": "container.CreateRequest",
+    "HostConfig": "container.UpdateConfig",
+    "ExecCreateRequest": "container.ExecOptions",
+    "ExecStartRequest": "container.ExecStartOptions",
+    "NetworkCreateRequest": "network.CreateRequest",
+    "NetworkConnectRequest": "network.ConnectOptions",
+    "NetworkDisconnectRequest": "network.DisconnectOptions",
+    "VolumeCreateRequest": "volume.CreateOptions",
+}
 
 
-def _as_go(said: str) -> str:
+def _as_go(said: str, cls: Any) -> str:
     """``Expected `int`, got `str` - at `$.HostConfig.Memory` `` in dockerd's words."""
-    where = re.search(r" - at `\$\.?(.*)`$", said)
-    place = where[1].replace("[...]", "") if where else ""
-    if got := re.match(r"Expected `(.*)`, got `(\w+)`", said):
-        expected = got[1].removesuffix(" | null")
-        return (
-            f"json: cannot unmarshal {_GO_KINDS.get(got[2], got[2])} into Go struct field "
-            f".{place} of type {_GO_TYPES.get(expected, expected)}"
-        )
-    if got := re.match(r"Expected `(\w+)` [<>]=? -?\d+", said):
-        return f"json: cannot unmarshal number into Go struct field .{place} of type {got[1]}"
-    return f"json: {said}"
+    where = re.search(r" - at `\$(.*)`$", said)
+    steps = re.findall(r"\[[^\]]*\]|[^.\[\]]+", where[1]) if where else []
+    got = re.match(r"Expected `.*`, got `(\w+)`", said)
+    kind = _GO_KINDS.get(got[1], got[1]) if got else "number"
+    if not steps:
+        return f"json: cannot unmarshal {kind} into Go value of type {_go_root(cls)}"
+    place = ".".join(step for step in steps if not step.startswith("["))
+    wanted = _go_type(_at(inspect.type_info(cls), steps))
+    return f"json: cannot unmarshal {kind} into Go struct field .{place} of type {wanted}"
+
+
+def _go_root(cls: Any) -> str:
+    name: str = cls.__name__
+    return _GO_NAMES.get(name, name)
+
+
+def _at(info: inspect.Type, steps: list[str]) -> inspect.Type:
+    """The type at the end of a path into a document."""
+    for step in steps:
+        info = _bare(info)
+        match info:
+            case inspect.StructType(fields=fields):
+                info = next(f.type for f in fields if f.encode_name == step)
+            case inspect.DictType(value_type=inner) | inspect.VarTupleType(item_type=inner):
+                info = inner
+            case inspect.TupleType(item_types=inners):
+                info = inners[0]
+            case _:
+                break
+    return info
+
+
+def _bare(info: inspect.Type) -> inspect.Type:
+    """Without null, and without notes but those that name a type."""
+    while True:
+        match info:
+            case inspect.UnionType(types=types):
+                info = next(t for t in types if not isinstance(t, inspect.NoneType))
+            case inspect.Metadata(type=inner) if not _named(info):
+                info = inner
+            case _:
+                return info
+
+
+def _named(info: inspect.Metadata) -> str:
+    notes: dict[str, str] = cast("Any", info).extra or {}
+    return str(notes.get("go", ""))
+
+
+def _go_type(info: inspect.Type) -> str:
+    match _bare(info):
+        case inspect.Metadata() as noted:
+            return _named(noted)
+        case inspect.StrType():
+            return "string"
+        case inspect.BoolType():
+            return "bool"
+        case inspect.IntType():
+            return "int"
+        case inspect.DictType(value_type=inner):
+            return f"map[string]{_go_type(inner)}"
+        case inspect.VarTupleType(item_type=inner):
+            return f"[]{_go_type(inner)}"
+        case inspect.TupleType(item_types=inners):
+            return f"[{len(inners)}]{_go_type(inners[0])}"
+        case inspect.StructType(cls=cls) if cls.__struct_fields__:
+            return f"container.{cls.__name__}"
+        case _:
+            return "struct {}"
 
 
 # Readers

@@ -85,9 +85,28 @@ def test_fixed_arrays_are_cut_and_filled() -> None:
         (
             '{"HostConfig":{"BlkioWeight":70000}}',
             "invalid JSON: json: cannot unmarshal number into Go struct field "
-            ".HostConfig.BlkioWeight of type int",
+            ".HostConfig.BlkioWeight of type uint16",
         ),
-        ("[]", "invalid JSON: json: cannot unmarshal array into Go"),
+        (
+            '{"HostConfig":{"Memory":"5"}}',
+            "invalid JSON: json: cannot unmarshal string into Go struct field "
+            ".HostConfig.Memory of type int64",
+        ),
+        (
+            '{"Env":"A=b"}',
+            "invalid JSON: json: cannot unmarshal string into Go struct field "
+            ".Env of type []string",
+        ),
+        (
+            '{"HostConfig":{"PortBindings":{"80/tcp":[{"HostPort":80}]}}}',
+            "invalid JSON: json: cannot unmarshal number into Go struct field "
+            ".HostConfig.PortBindings.HostPort of type string",
+        ),
+        (
+            "[]",
+            "invalid JSON: json: cannot unmarshal array into Go value of type "
+            "container.CreateRequest",
+        ),
     ],
 )
 def test_a_malformed_body_is_told_in_words_that_clients_know(body: str, sentence: str) -> None:
