@@ -36,9 +36,13 @@ class Work:
             task.add_done_callback(_report)
             raise
 
-    def spawn(self, coroutine: Coroutine[object, object, object], *, what: str) -> None:
+    def spawn(
+        self, coroutine: Coroutine[object, object, object], *, what: str
+    ) -> asyncio.Future[object]:
         """Run without anyone waiting; a failure is logged."""
-        self._spawn(coroutine, what).add_done_callback(_report)
+        task = self._spawn(coroutine, what)
+        task.add_done_callback(_report)
+        return task
 
     def _spawn(self, coroutine: Coroutine[object, object, T], what: str) -> asyncio.Task[T]:
         if not self._is_open:

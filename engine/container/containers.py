@@ -7,6 +7,7 @@ cancels waiting, never work), and returns. What the runtime reports arrives here
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -23,6 +24,7 @@ from engine.container import (
     listing,
     logs,
     names,
+    networking,
     prune,
     remove,
     restore,
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
         Container,
         Created,
         CreateRequest,
+        EndpointConfig,
         Exec,
         ExecConfig,
         ListQuery,
@@ -81,6 +84,7 @@ class Containers:
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
         self._ended = exec.Ended()
+        self._ending: dict[str, asyncio.Future[object]] = {}  # execs whose end is being written
 
     # Life
 
@@ -205,6 +209,23 @@ class Containers:
         return await self._rooms.work.do(
             update.update(self._rooms, handle, changes, restart_policy),
             what=f"updating container {handle.id}",
+        )
+
+    # Networks
+
+    async def connect(self, ref: str, network: str, config: EndpointConfig) -> None:
+        """Put a container on one more network, at once if it runs."""
+        handle = self._rooms.store.find(ref)
+        await self._do(
+            networking.connect(self._rooms, handle, network, config),
+            f"connecting container {handle.id}",
+        )
+
+    async def disconnect(self, ref: str, network: str, *, force: bool = False) -> None:
+        handle = self._rooms.store.find(ref)
+        await self._do(
+            networking.disconnect(self._rooms, handle, network, force=force),
+            f"disconnecting container {handle.id}",
         )
 
     # Looking
@@ -362,7 +383,15 @@ class Containers:
         await exec.resize(handle, known, height, width)
 
     async def exec_inspect(self, exec_id: str) -> Exec:
-        return self._rooms.store.find_exec(exec_id)[1]
+        """Clients ask the moment a stream ends: what the monitor said by then is waited for."""
+        handle, known = self._rooms.store.find_exec(exec_id)
+        if known.is_running and handle.task is not None:
+            with contextlib.suppress(RuntimeFailure):
+                await handle.task.state()
+        ending = self._ending.get(exec_id)
+        if ending is not None:
+            await asyncio.wait([ending])
+        return handle.execs.get(exec_id, known)
 
     async def _forget_execs(self) -> None:
         due = set(self._ended.due())
@@ -387,6 +416,10 @@ class Containers:
             if any(point.name == name for point in handle.container.mount_points)
         ]
 
+    def has_living(self) -> bool:
+        """Whether a process of any container is there."""
+        return any(handle.state.status in ALIVE for handle in self._rooms.store.all())
+
     def counts(self) -> dict[str, int]:
         """How many there are, by what info calls them."""
         states = [handle.state.status for handle in self._rooms.store.all()]
@@ -406,11 +439,14 @@ class Containers:
 
     def on_exec_exit(self, container_id: str, exec_id: str, code: int, at_ns: int) -> None:
         self._ended.note(exec_id)
-        self._later(
+        noting = self._later(
             container_id,
             "noting an exec's exit",
             lambda handle: _locked(handle, exit.exec_exited(self._rooms, handle, exec_id, code)),
         )
+        if noting is not None:
+            self._ending[exec_id] = noting
+            noting.add_done_callback(lambda _: self._ending.pop(exec_id, None))
 
     def on_oom(self, container_id: str) -> None:
         self._later(
@@ -433,15 +469,18 @@ class Containers:
         lost = Exit(code=137, at_ns=time.time_ns())
         self._later(container_id, "noting a loss", lambda handle: self._exited(handle, lost))
 
-    def _later(self, container_id: str, what: str, work: Callable[[Handle], Coro]) -> None:
+    def _later(
+        self, container_id: str, what: str, work: Callable[[Handle], Coro]
+    ) -> asyncio.Future[object] | None:
         handle = self._rooms.store.get(container_id)
         if handle is None:
             log.warning("%s of container %s, which is not known", what, container_id)
-            return
+            return None
         try:
-            self._rooms.work.spawn(work(handle), what=f"{what} of container {container_id}")
+            return self._rooms.work.spawn(work(handle), what=f"{what} of container {container_id}")
         except Unavailable:
             log.info("%s of container %s is left to the next start", what, container_id)
+            return None
 
     async def _exited(self, handle: Handle, how: Exit) -> None:
         async with handle.lock:

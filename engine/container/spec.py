@@ -224,8 +224,6 @@ def _default_mounts(container: Container, around: Surroundings, taken: set[str])
             continue
         if target == "/dev/shm":
             planned += _shm(mount, container, around)
-        elif target == "/dev/mqueue" and "ipc" not in around.namespaces:
-            planned.append(_bind("/dev/mqueue", "/dev/mqueue", ("rbind", "rprivate")))
         else:
             planned.append(mount)
     return planned

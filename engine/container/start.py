@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine import offload
-from engine.container import failure, gather, limits, links, logconfig, modes, spec
+from engine.container import failure, gather, limits, logconfig, modes, networking, spec
 from engine.container.model import State, Status, Ulimit
 from engine.container.publish import publish
 from engine.container.state import (
@@ -30,7 +30,6 @@ from engine.errors import (
     NoSuchContainer,
     WharfError,
 )
-from engine.network.model import SandboxRequest
 from engine.oci import runtime as oci
 from engine.runtime.client import Bundle, Listener, RuntimeFailure
 
@@ -126,34 +125,6 @@ async def _both(rooms: Rooms, container: Container) -> tuple[Findings, Sandbox]:
 # The network
 
 
-async def _open_sandbox(rooms: Rooms, container: Container) -> Sandbox:
-    host_config, config = container.host_config, container.config
-    folder = rooms.folder(container.id)
-    shares = modes.other(host_config.network_mode) is not None
-    request = SandboxRequest(
-        container_id=container.id,
-        name=container.name,
-        hostname=config.hostname,
-        domainname=config.domainname,
-        mode="none" if config.network_disabled else host_config.network_mode,
-        endpoints={each.network_name: each.config for each in container.endpoints},
-        exposed_ports=config.exposed_ports,
-        port_bindings=host_config.port_bindings,
-        publish_all=host_config.publish_all_ports,
-        dns=host_config.dns or (),
-        dns_search=host_config.dns_search or (),
-        dns_options=host_config.dns_options or (),
-        extra_hosts=(*(host_config.extra_hosts or ()), *links.hosts(rooms, container)),
-        mac_address=config.mac_address,
-        hosts_path="" if shares else os.path.join(folder, "hosts"),
-        resolv_conf_path="" if shares else os.path.join(folder, "resolv.conf"),
-        hostname_path=os.path.join(folder, "hostname"),
-    )
-    if shares:
-        _shared(rooms, host_config.network_mode, "network")
-    return await rooms.networks.open(request)
-
-
 _JOINING = {
     "network": "joining network namespace of container",
     "ipc": "failed to join IPC namespace",
@@ -182,6 +153,13 @@ def _shared(rooms: Rooms, mode: str, kind: str) -> Container:
             "(hint: use IpcMode:shareable for the donor container)"
         )
     return target
+
+
+async def _open_sandbox(rooms: Rooms, container: Container) -> Sandbox:
+    mode = container.host_config.network_mode
+    if modes.other(mode) is not None:
+        _shared(rooms, mode, "network")
+    return await rooms.networks.open(networking.request(rooms, container))
 
 
 def _with_sandbox(rooms: Rooms, container: Container, sandbox: Sandbox) -> Container:

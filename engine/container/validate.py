@@ -135,7 +135,9 @@ def _check_host_config(host_config: HostConfig, available: frozenset[str]) -> li
     capabilities.normalize(host_config.cap_add or (), available, "CapAdd")
     capabilities.normalize(host_config.cap_drop or (), available, "CapDrop")
     if host_config.isolation not in ("", "default"):
-        raise InvalidParameter(f"invalid isolation '{host_config.isolation}' on linux")
+        raise InvalidParameter(
+            f"invalid isolation ({host_config.isolation}): linux only supports 'default'"
+        )
     if "" in host_config.annotations:
         raise InvalidParameter(
             "invalid Annotations: the empty string is not permitted as an annotation key"

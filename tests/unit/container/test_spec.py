@@ -190,10 +190,10 @@ def test_namespaces_in_order_and_only_those_wanted() -> None:
     assert made.hostname == ""  # the host's name is not ours to set
 
 
-def test_the_hosts_ipc_brings_its_shm_and_queues() -> None:
+def test_the_hosts_ipc_brings_its_shm() -> None:
     made = build(container(HostConfig(ipc_mode="host")), namespaces={"mount": spec.OWN})
     assert mount(made, "/dev/shm").source == "/dev/shm"
-    assert mount(made, "/dev/mqueue").source == "/dev/mqueue"
+    assert mount(made, "/dev/mqueue").type == "mqueue"
 
 
 def test_no_shm_at_all() -> None:
