@@ -8,7 +8,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from engine.linux.cgroup.resources import Setting
 
@@ -110,16 +110,22 @@ def keyed(text: str) -> dict[str, int]:
     return {f[0]: int(f[1]) for f in fields if len(f) == 2 and f[1].isdigit()}
 
 
-def descend(directory: str) -> Iterator[str]:
-    """The groups below and this one, deepest first; nothing where there is none."""
-    try:
-        with os.scandir(directory) as entries:
-            children = [e.path for e in entries if e.is_dir(follow_symlinks=False)]
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for child in children:
-        yield from descend(child)
-    yield directory
+def descend(directory: str) -> list[str]:
+    """The groups below and this one, deepest first; none where there is none.
+
+    Not by recursion: who may make groups inside a container may nest a thousand of them.
+    """
+    found: list[str] = []
+    pending = [directory]
+    while pending:
+        group = pending.pop()
+        try:
+            with os.scandir(group) as entries:
+                pending += [e.path for e in entries if e.is_dir(follow_symlinks=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found.append(group)
+    return found[::-1]
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:

@@ -265,6 +265,16 @@ def test_remove_takes_what_was_made_inside_and_can_be_repeated(group: str) -> No
     assert cgroup.processes(group) == []
 
 
+def test_deeply_nested_groups_are_removed(group: str) -> None:
+    where = setup.join(v1.directories("")[0] if cgroup.version() == 1 else v2.root(), group)
+    for _ in range(1100):
+        where += "/d"
+        os.mkdir(where)
+    assert cgroup.processes(group) == []
+    cgroup.remove(group, 10.0)
+    assert not cgroup.exists(group)
+
+
 def test_remove_waits_for_no_one_without_end(group: str) -> None:
     with child(group, signal.pause) as pid:
         assert wait_for(lambda: cgroup.processes(group) == [pid])
