@@ -52,7 +52,6 @@ def engine() -> Iterator[Engine]:
         yield other
         other.close()
         return
-    before = leftovers.snapshot()
     wharf = Wharf()
     try:
         wharf.start()
@@ -61,13 +60,7 @@ def engine() -> Iterator[Engine]:
         if wharf.process is not None:
             wharf.remove_everything()
             wharf.stop()
-        left = wait_for_nothing(
-            lambda: [
-                *sorted(leftovers.snapshot() - before),
-                *leftovers.mounts(wharf.root),
-                *leftovers.processes(wharf.root),
-            ]
-        )
+        left = wait_for_nothing(lambda: leftovers.of(wharf.root, wharf.instance))
         assert not left, "left behind:\n" + "\n".join(left)
         assert "Traceback" not in wharf.log_path.read_text(errors="replace"), wharf.log_tail()
     finally:

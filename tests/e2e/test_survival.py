@@ -31,7 +31,6 @@ def engine() -> Iterator[Wharf]:
     """An instance of its own, whose end checks that nothing is left."""
     if named_by_environment() is not None:
         pytest.skip("only Wharf is asked for this")
-    before = leftovers.snapshot()
     wharf = Wharf()
     try:
         wharf.start()
@@ -42,13 +41,7 @@ def engine() -> Iterator[Wharf]:
             wharf.start()
         wharf.remove_everything()
         wharf.stop()
-        left = wait_for_nothing(
-            lambda: [
-                *sorted(leftovers.snapshot() - before),
-                *leftovers.mounts(wharf.root),
-                *leftovers.processes(wharf.root),
-            ]
-        )
+        left = wait_for_nothing(lambda: leftovers.of(wharf.root, wharf.instance))
         assert not left, "left behind:\n" + "\n".join(left) + "\n" + wharf.log_tail()
     finally:
         if wharf.process is not None:

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.config import EngineConfig
+
 HOST_VARIABLE = "WHARF_TEST_HOST"
 BINDS_VARIABLE = "WHARF_TEST_BINDS"
 START_TIMEOUT_S = 20.0
@@ -152,6 +154,11 @@ class Wharf(Engine):
     @property
     def data_root(self) -> Path:
         return self.root / "data"
+
+    @property
+    def instance(self) -> str:
+        """What the names of this instance on the host carry."""
+        return EngineConfig(data_root=str(self.data_root)).instance
 
     @property
     def exec_root(self) -> Path:

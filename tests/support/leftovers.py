@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from engine.network.sandbox import link_prefix
+
 
 def _lines(path: str) -> list[str]:
     try:
@@ -24,7 +26,9 @@ def processes(root: Path) -> list[str]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                command = (
+                    (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
             except OSError:
                 continue
             if str(root) in command:
@@ -32,31 +36,35 @@ def processes(root: Path) -> list[str]:
     return found
 
 
-def links() -> set[str]:
-    return {f"link {name}" for name in os.listdir("/sys/class/net")}
+def links(instance: str) -> list[str]:
+    prefix = link_prefix(instance)
+    return [f"link {name}" for name in os.listdir("/sys/class/net") if name.startswith(prefix)]
 
 
-def cgroups() -> set[str]:
-    found = set()
+def cgroups(instance: str) -> list[str]:
+    found = []
     for directory, names, _ in os.walk("/sys/fs/cgroup"):
-        if directory.count("/") > 6:
+        found += [f"cgroup {directory}/{name}" for name in names if name == f"wharf-{instance}"]
+        if directory.count("/") > 5:
             names.clear()
-        found.update(f"cgroup {directory}/{n}" for n in names if n.startswith("wharf-"))
     return found
 
 
-def nft_tables() -> set[str]:
-    """The nftables tables of this network namespace that are named as ours are."""
+def nft_tables(instance: str) -> list[str]:
+    """The nftables tables of this network namespace that carry the instance's name."""
     from pyroute2.nftables.main import NFTables
 
     with NFTables(nfgen_family=0) as nft:
-        return {
-            f"nft table {name}"
-            for table in nft.get_tables()
-            if str(name := table.get_attr("NFTA_TABLE_NAME")).startswith("wharf-")
-        }
+        names = [table.get_attr("NFTA_TABLE_NAME") for table in nft.get_tables()]
+    return [f"nft table {name}" for name in names if name == f"wharf-{instance}"]
 
 
-def snapshot() -> set[str]:
-    """All that can be told apart by its name alone; compare one from before with one from after."""
-    return links() | cgroups() | nft_tables()
+def of(root: Path, instance: str) -> list[str]:
+    """All that is left of the instance whose folders are below `root`."""
+    return [
+        *mounts(root),
+        *processes(root),
+        *links(instance),
+        *cgroups(instance),
+        *nft_tables(instance),
+    ]
