@@ -89,8 +89,15 @@ class Document:
         return f"{type(self).__name__}({facts})"
 
 
+_slots_of: dict[type, list[str]] = {}
+
+
 def _slots(cls: type) -> list[str]:
-    return [name for base in reversed(cls.__mro__) for name in getattr(base, "__slots__", ())]
+    names = _slots_of.get(cls)
+    if names is None:
+        names = [name for base in reversed(cls.__mro__) for name in getattr(base, "__slots__", ())]
+        _slots_of[cls] = names
+    return names
 
 
 # Documents within messages

@@ -328,9 +328,7 @@ class Root:
                     _cover(empty, target)
                 else:
                     # Only what is mounted somewhere can be cloned (until Linux 6.15).
-                    empty = mount.new_filesystem(
-                        "tmpfs", _MASK_OPTIONS, syscalls.MOUNT_ATTR_RDONLY
-                    )
+                    empty = mount.new_filesystem("tmpfs", _MASK_OPTIONS, syscalls.MOUNT_ATTR_RDONLY)
                     mount.attach_tree(empty, target)
             except OSError as exc:
                 raise StepFailed.of("mask", f"can't mask path {where!r}", exc) from exc

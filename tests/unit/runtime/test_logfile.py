@@ -1,0 +1,201 @@
+"""The json-file log, against a plain statement of what Docker writes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from engine.runtime.monitor import logfile
+from engine.runtime.monitor.logfile import PARTIAL_BYTES, Encoder, LogFile, escape, timestamp
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+AT = 1_700_000_000_123_000_000
+
+
+def go_escape(data: bytes) -> bytes:
+    """A byte at a time, as moby's jsonlog writes strings."""
+    out, at = bytearray(), 0
+    while at < len(data):
+        byte = data[at]
+        if byte < 0x80:
+            at += 1
+            named = {0x22: b'\\"', 0x5C: b"\\\\", 0x0D: b"\\r", 0x0A: b"\n"}
+            if byte in named:
+                out += named[byte]
+            elif byte < 0x20 or byte in b"<>&":
+                out += b"\\u00%02x" % byte
+            else:
+                out.append(byte)
+            continue
+        for size in (2, 3, 4):
+            try:
+                char = data[at : at + size].decode()
+            except UnicodeDecodeError:
+                continue
+            if len(char) == 1:
+                break
+        else:
+            out += b"\\ufffd"
+            at += 1
+            continue
+        out += {"\u2028": b"\\u2028", "\u2029": b"\\u2029"}.get(char, char.encode())
+        at += size
+    return bytes(out)
+
+
+@given(st.binary() | st.text().map(lambda t: t.encode("utf-8", "surrogatepass")))
+@example(b"\xed\xa0\x80\xf4\x90\x80\x80\xc0\xaf\xe2\x80")
+@example('\u2028<&>"\\\r\t\x7f\x00'.encode())
+def test_escaping_is_gos(data: bytes) -> None:
+    assert escape(data) == go_escape(data)
+
+
+def records(data: bytes) -> list[dict[str, str]]:
+    return [json.loads(line) for line in data.split(b"\n") if line]
+
+
+def pieces(data: bytes) -> list[str]:
+    """How lines are cut: 16 KiB at most, a newline on the last piece of a line that has one."""
+    cut: list[str] = []
+    *lines, rest = data.decode().split("\n")
+    for line in lines:
+        while len(line) >= PARTIAL_BYTES:
+            cut.append(line[:PARTIAL_BYTES])
+            line = line[PARTIAL_BYTES:]
+        cut.append(line + "\n")
+    cut += [rest[at : at + PARTIAL_BYTES] for at in range(0, len(rest), PARTIAL_BYTES)]
+    return cut
+
+
+lines = st.lists(
+    st.integers(0, 3).map(lambda n: b"x" * n)
+    | st.sampled_from([PARTIAL_BYTES - 1, PARTIAL_BYTES, PARTIAL_BYTES + 1, 40_000]).map(
+        lambda n: b"y" * n
+    ),
+    max_size=6,
+).map(b"\n".join)
+
+
+@given(lines, st.data())
+def test_lines_are_cut_alike_under_any_chunking(data: bytes, draw: st.DataObject) -> None:
+    encoder, out, rest = Encoder("stdout", None), b"", data
+    while rest:
+        size = draw.draw(st.integers(1, len(rest)))
+        out += encoder.feed(rest[:size], AT)
+        rest = rest[size:]
+    out += encoder.finish(AT)
+    assert [record["log"] for record in records(out)] == pieces(data)
+
+
+def test_a_record_is_dockers() -> None:
+    encoder = Encoder("stderr", {"b": "2", "a": "<1>"})
+    assert encoder.feed(b"a\n\n", AT) == (
+        b'{"log":"a\\n","stream":"stderr","attrs":{"a":"<1>","b":"2"},'
+        b'"time":"2023-11-14T22:13:20.123Z"}\n'
+        b'{"log":"\\n","stream":"stderr","attrs":{"a":"<1>","b":"2"},'
+        b'"time":"2023-11-14T22:13:20.123Z"}\n'
+    )
+
+
+def test_the_pieces_of_a_line_share_the_time_of_the_first() -> None:
+    encoder = Encoder("stdout", None)
+    out = encoder.feed(b"x" * (PARTIAL_BYTES + 5), AT)
+    out += encoder.feed(b"y\nz\n", AT + 10**9)
+    assert [record["time"][17:19] for record in records(out)] == ["20", "20", "21"]
+
+
+@pytest.mark.parametrize(
+    ("at_ns", "text"),
+    [
+        (0, b"1970-01-01T00:00:00Z"),
+        (1, b"1970-01-01T00:00:00.000000001Z"),
+        (1_500_000_000, b"1970-01-01T00:00:01.5Z"),
+    ],
+)
+def test_times_have_no_trailing_zeros(at_ns: int, text: bytes) -> None:
+    assert timestamp(at_ns) == text
+
+
+def test_rotation_numbers_files_as_dockerd(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = LogFile({"path": str(path), "max_size": 1000, "max_file": 3})
+    for number in range(60):
+        log.write(1, b"line %03d\n" % number)
+    log.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "log.1", "log.2"]
+    kept = b"".join((tmp_path / name).read_bytes() for name in ("log.2", "log.1", "log"))
+    texts = [record["log"] for record in records(kept)]
+    assert texts == [f"line {n:03d}\n" for n in range(60 - len(texts), 60)]
+    for name in ("log.1", "log.2"):
+        size = (tmp_path / name).stat().st_size
+        last = (tmp_path / name).read_bytes().rstrip(b"\n").rfind(b"\n") + 1
+        assert last < 1000 <= size
+
+
+def test_one_read_may_fill_several_files(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = LogFile({"path": str(path), "max_size": 500, "max_file": 100})
+    log.write(1, b"".join(b"line %03d\n" % n for n in range(100)))
+    log.close()
+    files = sorted(tmp_path.iterdir(), key=lambda p: int(p.suffix[1:] or 0), reverse=True)
+    texts = [record["log"] for file in files for record in records(file.read_bytes())]
+    assert texts == [f"line {n:03d}\n" for n in range(100)]
+
+
+def test_a_single_file_begins_anew(tmp_path: Path) -> None:
+    log = LogFile({"path": str(tmp_path / "log"), "max_size": 300, "max_file": 1})
+    with open(tmp_path / "log", "rb") as reader:
+        for number in range(9):
+            log.write(1, b"line %d\n" % number)
+        assert len(records(reader.read())) < 9
+    log.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["log"]
+
+
+def test_a_later_run_appends(tmp_path: Path) -> None:
+    for text in (b"one\n", b"two\n"):
+        log = LogFile({"path": str(tmp_path / "log")})
+        log.write(1, text)
+        log.close()
+    assert len(records((tmp_path / "log").read_bytes())) == 2
+    assert (tmp_path / "log").stat().st_mode & 0o777 == 0o640
+
+
+@given(room=st.integers(0, 2000))
+def test_a_full_disk_costs_whole_records_and_is_told(
+    tmp_path_factory: pytest.TempPathFactory, room: int
+) -> None:
+    path = tmp_path_factory.mktemp("log") / "log"
+    log = LogFile({"path": str(path)})
+    real_write, left = os.write, room
+
+    def write(fd: int, data: bytes) -> int:
+        nonlocal left
+        if left <= 0:
+            raise OSError(errno.ENOSPC, "full")
+        written = real_write(fd, data[:left])
+        left -= written
+        return written
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logfile.os, "write", write)
+        for number in range(20):
+            log.write(1, b"line %d\nand\n" % number)
+        lost = log.lost_records
+    assert path.read_bytes()[-1:] in (b"", b"\n")
+    log.write(2, b"after\n")
+    log.close()
+    texts = [record["log"] for record in records(path.read_bytes())]
+    assert texts[-1] == "after\n"
+    if lost:
+        assert texts[-2] == (f"wharf: {lost} log records were lost here: no space left on device\n")
+        assert len(texts) == 40 - lost + 2
+    assert log.lost_records == 0
