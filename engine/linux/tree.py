@@ -1,0 +1,83 @@
+"""Removing a whole directory, however deep: rm(1) without its process.
+
+What a container made may be deeper than the interpreter can recurse or the process has descriptors,
+so this goes down and up one directory at a time, with one descriptor and a list of names a level.
+Symbolic links are removed, never followed. Whatever is mounted in there is somebody else's: it is
+refused, never emptied.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def remove(path: str) -> None:
+    """Remove the directory `path` and all in it; nothing there is no error.
+
+    OSError EBUSY: something is mounted in it. The tree must not be moved meanwhile (EAGAIN).
+    """
+    try:
+        fd = os.open(path, _FLAGS)
+    except FileNotFoundError:
+        return
+    device = os.fstat(fd).st_dev
+    names = [path]
+    pending: list[list[str]] = []
+    above: list[tuple[int, int]] = []
+    try:
+        pending.append(_empty(fd))
+        while True:
+            if pending[-1]:
+                names.append(pending[-1].pop())
+                above.append(_identity(fd))
+                fd = _down(fd, names[-1], device)
+                pending.append(_empty(fd))
+                continue
+            pending.pop()
+            if not pending:
+                break
+            fd = _up(fd, above.pop())
+            os.rmdir(names.pop(), dir_fd=fd)
+    finally:
+        os.close(fd)
+    os.rmdir(path)
+
+
+def _empty(fd: int) -> list[str]:
+    """Remove all but directories; the names of those."""
+    directories: list[str] = []
+    with os.scandir(fd) as entries:
+        others: list[str] = []
+        for entry in entries:
+            (directories if entry.is_dir(follow_symlinks=False) else others).append(entry.name)
+    for name in others:
+        os.unlink(name, dir_fd=fd)
+    return directories
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _down(fd: int, name: str, device: int) -> int:
+    """The child in place of `fd`."""
+    child = os.open(name, _FLAGS, dir_fd=fd)
+    if os.fstat(child).st_dev != device:
+        os.close(child)
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), name)
+    os.close(fd)
+    return child
+
+
+def _up(fd: int, expected: tuple[int, int]) -> int:
+    """The parent in place of `fd`, if it is the directory that was left to come here."""
+    parent = os.open("..", _FLAGS, dir_fd=fd)
+    if _identity(parent) != expected:
+        os.close(parent)
+        raise OSError(errno.EAGAIN, "directory was moved while it was being removed")
+    os.close(fd)
+    return parent
