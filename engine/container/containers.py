@@ -124,7 +124,9 @@ class Containers:
     async def kill(self, ref: str, signal: str = "") -> None:
         handle = self._rooms.store.find(ref)
         signo = signals.parse(signal) if signal else signals.SIGKILL
-        next_status(handle.state.status, Event.KILL, handle.id, ref=ref)
+        # A process may have written before its start was answered: a signal then waits for the row.
+        async with handle.lock:
+            next_status(handle.state.status, Event.KILL, handle.id, ref=ref)
         what = f"killing container {handle.id}"
         if signo == signals.SIGKILL:
             await self._do(stop.kill(self._rooms, handle), what)
