@@ -221,7 +221,7 @@ def _required_platform(text: str) -> Platform:
         architecture=sent.architecture,
         variant=sent.variant,
         os_version=sent.os_version,
-        os_features=sent.os_features,
+        os_features=sent.os_features or None,
     )
 
 
