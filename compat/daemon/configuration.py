@@ -137,11 +137,6 @@ def _merged(
             + ", ".join(both)
         )
     given = {**file.values(document), **flags}
-    if "add-runtime" in flags:
-        given["add-runtime"] = {
-            **file.values(document).get("add-runtime", {}),
-            **flags["add-runtime"],
-        }
     warnings = _warnings(given)
     for flag in ZERO_IS_DEFAULT:
         if given.get(flag) == 0:

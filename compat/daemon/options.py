@@ -27,6 +27,7 @@ from compat.daemon.values import (
     Ulimits,
 )
 from engine.config import (
+    BUILTIN_RUNTIME,
     DEFAULT_CONFIG_FILE,
     DEFAULT_DATA_ROOT,
     DEFAULT_EXEC_ROOT,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+OWN_RUNTIMES = frozenset({BUILTIN_RUNTIME, "runc"})
 ATTRIBUTES = frozenset(field.name for field in fields(EngineConfig))
 
 
@@ -45,7 +47,8 @@ ATTRIBUTES = frozenset(field.name for field in fields(EngineConfig))
 class Option:
     """One option. `key` is its name in the file: the flag's, unless said; "-" for none.
 
-    `field` is the attribute of EngineConfig that it decides: the key with underscores, unless said.
+    `field` is the attribute of EngineConfig that it decides: the key with underscores, unless said;
+    "-" for none.
 
     `shown` is the default as the help text has it, `harmless` a test for values that ask for
     nothing else than what is done anyway, so that no warning is due.
@@ -88,6 +91,12 @@ def _refuse_if(sentence: str) -> Callable[[Any], str]:
 def _refuse_storage(options: tuple[str, ...]) -> str:
     quota = next((o for o in options if o.partition("=")[0].strip().endswith(".size")), "")
     return f"storage-opt {quota}: this engine sets no disk quotas" if quota else ""
+
+
+def _refuse_runtime(name: str) -> str:
+    if name in OWN_RUNTIMES:
+        return ""
+    return f"default-runtime {name}: this engine runs containers itself and starts no other runtime"
 
 
 def _refuse_cgroup_driver(options: tuple[str, ...]) -> str:
@@ -485,12 +494,20 @@ TABLE: tuple[Option, ...] = (
         field="default_shm_size_bytes",
         shown="64MiB",
     ),
-    Option("default-runtime", Text(), "Runtime of containers", shown='"wharf"'),
+    Option(
+        "default-runtime",
+        Text(),
+        "Runtime of containers",
+        shown='"wharf"',
+        refuse=_refuse_runtime,
+    ),
     Option(
         "add-runtime",
         Runtimes(),
         "Another OCI runtime (name=path)",
         key="runtimes",
+        field="-",
+        no_effect="a container that asks for one is refused, since none is started yet",
     ),
     Option(
         "exec-opt",

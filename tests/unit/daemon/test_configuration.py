@@ -146,9 +146,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         configured("--config-file", str(tmp_path))
 
 
-def test_runtimes_of_flags_and_file_add_up(daemon_json: Any) -> None:
-    config = daemon_json({"runtimes": {"a": {"path": "/a"}}}, "--add-runtime", "b=/b").engine
-    assert {name: r.path for name, r in config.runtimes.items()} == {"a": "/a", "b": "/b"}
+def test_runtimes_may_be_in_both_and_are_none_yet(daemon_json: Any) -> None:
+    found = daemon_json({"runtimes": {"a": {"path": "/a"}}}, "--add-runtime", "b=/b")
+    assert found.engine.runtimes == {}
+    assert any(warning.startswith("runtimes has no effect") for warning in found.warnings)
 
 
 def test_passwords_in_conflicts_are_hidden(daemon_json: Any) -> None:
@@ -183,6 +184,7 @@ def test_what_is_so_anyway_needs_no_warning() -> None:
         ["--storage-opt=overlay2.size=10G"],
         ["--cpu-rt-runtime=1"],
         ["--cri-containerd"],
+        ["--default-runtime=runsc"],
     ],
 )
 def test_what_must_not_be_ignored_is_refused(argv: list[str]) -> None:
