@@ -58,7 +58,8 @@ NLM_F_REQUEST: Final = 0x1
 NLMSG_DONE: Final = 3
 NLMSG_ERROR: Final = 2
 
-# <linux/rtnetlink.h>
+# <linux/rtnetlink.h>, <linux/socket.h>
+AF_BRIDGE: Final = 7
 RTM_DELADDR: Final = 21
 RTM_DELLINK: Final = 17
 RTM_GETADDR: Final = 22
@@ -67,6 +68,7 @@ RTM_GETROUTE: Final = 26
 RTM_NEWADDR: Final = 20
 RTM_NEWLINK: Final = 16
 RTM_NEWROUTE: Final = 24
+RTM_SETLINK: Final = 19
 RTM_DELROUTE: Final = 25
 RTA_DST: Final = 1
 RTA_GATEWAY: Final = 5
@@ -102,6 +104,7 @@ IFLA_MASTER: Final = 10
 IFLA_MTU: Final = 4
 IFLA_NET_NS_FD: Final = 28
 IFLA_OPERSTATE: Final = 16
+IFLA_PROTINFO: Final = 12
 IF_OPER_UP: Final = 6
 BR_STATE_DISABLED: Final = 0
 IN6_ADDR_GEN_MODE_NONE: Final = 1
@@ -244,34 +247,40 @@ def add_veth(
     return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, name)
 
 
+def without_ipv6_address(name: str) -> Message:
+    """Keep a link that is down from getting a link-local address when it comes up."""
+    inet6 = nested(socket.AF_INET6, u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE))
+    body = _ifinfo() + text(IFLA_IFNAME, name) + nested(IFLA_AF_SPEC, inet6)
+    return Message(RTM_NEWLINK, 0, body, name)
+
+
 def raise_port(name: str, *, hairpin: bool, isolated: bool) -> Message:
-    """Bring the bridge port `name` up, without a link-local address of its own.
+    """Bring the bridge port `name` up.
 
     `hairpin` lets a frame leave by the port it came from; `isolated` ports do not hear each other.
     """
     port = nested(
         IFLA_INFO_SLAVE_DATA, u8(IFLA_BRPORT_MODE, hairpin), u8(IFLA_BRPORT_ISOLATED, isolated)
     )
-    inet6 = nested(socket.AF_INET6, u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE))
     body = b"".join(
         (
             _ifinfo(flags=IFF_UP, change=IFF_UP),
             text(IFLA_IFNAME, name),
             nested(IFLA_LINKINFO, text(IFLA_INFO_SLAVE_KIND, "bridge"), port),
-            nested(IFLA_AF_SPEC, inet6),
         )
     )
     return Message(RTM_NEWLINK, 0, body, name)
 
 
-def disable_port(name: str) -> Message:
+def disable_port(index: int, about: str = "") -> Message:
     """Let the bridge forward nothing more from or to its port, at once.
 
-    Taking the link down or away waits for a grace period of the kernel, tens of milliseconds.
+    Taking the link down or away waits for a grace period of the kernel, tens of milliseconds. The
+    state is heard only in a message of the bridge's own family.
     """
-    port = nested(IFLA_INFO_SLAVE_DATA, u8(IFLA_BRPORT_STATE, BR_STATE_DISABLED))
-    info = nested(IFLA_LINKINFO, text(IFLA_INFO_SLAVE_KIND, "bridge"), port)
-    return Message(RTM_NEWLINK, 0, _ifinfo() + text(IFLA_IFNAME, name) + info, name)
+    header = _IFINFO.pack(AF_BRIDGE, 0, index, 0, 0)
+    state = nested(IFLA_PROTINFO, u8(IFLA_BRPORT_STATE, BR_STATE_DISABLED))
+    return Message(RTM_SETLINK, 0, header + state, about)
 
 
 def set_up(index: int, about: str = "") -> Message:
@@ -558,17 +567,13 @@ def default_routes(sock: Socket) -> list[tuple[int, Address]]:
 
 
 def link(sock: Socket, name: str) -> Link | None:
-    """The link of that name, if there is one."""
-    try:
-        index = socket.if_nametoindex(name)
-    except OSError:
-        return None
-    request = frame(RTM_GETLINK, NLM_F_REQUEST, 0, _ifinfo(index))
-    sock.send(request)
-    for type, _, payload in sock.pending():
-        if type == RTM_NEWLINK:
-            return _parse_link(bytes(payload))
-    return None
+    """The link of that name in the socket's namespace, if there is one.
+
+    Asking has the kernel catch up with the link's carrier first (since Linux 6.6).
+    """
+    sock.send(frame(RTM_GETLINK, NLM_F_REQUEST, 0, _ifinfo() + text(IFLA_IFNAME, name)))
+    found = [bytes(body) for type, _, body in sock.pending() if type == RTM_NEWLINK]
+    return _parse_link(found[0]) if found else None
 
 
 def is_missing(error: OSError) -> bool:

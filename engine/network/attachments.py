@@ -17,7 +17,6 @@ import msgspec
 
 from engine import ids, offload
 from engine.errors import EngineError, Forbidden, WharfError
-from engine.linux import netlink
 from engine.network import bridge, files, firewall, host, names, ports, sandbox, settings
 from engine.network.model import (
     HOST,
@@ -212,15 +211,13 @@ class Attachments:
             self.catalogue.publish(network, action, container=container_id)
 
     async def _realise(self, request: SandboxRequest, standing: _Standing) -> list[Listener]:
-        """Carry the plan out; a bridge that somebody removed is made again, once."""
+        """Carry the plan out; once more where a bridge was gone, which the kernel says vaguely."""
         try:
             await self._need_links(standing, again=False)
             try:
                 return await self._carry_out(request, standing)
-            except OSError as error:
-                if not netlink.is_missing(error):
-                    raise
-            await self._need_links(standing, again=True)
+            except OSError:
+                await self._need_links(standing, again=True)
             return await self._carry_out(request, standing)
         except ports.PortError as error:
             main = self._main(standing, 4) or self._main(standing, 6) or standing.endpoints[0]
@@ -320,11 +317,12 @@ class Attachments:
         )
         return sandbox.Port(
             link=self._link(endpoint),
+            bridge=network.link,
             master=self.catalogue.link_index(network),
             mac=endpoint.mac_address,
             mtu=options.mtu,
             addresses=tuple(ip_interface(f"{a}/{prefix}") for a, prefix in placed if a),
-            is_isolated=not options.has_icc,
+            has_icc=options.has_icc,
         )
 
     def _main(self, standing: _Standing, version: int) -> Endpoint | None:

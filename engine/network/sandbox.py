@@ -36,11 +36,12 @@ class Port:
     """A container's end of one network: what to make on both sides of the namespace."""
 
     link: str
-    master: int
+    bridge: str
+    master: int  # the bridge's index
     mac: str
     mtu: int
     addresses: tuple[Interface, ...]
-    is_isolated: bool = False
+    has_icc: bool = True
 
     @property
     def has_ipv6(self) -> bool:
@@ -93,6 +94,8 @@ def _plug(host: netlink.Socket, inside: netlink.Socket, fd: int, name: str, port
             peer_netns=fd,
         )
     )
+    # A host without IPv6 refuses that, and needs it not.
+    host.attempt(netlink.without_ipv6_address(port.link))
     if not port.has_ipv6:
         # No address means no IPv6 at all, not a link-local one.
         _set(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "1")
@@ -100,15 +103,35 @@ def _plug(host: netlink.Socket, inside: netlink.Socket, fd: int, name: str, port
     inside.execute(
         *(netlink.add_address(index, a) for a in port.addresses), netlink.set_up(index, name)
     )
-    host.execute(netlink.raise_port(port.link, hairpin=True, isolated=port.is_isolated))
+    host.execute(netlink.raise_port(port.link, hairpin=True, isolated=_is_isolated(port)))
+    _await_carrier(host, port.link)
+    _await_carrier(host, port.bridge)
     _await_carrier(inside, name)
     _announce(inside, index, name, port)
 
 
-def _await_carrier(inside: netlink.Socket, name: str) -> None:
-    """Before that, the link's queue drops what is sent: a first ARP lost costs a second."""
+def _is_isolated(port: Port) -> bool:
+    """Without icc the bridge parts its ports, unless the firewall sees what it forwards.
+
+    Where br_netfilter hands the bridge's own packets to the firewall, that drops them, and the
+    ports may not be parted: a published port of a neighbour is then reached through the bridge.
+    """
+    if port.has_icc:
+        return False
+    try:
+        with open("/proc/sys/net/bridge/bridge-nf-call-iptables", encoding="ascii") as file:
+            return file.read().strip() != "1"
+    except OSError:
+        return True
+
+
+def _await_carrier(sock: netlink.Socket, name: str) -> None:
+    """Before that, a bridge port forwards nothing and a link's queue drops what is sent.
+
+    A first ARP or neighbour solicitation that is lost costs a second.
+    """
     for _ in range(_CARRIER_TRIES):
-        link = netlink.link(inside, name)
+        link = netlink.link(sock, name)
         if link is None or link.is_operational:
             return
         time.sleep(_CARRIER_PAUSE_S)
@@ -199,9 +222,12 @@ def disconnect(where: str, link: str, gateways: Sequence[Address]) -> None:
 
 def remove(where: str, links: Sequence[str]) -> None:
     """Let the sandbox go: silent at once, its links gone when the kernel gets to it."""
-    if links:
-        with netlink.Socket() as host:
-            host.attempt(*(netlink.disable_port(link) for link in links))
+    indexes: list[int] = []
+    for link in links:
+        with contextlib.suppress(OSError):
+            indexes.append(socket.if_nametoindex(link))
+    with netlink.Socket() as host:
+        host.attempt(*map(netlink.disable_port, indexes))
     netns.remove(where)
 
 

@@ -43,7 +43,7 @@ class Watch:
 
     def _read(self) -> None:
         try:
-            if any([port_id != self._own_port_id for port_id in self._socket.notices()]):
+            if any(port_id != self._own_port_id for port_id in self._socket.notices()):
                 self._changed.set()
         except OSError:  # ENOBUFS: some were lost, so somebody may have changed something
             self._changed.set()

@@ -14,7 +14,10 @@ import functools
 import inspect
 import os
 import socket
+import struct
+import subprocess
 import tempfile
+import time
 import traceback
 from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING, TypeVar
@@ -45,6 +48,8 @@ class FakeHost:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.neighbour = f"{folder}/neighbour"
+        with open("/proc/sys/net/ipv4/ip_forward", "w", encoding="ascii") as file:
+            file.write("0")  # a new namespace begins with what the machine has
         with netlink.Socket() as sock:
             sock.execute(netlink.set_up(1, "lo"))
             sock.execute(netlink.add_bridge("uplink", mac="02:00:00:00:00:fe", mtu=1500))
@@ -54,29 +59,42 @@ class FakeHost:
                 netlink.add_address(uplink.index, ip_interface(f"{UPLINK}/24")),
                 netlink.set_up(uplink.index),
             )
-            netns.create(self.neighbour, functools.partial(self._plug, sock, uplink.index))
+        self.plug("uplink", self.neighbour, NEIGHBOUR, UPLINK)
 
     @staticmethod
-    def _plug(host: netlink.Socket, master: int, fd: int) -> None:
-        host.execute(
-            netlink.add_veth(
-                "cable",
-                master=master,
-                mtu=1500,
-                peer="eth0",
-                peer_mac="02:00:00:00:00:01",
-                peer_netns=fd,
-            )
-        )
-        with netlink.Socket() as inside:
-            index = socket.if_nametoindex("eth0")
-            inside.execute(
-                netlink.set_up(1, "lo"),
-                netlink.add_address(index, ip_interface(f"{NEIGHBOUR}/24")),
-                netlink.set_up(index),
-                netlink.add_default_route(index, ip_address(UPLINK)),
-            )
-        host.execute(netlink.raise_port("cable", hairpin=False, isolated=False))
+    def plug(bridge: str, path: str, address: str, gateway: str) -> None:
+        """A machine of its own at the end of a cable: a namespace with a /24 address."""
+        with netlink.Socket() as host:
+            master = netlink.link(host, bridge)
+            assert master is not None
+            cable = f"c-{bridge}"
+
+            def furnish(fd: int) -> None:
+                mac = f"02:00:00:00:{len(bridge):02x}:01"
+                add = netlink.add_veth(
+                    cable, master=master.index, mtu=1500, peer="eth0", peer_mac=mac, peer_netns=fd
+                )
+                host.execute(add)
+                index = socket.if_nametoindex("eth0")
+                netlink.execute(
+                    [
+                        netlink.set_up(1, "lo"),
+                        netlink.add_address(index, ip_interface(f"{address}/24")),
+                        netlink.set_up(index),
+                        netlink.add_default_route(index, ip_address(gateway)),
+                    ]
+                )
+
+            netns.create(path, furnish)
+            host.execute(netlink.raise_port(cable, hairpin=False, isolated=False))
+
+            def is_ready() -> bool:
+                with netlink.Socket() as inside:
+                    found = netlink.link(inside, "eth0")
+                return found is not None and found.is_operational
+
+            while not netns.enter(path, lambda _: is_ready()):
+                time.sleep(0.001)
 
     def config(self, **changes: object) -> EngineConfig:
         paths = {"data_root": f"{self.folder}/data", "exec_root": f"{self.folder}/run"}
@@ -84,12 +102,54 @@ class FakeHost:
             os.makedirs(path, exist_ok=True)
         return EngineConfig(**{**paths, **changes})  # type: ignore[arg-type]
 
-    async def networks(self, **changes: object) -> Networks:
+    async def networks(self, *, settle: bool = True, **changes: object) -> Networks:
         """A started engine's networks; several in turn are restarts of one engine."""
         config = self.config(**changes)
-        found = Networks(config, Database(f"{config.data_root}/engine.db"), EventBus())
+        self.events = EventBus()
+        found = Networks(config, Database(f"{config.data_root}/engine.db"), self.events)
         await found.open_engine()
+        if settle:
+            await found.settle()
         return found
+
+    def happened(self) -> list[tuple[str, str]]:
+        """(action, network name) of every network event of the engine started last."""
+        events = self.events.past(since_ns=0)
+        named = (e for e in events if e.type == "network")
+        return [(e.action, e.attributes.get("name", "")) for e in named]
+
+    @staticmethod
+    def ip(*commands: str) -> None:
+        """Run ip(8) of busybox in the namespace of this thread."""
+        for command in commands:
+            subprocess.run(["busybox", "ip", *command.split()], check=True)
+
+    @staticmethod
+    def read(path: str) -> str:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+
+    def sandboxes(self) -> list[str]:
+        """Files that keep a namespace."""
+        folder = f"{self.folder}/run/netns"
+        return os.listdir(folder) if os.path.isdir(folder) else []
+
+    def links(self) -> set[str]:
+        """Names of the host's links that are an engine's."""
+        with netlink.Socket() as sock:
+            return {link.name for link in netlink.links(sock) if link.name.startswith("wh")}
+
+    async def becomes(self, wanted: T, look: Callable[[], T]) -> bool:
+        """Whether something is so within a few seconds."""
+        for _ in range(200):
+            if look() == wanted:
+                return True
+            await asyncio.sleep(0.02)
+        return False
+
+    def send_raw(self, path: str, destination: str, port: int) -> None:
+        """A UDP datagram from the neighbour's link that no honest routing would send."""
+        self.within(path, functools.partial(_send_raw, destination, port))
 
     def request(self, name: str = "one", **changes: object) -> SandboxRequest:
         folder = f"{self.folder}/{name}"
@@ -108,11 +168,13 @@ class FakeHost:
         """Call something in a network namespace; None is the host's own."""
         return action() if path is None else netns.enter(path, lambda _: action())
 
-    def serve(self, path: str | None, port: int, text: str, *, kind: str = "tcp") -> None:
-        """Answer `text` and the asker's address on a port, until the end of the test."""
+    def serve(self, path: str | None, port: int, text: str, *, kind: str = "tcp") -> list[str]:
+        """Answer `text` and the asker's address on a port; who asked is added to the list."""
         sock = self.within(path, functools.partial(_server, port, kind))
         loop = asyncio.get_running_loop()
-        loop.add_reader(sock, _answer, sock, text, kind)
+        askers: list[str] = []
+        loop.add_reader(sock, _answer, sock, text, kind, askers)
+        return askers
 
     async def ask(
         self, path: str | None, address: str, port: int, *, kind: str = "tcp", source: str = ""
@@ -121,6 +183,22 @@ class FakeHost:
         return await asyncio.to_thread(
             self.within, path, functools.partial(_ask, address, port, kind, source)
         )
+
+
+def _send_raw(destination: str, port: int) -> None:
+    text = b"forged"
+    udp = struct.pack(">HHHH", 4000, port, 8 + len(text), 0) + text
+    length, ttl = 20 + len(udp), 64
+    addresses = socket.inet_aton(NEIGHBOUR) + socket.inet_aton(destination)
+    header = struct.pack(">BBHHHBBH", 0x45, 0, length, 1, 0, ttl, 17, 0) + addresses
+    total = sum(struct.unpack(">10H", header))
+    total = (total & 0xFFFF) + (total >> 16)
+    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    header = header[:10] + struct.pack(">H", checksum) + header[12:]
+    ethernet = bytes.fromhex("0200000000fe020000000601") + b"\x08\x00"
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
+        sock.bind(("eth0", 0))
+        sock.send(ethernet + header + udp)
 
 
 def _family(address: str) -> int:
@@ -138,14 +216,16 @@ def _server(port: int, kind: str) -> socket.socket:
     return sock
 
 
-def _answer(sock: socket.socket, text: str, kind: str) -> None:
+def _answer(sock: socket.socket, text: str, kind: str, askers: list[str]) -> None:
     if kind == "tcp":
         client, (host, *_) = sock.accept()
+        askers.append(host.removeprefix("::ffff:"))
         with client:
-            client.sendall(f"{text} {host.removeprefix('::ffff:')}".encode())
+            client.sendall(f"{text} {askers[-1]}".encode())
         return
     _, peer = sock.recvfrom(100)
-    sock.sendto(f"{text} {peer[0].removeprefix('::ffff:')}".encode(), peer)
+    askers.append(peer[0].removeprefix("::ffff:"))
+    sock.sendto(f"{text} {askers[-1]}".encode(), peer)
 
 
 def _ask(address: str, port: int, kind: str, source: str) -> str | None:

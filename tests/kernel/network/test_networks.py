@@ -1,0 +1,247 @@
+"""Networks made, changed, removed, and found again by the next engine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+from engine.errors import EngineError, Forbidden, InvalidParameter
+from engine.ids import generate
+from engine.linux import netlink, netns
+from engine.network import catalogue, ipam, none, request, sandbox
+from engine.network import host as host_driver
+from engine.network.model import (
+    IPAM,
+    EndpointConfig,
+    EndpointIPAM,
+    NetworkRequest,
+    PortBinding,
+    Subnet,
+)
+from tests.kernel.network.fake_host import NEIGHBOUR, UPLINK, FakeHost, in_fake_host
+
+
+@in_fake_host
+async def test_the_predefined_networks_keep_their_ids(host: FakeHost) -> None:
+    first = await host.networks()
+    ids = {v.network.name: v.network.id for v in await first.list()}
+    assert list(ids) == ["none", "host", "bridge"]
+    bridge = first.find("bridge")
+    assert (bridge.subnets[0].subnet, bridge.subnets[0].gateway) == ("172.17.0.0/16", "172.17.0.1")
+    assert bridge.options["com.docker.network.bridge.name"] == bridge.link
+    await first.close_engine()
+    second = await host.networks()
+    assert {v.network.name: v.network.id for v in await second.list()} == ids
+    assert second.find("bridge") == bridge
+    await second.close_engine()
+
+
+@in_fake_host
+async def test_the_default_subnet_avoids_what_the_host_uses(host: FakeHost) -> None:
+    host.ip("addr add 172.17.5.1/24 dev uplink", "route add 172.18.0.0/17 via 192.0.2.1")
+    networks = await host.networks()
+    assert networks.find("bridge").subnets[0].subnet == "172.19.0.0/16"
+    await networks.create(NetworkRequest(name="next"))
+    assert networks.find("next").subnets[0].subnet == "172.20.0.0/16"
+    await networks.close_engine()
+
+
+@in_fake_host
+async def test_bip_and_fixed_cidr_decide_the_default_bridge(host: FakeHost) -> None:
+    networks = await host.networks(bip="10.77.0.1/24", fixed_cidr="10.77.0.128/25", mtu=1400)
+    opened = await networks.open(host.request())
+    endpoint = opened.endpoints[0]
+    assert (endpoint.ipv4_address, endpoint.ipv4_prefix, endpoint.gateway) == (
+        "10.77.0.128",
+        24,
+        "10.77.0.1",
+    )
+    with netlink.Socket() as sock:
+        link = netlink.link(sock, networks.find("bridge").link)
+        assert link is not None
+        assert link.mtu == 1400
+        addresses = [str(a) for i, a in netlink.addresses(sock) if i == link.index]
+    assert "10.77.0.1/24" in addresses
+    await networks.close_engine()
+    changed = await host.networks(bip="10.78.0.1/24")
+    with netlink.Socket() as sock:
+        addresses = [str(a) for i, a in netlink.addresses(sock) if i == link.index]
+    assert "10.78.0.1/24" in addresses
+    assert "10.77.0.1/24" not in addresses
+    await changed.close_engine()
+
+
+@in_fake_host
+async def test_the_next_engine_takes_over_what_runs(host: FakeHost) -> None:
+    first = await host.networks()
+    bindings = {"80/tcp": (PortBinding(host_port="8080"),)}
+    kept_request = host.request("kept", port_bindings=bindings)
+    lost_request = host.request("lost", port_bindings={"80/tcp": (PortBinding(host_port="81"),)})
+    kept = await first.open(kept_request)
+    lost = await first.open(lost_request)
+    host.serve(kept.netns_path, 80, "kept")
+    await first.close_engine()
+    assert await host.ask(host.neighbour, UPLINK, 8080) == f"kept {NEIGHBOUR}"
+
+    second = await host.networks(settle=False)
+    assert await host.ask(host.neighbour, UPLINK, 8080) == f"kept {NEIGHBOUR}"
+    second.adopt(kept_request.container_id, kept.endpoints, kept.ports, name="kept", mode="bridge")
+    await second.settle()
+    assert await host.ask(host.neighbour, UPLINK, 8080) == f"kept {NEIGHBOUR}"
+    assert host.sandboxes() == [kept_request.container_id[:12]]
+    prefix = sandbox.link_prefix(host.config().instance)
+    assert {link for link in host.links() if link.startswith(prefix)} == {
+        second.find("bridge").link,
+        sandbox.link_name(host.config().instance, kept.endpoints[0].endpoint_id),
+    }
+    assert [m.name for m in (await second.inspect("bridge")).members] == ["kept"]
+    # Its address and its port are not given to the next; the lost one's are.
+    for item in lost.listeners:
+        os.close(item.fd)
+    new = await second.open(host.request("new", port_bindings=lost_request.port_bindings))
+    assert new.endpoints[0].ipv4_address == lost.endpoints[0].ipv4_address
+    with pytest.raises(EngineError, match="port is already allocated"):
+        await second.open(host.request("thief", port_bindings=bindings))
+    await second.close(kept_request.container_id)
+    assert await host.ask(host.neighbour, UPLINK, 8080) is None
+    await second.close_engine()
+
+
+@in_fake_host
+async def test_sweeping_spares_what_is_not_ours(host: FakeHost) -> None:
+    networks = await host.networks()
+    folder = f"{host.folder}/run/netns"
+    os.makedirs(folder, exist_ok=True)
+    netns.create(f"{folder}/{generate()[:12]}", lambda _: None)
+    # What a crash between creating and mounting leaves.
+    os.close(os.open(f"{folder}/{generate()[:12]}", os.O_CREAT))
+    prefix = sandbox.link_prefix(host.config().instance)
+    with netlink.Socket() as sock:
+        for name in (f"{prefix}123456789", "wh0000abcdef012"):
+            sock.execute(netlink.add_bridge(name, mac="02:00:00:00:09:09", mtu=1500))
+    await networks.settle()
+    assert host.sandboxes() == []
+    assert host.links() == {networks.find("bridge").link, "wh0000abcdef012"}
+    await networks.close_engine()
+
+
+@in_fake_host
+async def test_connecting_and_disconnecting_what_runs(host: FakeHost) -> None:
+    networks = await host.networks()
+    await networks.create(NetworkRequest(name="aaa"))
+    wanted = host.request("one", port_bindings={"80/tcp": (PortBinding(host_port="80"),)})
+    opened = await networks.open(wanted)
+    mate = await networks.open(host.request("mate", mode="aaa"))
+    host.serve(opened.netns_path, 80, "one")
+    endpoint = await networks.connect("aaa", EndpointConfig(aliases=("web",)), wanted)
+    assert endpoint.dns_names == ("one", "web", wanted.container_id[:12])
+    assert await host.ask(mate.netns_path, endpoint.ipv4_address, 80) is not None
+    assert f"{endpoint.ipv4_address}\tone\n" in host.read(wanted.hosts_path)
+    # Published ports go on: their answers leave by the network they came from.
+    assert await host.ask(host.neighbour, UPLINK, 80) == f"one {NEIGHBOUR}"
+    with pytest.raises(Forbidden, match="endpoint with name one already exists in network aaa"):
+        await networks.connect("aaa", EndpointConfig(), wanted)
+    with pytest.raises(host_driver.CannotConnect):
+        await networks.connect("host", EndpointConfig(), wanted)
+    with pytest.raises(none.OnlyNetwork):
+        await networks.connect("none", EndpointConfig(), wanted)
+    await networks.disconnect("aaa", wanted.container_id, hosts_path=wanted.hosts_path)
+    assert endpoint.ipv4_address not in host.read(wanted.hosts_path)
+    assert await host.ask(mate.netns_path, endpoint.ipv4_address, 80) is None
+    assert await host.ask(host.neighbour, UPLINK, 80) == f"one {NEIGHBOUR}"
+    with pytest.raises(EngineError, match="is not connected to network aaa"):
+        await networks.disconnect("aaa", wanted.container_id)
+    assert host.happened()[-2:] == [("connect", "aaa"), ("disconnect", "aaa")]
+    await networks.close_engine()
+
+
+@in_fake_host
+async def test_a_network_in_use_is_not_removed(host: FakeHost) -> None:
+    networks = await host.networks()
+    identifier, warning = await networks.create(NetworkRequest(name="used", labels={"a": "b"}))
+    await networks.create(NetworkRequest(name="idle"))
+    opened = await networks.open(host.request("one", mode="used"))
+    short = opened.endpoints[0].endpoint_id[:12]
+    with pytest.raises(catalogue.NetworkInUse) as refused:
+        await networks.remove("used")
+    assert str(refused.value) == (
+        f'error while removing network: network used has active endpoints (name:"one" id:"{short}")'
+    )
+    assert warning == ""
+    view = await networks.inspect(identifier[:20])
+    assert [m.ipv4_address for m in view.members] == ["172.18.0.2/16"]
+    assert await networks.prune() == ("idle",)
+    with pytest.raises(catalogue.NetworkNotRemovable):
+        await networks.remove("bridge")
+    assert host.happened() == [
+        ("create", "used"),
+        ("create", "idle"),
+        ("connect", "used"),
+        ("destroy", "idle"),
+        ("prune", ""),
+    ]
+    await networks.close_engine()
+
+
+@in_fake_host
+async def test_a_removed_network_leaves_nothing(host: FakeHost) -> None:
+    networks = await host.networks()
+    before = host.links()
+    await networks.create(
+        NetworkRequest(name="gone", ipam=IPAM(config=(Subnet(subnet="10.9.0.0/24"),)))
+    )
+    assert host.links() != before
+    await networks.remove("gone")
+    assert host.links() == before
+    await networks.create(
+        NetworkRequest(name="gone", ipam=IPAM(config=(Subnet(subnet="10.9.0.0/24"),)))
+    )
+    await networks.close_engine()
+    again = await host.networks()
+    assert again.find("gone").subnets[0].gateway == "10.9.0.1"
+    await again.close_engine()
+
+
+@in_fake_host
+async def test_a_network_that_cannot_be_made_leaves_nothing(host: FakeHost) -> None:
+    networks = await host.networks()
+    before = host.links()
+    with pytest.raises(ipam.PoolOverlap):
+        await networks.create(
+            NetworkRequest(name="x", ipam=IPAM(config=(Subnet(subnet="172.17.3.0/24"),)))
+        )
+    with pytest.raises(request.NoSuchPlugin):
+        await networks.create(NetworkRequest(name="x", driver="nope"))
+    with pytest.raises(host_driver.OneInstance):
+        await networks.create(NetworkRequest(name="x", driver="host"))
+    with pytest.raises(catalogue.NetworkExists):
+        await asyncio.gather(*(networks.create(NetworkRequest(name="y")) for _ in range(2)))
+    await networks.remove("y")
+    assert host.links() == before
+    assert [v.network.name for v in await networks.list()] == ["none", "host", "bridge"]
+    await networks.close_engine()
+
+
+@in_fake_host
+async def test_static_addresses_are_had_once(host: FakeHost) -> None:
+    networks = await host.networks()
+    subnet = Subnet(subnet="10.9.0.0/24", aux_addresses={"printer": "10.9.0.2"})
+    await networks.create(NetworkRequest(name="net", ipam=IPAM(config=(subnet,))))
+
+    def asks(name: str, address: str) -> dict[str, object]:
+        config = EndpointConfig(ipam=EndpointIPAM(ipv4_address=address))
+        return {"name": name, "mode": "net", "endpoints": {"net": config}}
+
+    one = await networks.open(host.request(**asks("one", "10.9.0.3")))
+    assert one.endpoints[0].ipv4_address == "10.9.0.3"
+    for taken in ("10.9.0.3", "10.9.0.1", "10.9.0.2", "10.9.0.255"):
+        with pytest.raises(ipam.AddressInUse) as refused:
+            await networks.open(host.request(**asks("two", taken)))
+        assert str(refused.value).endswith("networking: Address already in use")
+    three = await networks.open(host.request("three", mode="net"))
+    assert three.endpoints[0].ipv4_address == "10.9.0.4"
+    with pytest.raises(InvalidParameter, match="no configured subnet or ip-range contain"):
+        networks.check("net", {"net": EndpointConfig(ipam=EndpointIPAM(ipv4_address="10.8.0.1"))})
+    await networks.close_engine()
