@@ -164,7 +164,7 @@ def _warnings(given: Mapping[str, Any]) -> tuple[str, ...]:
         if option.flag not in given:
             continue
         value = given[option.flag]
-        if option.refuse is not None and (sentence := option.refuse(value)):
+        if sentence := option.refusal(value):
             raise _Invalid(sentence)
         if option.no_effect and not (option.harmless is not None and option.harmless(value)):
             warnings.append(f"{option.key or option.flag} has no effect: {option.no_effect}")

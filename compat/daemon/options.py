@@ -2,7 +2,8 @@
 
 An option is honoured (it has a field in EngineConfig), or known and without effect (`no_effect`
 says why, and the daemon warns when it is used), or refused where going on without it would be a
-lie (`refuse` makes the sentence). Whatever is not in the table is an error that names it.
+lie (`refused` is the sentence; `refuse` makes one for the values that it is about). Whatever is not
+in the table is an error that names it.
 """
 
 from __future__ import annotations
@@ -66,7 +67,14 @@ class Option:
     deprecated: str = ""
     no_effect: str = ""
     harmless: Callable[[Any], bool] | None = None
+    refused: str = ""
     refuse: Callable[[Any], str] | None = None
+
+    def refusal(self, value: Any) -> str:
+        """Why the daemon does not start with this value, "" if it does."""
+        if self.refuse is not None:
+            return self.refuse(value)
+        return self.refused if value else ""
 
     @property
     def attribute(self) -> str:
@@ -82,10 +90,6 @@ class Option:
 
 def _no_containerd(what: str) -> str:
     return f"{what}: there is no containerd here"
-
-
-def _refuse_if(sentence: str) -> Callable[[Any], str]:
-    return lambda value: sentence if value else ""
 
 
 def _refuse_storage(options: tuple[str, ...]) -> str:
@@ -192,7 +196,7 @@ TABLE: tuple[Option, ...] = (
         Strings(),
         "Plugins that are asked about each request",
         key="authorization-plugins",
-        refuse=_refuse_if(
+        refused=(
             "authorization-plugins: this engine asks no authorization plugin, "
             "and will not let through what one would refuse"
         ),
@@ -204,7 +208,7 @@ TABLE: tuple[Option, ...] = (
         hidden=True,
         deprecated="accessing Docker API through a browser is insecure; "
         "use a reverse proxy if you need CORS headers",
-        refuse=_refuse_if(
+        refused=(
             'DEPRECATED: The "api-cors-header" config parameter and the dockerd '
             '"--api-cors-header" option have been removed; '
             "use a reverse proxy if you need CORS headers"
@@ -554,7 +558,7 @@ TABLE: tuple[Option, ...] = (
         "selinux-enabled",
         Boolean(),
         "SELinux labels for containers",
-        refuse=_refuse_if(
+        refused=(
             "selinux-enabled: this engine sets no SELinux labels, "
             "and will not run unconfined what should be confined"
         ),
@@ -563,7 +567,7 @@ TABLE: tuple[Option, ...] = (
         "userns-remap",
         Text(),
         "User whose subordinate ids containers run with",
-        refuse=_refuse_if(
+        refused=(
             "userns-remap: this engine does not map users yet, "
             "and will not run as the host's root what should not be"
         ),
@@ -573,14 +577,14 @@ TABLE: tuple[Option, ...] = (
         Integer(),
         "Real-time period (µs) of all containers",
         shown="0",
-        refuse=_refuse_if("cpu-rt-period: this engine sets no real-time limit for all containers"),
+        refused="cpu-rt-period: this engine sets no real-time limit for all containers",
     ),
     Option(
         "cpu-rt-runtime",
         Integer(),
         "Real-time runtime (µs) of all containers",
         shown="0",
-        refuse=_refuse_if("cpu-rt-runtime: this engine sets no real-time limit for all containers"),
+        refused="cpu-rt-runtime: this engine sets no real-time limit for all containers",
     ),
     Option(
         "cdi-spec-dir",
@@ -630,7 +634,7 @@ TABLE: tuple[Option, ...] = (
         "cri-containerd",
         Boolean(),
         "Serve Kubernetes' CRI by containerd",
-        refuse=_refuse_if("cri-containerd: this engine does not serve the CRI"),
+        refused="cri-containerd: this engine does not serve the CRI",
     ),
     Option(
         "builder",
@@ -656,7 +660,7 @@ TABLE: tuple[Option, ...] = (
         "rootless",
         Boolean(),
         "Run without root privileges",
-        refuse=_refuse_if("rootless: this engine needs root privileges"),
+        refused="rootless: this engine needs root privileges",
     ),
     Option(
         "restart",

@@ -34,18 +34,10 @@ def _left(option: Option) -> str:
 
 def _right(option: Option) -> str:
     default = f" (default {option.shown})" if option.shown else ""
-    effect = (
-        "; has no effect here"
-        if option.no_effect
-        else "; refused here"
-        if _is_refused(option)
-        else ""
-    )
+    effect = "; refused here" if option.refused else ""
+    if option.no_effect and not option.refused:
+        effect = "; has no effect here"
     return option.help + effect + default
-
-
-def _is_refused(option: Option) -> bool:
-    return option.refuse is not None and not option.attribute and option.flag != "storage-opt"
 
 
 def _lines(left: str, right: str, indent: int, width: int) -> str:

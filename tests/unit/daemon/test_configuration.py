@@ -194,7 +194,7 @@ def test_what_must_not_be_ignored_is_refused(argv: list[str]) -> None:
 
 def test_an_option_is_honoured_or_explained() -> None:
     for option in by_flag().values():
-        is_known = option.attribute or option.no_effect or option.refuse or option.deprecated
+        is_known = option.attribute or option.no_effect or option.refused or option.deprecated
         is_command = option.key == "-"
         assert is_known or is_command, option.flag
 

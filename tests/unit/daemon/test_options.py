@@ -13,7 +13,7 @@ from compat.daemon.usage import usage
 ROOT = Path(__file__).parents[3]
 
 
-HONOURED = [o for o in TABLE if o.attribute and not o.no_effect and o.refuse is None]
+HONOURED = [o for o in TABLE if o.attribute and not (o.no_effect or o.refused or o.refuse)]
 
 
 @pytest.fixture(scope="module")
