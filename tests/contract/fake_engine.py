@@ -19,6 +19,7 @@ from engine.events import EventBus
 from engine.ids import ContainerId
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable
 
 ID = "4f" * 32
@@ -174,12 +175,14 @@ def engine() -> SimpleNamespace:
 
 
 @asynccontextmanager
-async def serving(fake: SimpleNamespace, path: str, **config: Any) -> AsyncIterator[web.AppRunner]:
+async def serving(
+    fake: SimpleNamespace, path: str, *, tls: ssl.SSLContext | None = None, **config: Any
+) -> AsyncIterator[web.AppRunner]:
     """The API over `fake` on the Unix socket `path`."""
     app = create_app(fake, EngineConfig(**config))  # type: ignore[arg-type]
     runner = create_runner(app, shutdown_timeout=0.1)
     await runner.setup()
-    await web.UnixSite(runner, path).start()
+    await web.UnixSite(runner, path, ssl_context=tls).start()
     try:
         yield runner
     finally:

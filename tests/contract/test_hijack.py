@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import socket
+import ssl
 import struct
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -192,6 +196,69 @@ def test_versions_before_1_42_know_one_content_type(tmp_path: Path) -> None:
         writer.write(ATTACH.replace(b"1.51", b"1.41"))
         answer = await reader.readuntil(b"\r\n\r\n")
         assert b"Content-Type: application/vnd.docker.raw-stream\r\n" in answer
+
+    talk(tmp_path, conversation)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and a certificate of its own for "d", in one file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    made = path.with_suffix(".crt")
+    request = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=d -addext subjectAltName=DNS:d"
+    subprocess.run(
+        ["openssl", *request.split(), "-keyout", path, "-out", made],
+        check=True,
+        capture_output=True,
+    )
+    path.write_bytes(path.read_bytes() + made.read_bytes())
+    return path
+
+
+def test_behind_tls_the_bytes_are_pumped(tmp_path: Path, certificate: Path) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate)
+    client = ssl.create_default_context(cafile=str(certificate))
+    fake = fake_engine.engine()
+    megabyte = b"x" * 2**20
+
+    async def echo(ref: str, options: object, fd: int, prefix: bytes) -> None:
+        fake.echo = asyncio.ensure_future(_echo(fd, prefix, len(megabyte) + 5))
+
+    fake.containers.attach = echo
+
+    async def run() -> None:
+        path = str(tmp_path / "tls.sock")
+        async with fake_engine.serving(fake, path, tls=server), asyncio.timeout(10):
+            reader, writer = await asyncio.open_unix_connection(
+                path, ssl=client, server_hostname="d"
+            )
+            writer.write(ATTACH + b"early" + megabyte)
+            assert await reader.readexactly(len(ANSWER)) == ANSWER
+            assert await reader.read(-1) == b"early" + megabyte
+            writer.close()
+
+    asyncio.run(run())
+
+
+async def _echo(fd: int, prefix: bytes, count: int) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket(fileno=fd) as sock:
+        sock.setblocking(False)
+        heard = prefix
+        while len(heard) < count:
+            heard += await loop.sock_recv(sock, 65536)
+        await loop.sock_sendall(sock, heard)
+
+
+def test_doubled_slashes_are_redirected(tmp_path: Path) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"GET //containers/../version?a=b HTTP/1.1\r\nHost: d\r\n\r\n")
+        answer = await reader.readuntil(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 301 Moved Permanently\r\n")
+        assert b"Location: /version?a=b\r\n" in answer
 
     talk(tmp_path, conversation)
 
