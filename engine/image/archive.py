@@ -388,6 +388,7 @@ def decode_manifest(data: bytes) -> list[ManifestItem]:
             f"json: cannot unmarshal {kind} into Go value of type []tarexport.manifestItem"
         )
     try:
-        return msgspec.convert(without_nulls(document), list[ManifestItem])
+        entries = without_nulls(cast("object", document))
+        return msgspec.convert(entries, list[ManifestItem])
     except (msgspec.ValidationError, RecursionError) as exc:
         raise InvalidArchive(str(exc)) from exc

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.errors import Conflict, InvalidParameter, NotFound, NotImplementedHere
+from engine.errors import (
+    Conflict,
+    EngineError,
+    InvalidParameter,
+    NotFound,
+    NotImplementedHere,
+)
 
 if TYPE_CHECKING:
     from engine.oci.digest import ImageId
@@ -71,3 +77,14 @@ class InvalidArchive(InvalidParameter):
 class NoPuller(NotImplementedHere):
     def __init__(self) -> None:
         super().__init__("this engine was assembled without a registry client")
+
+
+class DiskFailed(EngineError):
+    """The disk is full or broken: nothing of what was begun is left."""
+
+
+def of_disk(exc: OSError) -> DiskFailed:
+    """As Go words a failed call: "<path>: no space left on device"."""
+    path = exc.filename.decode() if isinstance(exc.filename, bytes) else exc.filename
+    reason = (exc.strerror or str(exc)).lower()
+    return DiskFailed(f"{path}: {reason}" if isinstance(path, str) else reason)

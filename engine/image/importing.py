@@ -69,6 +69,8 @@ class Importer:
                 return await to_the_end(
                     offload.disk(self._put, staged, lease, config, ref, message, wanted)
                 )
+        except OSError as exc:
+            raise failure.of_disk(exc) from exc
         finally:
             received.close()
 

@@ -364,10 +364,11 @@ async def _with_progress(
             has_begun = True
             yield progress
         await task
-    except WharfError as exc:
+    except (WharfError, OSError) as exc:
+        told = failure.of_disk(exc) if isinstance(exc, OSError) else exc
         if not has_begun:
-            raise
-        yield Progress(error=str(exc))
+            raise told from exc
+        yield Progress(error=str(told))
     finally:
         task.cancel()
         await asyncio.wait((task,))

@@ -1,0 +1,99 @@
+"""Blobs: visible only when whole and verified."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.oci import digest
+from engine.oci.digest import Digest, InvalidDigest
+from engine.storage.content import BlobMissing, Content, DigestMismatch, SizeMismatch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> Content:
+    return Content(str(tmp_path / "content"))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(max_size=300), max_size=10))
+def test_any_chunking(content: Content, pieces: list[bytes]) -> None:
+    data = b"".join(pieces)
+    name = digest.of(data)
+    with content.ingest(name, len(data)) as ingest:
+        for piece in pieces:
+            ingest.write(piece)
+        assert ingest.commit() == name
+    assert content.read(name) == data
+    assert content.size(name) == len(data)
+    assert os.listdir(content.ingest_root) == []
+
+
+def test_what_is_not_committed_is_not_there(content: Content) -> None:
+    name = digest.of(b"data")
+    with content.ingest(name) as ingest:
+        ingest.write(b"data")
+        assert not content.has(name)
+    assert not content.has(name)
+    assert os.listdir(content.ingest_root) == []
+    with pytest.raises(BlobMissing):
+        content.read(name)
+
+
+@pytest.mark.parametrize(
+    ("data", "size", "error"),
+    [
+        (b"date", 4, DigestMismatch),
+        (b"dat", 4, SizeMismatch),
+        (b"datas", 4, SizeMismatch),
+        (b"date", None, DigestMismatch),
+    ],
+)
+def test_a_blob_that_lies(
+    content: Content, data: bytes, size: int | None, error: type[Exception]
+) -> None:
+    name = digest.of(b"data")
+
+    def ingest_it() -> None:
+        with content.ingest(name, size) as ingest:
+            ingest.write(data)
+            ingest.commit()
+
+    with pytest.raises(error):
+        ingest_it()
+    assert list(content.walk()) == []
+    assert os.listdir(content.ingest_root) == []
+
+
+def test_other_algorithms(content: Content) -> None:
+    hasher = digest.hasher("sha512:")
+    hasher.update(b"data")
+    name = Digest(f"sha512:{hasher.hexdigest()}")
+    content.put(b"data", name)
+    assert list(content.walk()) == [(name, 4)]
+
+
+def test_a_name_cannot_lead_out(content: Content) -> None:
+    for name in ("sha256:../../../etc/passwd", "../x:" + "a" * 64):
+        with pytest.raises(InvalidDigest):
+            content.read(Digest(name))
+
+
+def test_deleting_and_sweeping(content: Content) -> None:
+    name = content.put(b"data")
+    content.delete(name)
+    content.delete(name)
+    assert not content.has(name)
+    ingest = content.ingest(digest.of(b"x"))
+    ingest.write(b"x")
+    content.sweep_ingests()
+    assert os.listdir(content.ingest_root) == []
+    with pytest.raises(FileNotFoundError):
+        ingest.abort()

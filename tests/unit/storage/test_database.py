@@ -1,0 +1,134 @@
+"""Rows: whole or not at all, names unique, newer databases untouched."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from engine.storage.database import Database, NameTaken, NewerDatabase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(str(tmp_path / "d" / "wharf.db"))
+    yield opened
+    opened.close()
+
+
+def test_rows_of_nouns_do_not_mix(database: Database) -> None:
+    images, layers = database.table("image"), database.table("layer")
+    images.put("k", b"1", name="n")
+    layers.put("k", b"2", name="n")
+    images.put("k", b"3", name="other")
+    assert images.get("k") == b"3"
+    assert layers.items() == [("k", b"2")]
+    assert images.key_of("other") == "k"
+    assert images.key_of("n") is None
+    images.delete("k")
+    images.delete("k")
+    assert images.get("k") is None
+    assert layers.get("k") == b"2"
+
+
+def test_a_name_is_taken_once(database: Database) -> None:
+    table = database.table("container")
+    table.insert("a", b"1", name="web")
+    with pytest.raises(NameTaken) as caught:
+        table.insert("b", b"2", name="web")
+    assert caught.value.holder == "a"
+    with pytest.raises(NameTaken):
+        table.insert("a", b"3")
+    with pytest.raises(NameTaken):
+        table.put("b", b"2", name="web")
+    assert table.items() == [("a", b"1")]
+
+
+def test_one_of_many_gets_the_name(database: Database) -> None:
+    table = database.table("container")
+    won: list[int] = []
+
+    def attempt(number: int) -> None:
+        try:
+            table.insert(str(number), b"", name="web")
+        except NameTaken:
+            return
+        won.append(number)
+
+    threads = [threading.Thread(target=attempt, args=(n,)) for n in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert [key for key, _ in table.items()] == [str(won[0])]
+
+
+def test_a_transaction_is_all_or_nothing(database: Database) -> None:
+    table = database.table("x")
+
+    def fail_half_way() -> None:
+        with database.transaction():
+            table.put("a", b"1")
+            with database.transaction():
+                table.put("b", b"1")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
+    assert table.items() == []
+    with database.transaction():
+        table.put("a", b"1")
+        table.put("b", b"2")
+    assert len(table.items()) == 2
+
+
+def test_other_threads_wait_for_a_transaction(database: Database) -> None:
+    table = database.table("x")
+    begun, seen = threading.Event(), list[bytes | None]()
+
+    def look() -> None:
+        begun.set()
+        seen.append(table.get("a"))
+
+    thread = threading.Thread(target=look)
+    with database.transaction():
+        table.put("a", b"1")
+        thread.start()
+        begun.wait()
+        table.put("a", b"2")
+    thread.join()
+    assert seen == [b"2"]
+
+
+def test_it_is_there_after_a_restart(tmp_path: Path) -> None:
+    path = str(tmp_path / "wharf.db")
+    first = Database(path)
+    first.table("x").put("a", b"1", name="n")
+    first.close()
+    second = Database(path)
+    assert second.table("x").key_of("n") == "a"
+    second.close()
+
+
+def test_nobody_else_may_read_it(tmp_path: Path) -> None:
+    Database(str(tmp_path / "wharf.db")).close()
+    assert stat.S_IMODE((tmp_path / "wharf.db").stat().st_mode) == 0o600
+
+
+def test_a_newer_database_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "wharf.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version=99")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(NewerDatabase, match="written by a newer engine"):
+        Database(str(path))
+    assert path.read_bytes() == before
