@@ -114,8 +114,14 @@ class Attachments:
         self._firewall = firewall
         self._left = left
         self._standing: dict[str, _Standing] = {}
-        self._ports = ports.PortAllocator(ports.ephemeral_range())
+        self._ports = ports.PortAllocator()
+        self._host_has_ipv6 = False
         self.catalogue: Catalogue
+
+    def learn_host(self) -> None:
+        """What of the host decides about ports; before anything is opened or adopted; blocks."""
+        self._ports = ports.PortAllocator(ports.ephemeral_range())
+        self._host_has_ipv6 = files.host_has_ipv6()
 
     def members(self, network_id: str) -> tuple[Member, ...]:
         return tuple(
@@ -351,7 +357,7 @@ class Attachments:
             ipv4=ip_address(main4.ipv4_address) if main4 else None,
             ipv6=ip_address(main6.ipv6_address) if main6 else None,
             default=ip_address(options.binding or self._config.ip),
-            host_has_ipv6=files.host_has_ipv6(),
+            host_has_ipv6=self._host_has_ipv6,
         )
 
     # Closing, and taking over at boot

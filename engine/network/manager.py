@@ -70,6 +70,7 @@ class Networks:
 
     async def open_engine(self) -> None:
         """Read the networks and make their bridges; running containers notice nothing."""
+        await offload.kernel(self._attachments.learn_host)
         await self._catalogue.open()
         self._reaper = asyncio.get_running_loop().create_task(self._reap(), name="networks")
 

@@ -40,7 +40,7 @@ _PORT: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
 class InvalidPort(InvalidParameter):
     def __init__(self, text: str) -> None:
-        super().__init__(f"invalid port specification: {text!r}")
+        super().__init__(f'invalid port specification: "{text}"')
 
 
 class PortError(EngineError):

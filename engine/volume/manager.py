@@ -65,12 +65,15 @@ class Volumes:
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._is_pruning = False
         self.users_of: Callable[[str], Sequence[str]] = lambda _: ()
-        rows = self._table.items()
-        kept = [msgspec.json.decode(document, type=Volume) for _, document in rows]
-        self._volumes.update((volume.name, volume) for volume in kept)
 
     async def open_engine(self) -> None:
-        """Finish what a crash interrupted. A directory without a row is somebody's data: kept."""
+        """Read the rows and finish what a crash interrupted.
+
+        A directory without a row is somebody's data, and taken up again.
+        """
+        rows = await offload.disk(self._table.items)
+        kept = [msgspec.json.decode(document, type=Volume) for _, document in rows]
+        self._volumes.update((volume.name, volume) for volume in kept)
         await offload.disk(local.sweep, self._root)
         for name in await offload.disk(local.names, self._root):
             if name not in self._volumes:

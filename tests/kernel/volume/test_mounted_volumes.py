@@ -1,0 +1,91 @@
+"""Volumes whose options put a file system on them, in a mount namespace of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+from engine import offload
+from engine.errors import EngineError
+from engine.events import EventBus
+from engine.storage.database import Database
+from engine.volume.manager import Volumes
+from tests.kernel.network.fake_host import FakeHost, in_fake_host
+
+
+async def opened(host: FakeHost) -> Volumes:
+    config = host.config()
+    database = await offload.disk(Database, f"{config.data_root}/wharf.db")
+    volumes = Volumes(config, database, EventBus())
+    await volumes.open_engine()
+    return volumes
+
+
+async def is_mounted(path: str) -> bool:
+    return await asyncio.to_thread(os.path.ismount, path)
+
+
+@in_fake_host
+async def test_a_file_system_is_there_while_somebody_holds_it(host: FakeHost) -> None:
+    volumes = await opened(host)
+    options = {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,noexec"}
+    volume = await volumes.create("ram", "", options)
+    assert not await is_mounted(volume.mountpoint)
+    assert await volumes.acquire("ram", "one") == volume.mountpoint
+    await volumes.acquire("ram", "two")
+    found = [line.split() for line in host.read("/proc/thread-self/mounts").splitlines()]
+    (mounted,) = [words for words in found if words[1] == volume.mountpoint]
+    assert mounted[2] == "tmpfs"
+    assert {"noexec", "size=1024k"} <= set(mounted[3].split(","))
+    await volumes.release("ram", "one")
+    assert await is_mounted(volume.mountpoint)
+    await volumes.release("ram", "two")
+    assert not await is_mounted(volume.mountpoint)
+
+
+@in_fake_host
+async def test_a_bound_directory_is_the_volume(host: FakeHost) -> None:
+    volumes = await opened(host)
+    source = f"{host.folder}/source"
+    os.makedirs(f"{source}/sub")
+    options = {"type": "none", "device": source, "o": "bind,ro"}
+    volume = await volumes.create("bound", "", options)
+    path = await volumes.acquire("bound", "one")
+    assert os.listdir(path) == ["sub"]
+    with pytest.raises(OSError, match="Read-only"):
+        os.mkdir(f"{path}/more")
+    await volumes.release("bound", "one")
+    await volumes.remove("bound")
+    assert os.listdir(source) == ["sub"]
+    assert volumes.find(volume.name) is None
+
+
+@in_fake_host
+async def test_the_next_engine_unmounts_what_nobody_holds(host: FakeHost) -> None:
+    first = await opened(host)
+    options = {"type": "tmpfs", "device": "tmpfs"}
+    for name in ("held", "left"):
+        await first.create(name, "", options)
+        await first.acquire(name, "c")
+    second = await opened(host)
+    held = await second.acquire("held", "c")
+    await second.settle()
+    assert await is_mounted(held)
+    assert not await is_mounted((await second.get("left")).mountpoint)
+    await second.release("held", "c")
+
+
+@in_fake_host
+async def test_a_mount_that_fails_says_why_and_no_secret(host: FakeHost) -> None:
+    volumes = await opened(host)
+    options = {"type": "nosuchfs", "device": "//server/share", "o": "password=secret"}
+    volume = await volumes.create("bad", "", options)
+    with pytest.raises(EngineError) as refused:
+        await volumes.acquire("bad", "one")
+    assert str(refused.value) == (
+        f"error while mounting volume '{volume.mountpoint}': failed to mount local volume: "
+        f"mount //server/share:{volume.mountpoint}: No such device"
+    )
+    await volumes.remove("bad")

@@ -1,0 +1,128 @@
+"""Requests to create a network, and what of a bridge's options is understood."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.config import EngineConfig
+from engine.errors import InvalidParameter, NotImplementedHere, WharfError
+from engine.network import bridge, request
+from engine.network.model import IPAM, NetworkRequest, Subnet
+
+CONFIG = EngineConfig(default_network_opts={"bridge": {bridge.MTU: "1400", "x": "y"}})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (NetworkRequest(name="host"), "operation is not permitted on predefined host network "),
+        (NetworkRequest(name=" "), "invalid name: name is empty"),
+        (NetworkRequest(name="x", driver="nope"), 'plugin "nope" not found'),
+        (NetworkRequest(name="x", driver="null"), 'only one instance of "null" network is allowed'),
+        (NetworkRequest(name="x", ipam=IPAM(driver="nope")), 'plugin "nope" not found'),
+        (
+            NetworkRequest(name="x", scope="swarm"),
+            "cannot create a swarm scoped network when swarm is not active",
+        ),
+        (NetworkRequest(name="x", enable_ipv4=False), "IPv4 or IPv6 must be enabled"),
+        (
+            NetworkRequest(name="x", driver="macvlan"),
+            "the network driver macvlan is not implemented",
+        ),
+    ],
+)
+def test_refusals(wanted: NetworkRequest, said: str) -> None:
+    with pytest.raises(WharfError) as refused:
+        request.check(wanted)
+    assert str(refused.value) == said
+
+
+def test_a_name_may_be_anything_and_reaches_no_link() -> None:
+    wanted = NetworkRequest(name='a/b "c"\n;', options={"mine": "1"})
+    request.check(wanted)
+    network = request.compose(wanted, None, CONFIG)
+    assert network.name == wanted.name
+    assert network.link == f"wh{CONFIG.instance[:4]}{network.id[:9]}"
+    assert network.options == {bridge.MTU: "1400", "x": "y", "mine": "1"}
+
+
+def test_a_template_gives_what_the_request_does_not() -> None:
+    subnet = Subnet(subnet="10.9.0.0/24")
+    template = request.compose(
+        NetworkRequest(
+            name="t", is_config_only=True, ipam=IPAM(config=(subnet,)), labels={"a": "1"}
+        ),
+        None,
+        EngineConfig(),
+    )
+    assert (template.driver, template.link) == ("null", "")
+    wanted = NetworkRequest(name="x", config_from="t", labels={"b": "2"})
+    network = request.compose(wanted, template, EngineConfig())
+    assert network.ipam.config == (subnet,)
+    assert network.labels == {"a": "1", "b": "2"}
+    with pytest.raises(request.NoSuchTemplate) as refused:
+        request.compose(wanted, None, EngineConfig())
+    assert str(refused.value) == 'configuration network "t" does not exist'
+
+
+def test_options_of_a_bridge() -> None:
+    found = bridge.parse(
+        {
+            bridge.BRIDGE_NAME: "mine",
+            bridge.ENABLE_ICC: "False",
+            bridge.ENABLE_MASQUERADE: "0",
+            bridge.HOST_BINDING: "127.0.0.1",
+            bridge.MTU: "9000",
+            "unknown": "let be",
+        }
+    )
+    assert found == bridge.Options(
+        link="mine", has_icc=False, has_masquerade=False, binding="127.0.0.1", mtu=9000
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            bridge.MTU,
+            "x",
+            'failed to parse com.docker.network.driver.mtu value: x (strconv.Atoi: parsing "x": '
+            "invalid syntax)",
+        ),
+        (bridge.MTU, "-1", "invalid MTU number: -1"),
+        (
+            bridge.ENABLE_ICC,
+            "yes",
+            "failed to parse com.docker.network.bridge.enable_icc value: yes "
+            '(strconv.ParseBool: parsing "yes": invalid syntax)',
+        ),
+        (
+            bridge.HOST_BINDING,
+            "z",
+            "failed to parse com.docker.network.bridge.host_binding_ipv4 value: z (nil ip)",
+        ),
+    ],
+)
+def test_bad_options(name: str, value: str, said: str) -> None:
+    with pytest.raises(InvalidParameter) as refused:
+        bridge.parse({name: value})
+    assert str(refused.value) == said
+
+
+@pytest.mark.parametrize("name", ["a" * 16, "a/b", "..", "a b", "a\n"])
+def test_a_bridge_s_name_must_be_a_link_s(name: str) -> None:
+    with pytest.raises(InvalidParameter):
+        bridge.parse({bridge.BRIDGE_NAME: name})
+
+
+def test_gateway_modes_are_refused_not_ignored() -> None:
+    for name in bridge.GATEWAY_MODES:
+        bridge.parse({name: "nat"})
+        with pytest.raises(NotImplementedHere):
+            bridge.parse({name: "routed"})
+
+
+def test_a_random_mac_is_local_and_unicast() -> None:
+    for _ in range(50):
+        assert int(bridge.random_mac()[:2], 16) & 0x03 == 0x02

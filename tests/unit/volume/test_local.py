@@ -1,0 +1,95 @@
+"""The local driver's grammar and its directories."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from engine.errors import InvalidParameter
+from engine.volume import local
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("name", ["ab", "a-b_c.d", "0x", "A" * 64])
+def test_names(name: str) -> None:
+    local.check_name(name)
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", ".hidden", "a b", "-x", "a\n", "ä1", "A" * 300])
+def test_bad_names(name: str) -> None:
+    with pytest.raises(InvalidParameter) as refused:
+        local.check_name(name)
+    assert str(refused.value) == (
+        f'"{name}" includes invalid characters for a local volume name, only '
+        '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use '
+        "absolute path"
+    )
+
+
+def test_a_short_name_has_its_own_sentence() -> None:
+    with pytest.raises(InvalidParameter, match="volume name is too short, names should be at"):
+        local.check_name("a")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"foo": "x"}, 'invalid option: "foo"'),
+        ({"type": "tmpfs"}, 'missing required option: "device"'),
+        ({"device": "x"}, 'missing required option: "type"'),
+        ({"o": "ro"}, 'missing required option: "device"'),
+        ({"size": "1m"}, "quota size requested but no quota support"),
+    ],
+)
+def test_bad_options(options: dict[str, str], said: str) -> None:
+    with pytest.raises(InvalidParameter) as refused:
+        local.check_options(options)
+    assert str(refused.value) == said
+
+
+def test_directories_are_made_once_and_removed_whole(tmp_path: Path) -> None:
+    root = str(tmp_path / "volumes")
+    local.create(root, "data")
+    path = local.mountpoint(root, "data")
+    (tmp_path / "volumes/data/_data/file").write_text("kept")
+    local.create(root, "data")
+    assert os.listdir(path) == ["file"]
+    assert os.stat(path).st_mode & 0o777 == 0o755
+    assert local.names(root) == ["data"]
+    local.remove(root, "data")
+    local.remove(root, "data")
+    assert os.listdir(root) == []
+
+
+def test_a_removal_that_a_crash_interrupted_is_finished(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    local.create(root, "kept")
+    os.makedirs(tmp_path / ".removed-0123/_data/deep")
+    local.sweep(root)
+    assert os.listdir(root) == ["kept"]
+    assert local.names(root) == ["kept"]
+    local.sweep(str(tmp_path / "nowhere"))
+
+
+def test_removing_follows_no_link_out(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("x")
+    root = str(tmp_path / "volumes")
+    local.create(root, "data")
+    os.symlink(outside, tmp_path / "volumes/data/_data/link")
+    local.remove(root, "data")
+    assert (outside / "precious").exists()
+
+
+def test_sizes_count_a_file_once(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 1000)
+    os.link(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/c").write_bytes(b"y" * 50)
+    assert local.size_bytes(str(tmp_path)) == 1050
+    assert local.size_bytes(str(tmp_path / "nowhere")) == 0

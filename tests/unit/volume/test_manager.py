@@ -1,0 +1,194 @@
+"""Volumes made, held and removed, on a real database in a temporary directory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from engine import offload
+from engine.config import EngineConfig
+from engine.errors import InvalidParameter, NoSuchVolume, WharfError
+from engine.events import EventBus
+from engine.storage.database import Database
+from engine.volume import manager
+from engine.volume.manager import Volumes
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+
+def run(tmp_path: Path, test: Callable[[Volumes, EventBus], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        database = await offload.disk(Database, str(tmp_path / "db"))
+        events = EventBus()
+        try:
+            volumes = Volumes(EngineConfig(data_root=str(tmp_path)), database, events)
+            await volumes.open_engine()
+            await test(volumes, events)
+        finally:
+            await offload.disk(database.close)
+
+    try:
+        asyncio.run(whole())
+    finally:
+        offload.close()
+
+
+def happened(events: EventBus) -> list[tuple[str, str]]:
+    return [(e.action, e.actor_id) for e in events.past(since_ns=0)]
+
+
+def test_creating_twice_gives_the_first(tmp_path: Path) -> None:
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        one = await volumes.create("data", labels={"a": "b"})
+        two = await volumes.create("data", "local", {}, {"a": "c"})
+        assert one == two
+        assert one.mountpoint == str(tmp_path / "volumes/data/_data")
+        assert await offload.disk(os.path.isdir, one.mountpoint)
+        assert (one.labels, one.options) == ({"a": "b"}, None)
+        assert happened(events) == [("create", "data")]
+
+    run(tmp_path, test)
+
+
+def test_nobody_s_name_is_an_id_and_a_label(tmp_path: Path) -> None:
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        volume = await volumes.create()
+        assert len(volume.name) == 64
+        assert volume.labels == {"com.docker.volume.anonymous": ""}
+
+    run(tmp_path, test)
+
+
+def test_volumes_are_there_after_a_restart(tmp_path: Path) -> None:
+    async def first(volumes: Volumes, events: EventBus) -> None:
+        await volumes.create("data", labels={"a": "b"})
+
+    async def second(volumes: Volumes, events: EventBus) -> None:
+        assert (await volumes.get("data")).labels == {"a": "b"}
+
+    run(tmp_path, first)
+    run(tmp_path, second)
+
+
+def test_a_directory_without_a_record_is_taken_up(tmp_path: Path) -> None:
+    os.makedirs(tmp_path / "volumes/found/_data")
+    (tmp_path / "volumes/found/_data/file").write_text("somebody's")
+
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        volume = await volumes.get("found")
+        assert await offload.disk(os.listdir, volume.mountpoint) == ["file"]
+
+    run(tmp_path, test)
+
+
+def test_refusals(tmp_path: Path) -> None:
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        for name, driver, options, said in (
+            (
+                "a",
+                "",
+                {},
+                "create a: volume name is too short, names should be at least two "
+                "alphanumeric characters",
+            ),
+            (
+                "ab",
+                "nope",
+                {},
+                'create ab: error looking up volume plugin nope: plugin "nope" not found',
+            ),
+            ("ab", "", {"foo": "x"}, 'create ab: invalid option: "foo"'),
+        ):
+            with pytest.raises(WharfError) as refused:
+                await volumes.create(name, driver, options)
+            assert str(refused.value) == said
+        with pytest.raises(NoSuchVolume) as missing:
+            await volumes.get("nope")
+        assert str(missing.value) == "get nope: no such volume"
+        with pytest.raises(NoSuchVolume):
+            await volumes.remove("nope")
+        await volumes.remove("nope", force=True)
+        assert happened(events) == []
+
+    run(tmp_path, test)
+
+
+def test_a_volume_in_use_stays(tmp_path: Path) -> None:
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        volume = await volumes.create("data")
+        volumes.users_of = lambda name: ["c1", "c2"] if name == "data" else []
+        with pytest.raises(manager.VolumeInUse) as refused:
+            await volumes.remove("data", force=True)
+        assert str(refused.value) == "remove data: volume is in use - [c1, c2]"
+        assert (await volumes.prune({"all": ["true"]})).names == ()
+        volumes.users_of = lambda _: []
+        await volumes.remove("data")
+        assert not await offload.disk(os.path.exists, os.path.dirname(volume.mountpoint))
+        assert happened(events)[-1] == ("destroy", "data")
+
+    run(tmp_path, test)
+
+
+def test_pruning_takes_the_anonymous_unless_told_all(tmp_path: Path) -> None:
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        named = await volumes.create("named", labels={"keep": "no"})
+        await offload.disk((tmp_path / "volumes/named/_data/file").write_bytes, b"x" * 100)
+        assert named.mountpoint == str(tmp_path / "volumes/named/_data")
+        nobody = await volumes.create()
+        await volumes.create("mounted", "", {"type": "tmpfs", "device": "tmpfs"})
+        assert (await volumes.prune({})).names == (nobody.name,)
+        assert (await volumes.prune({"all": ["1"], "label": ["keep=yes"]})).names == ()
+        pruned = await volumes.prune({"all": ["1"], "label": ["keep"]})
+        assert (pruned.names, pruned.reclaimed_bytes) == (("named",), 100)
+        assert [v.name for v in await volumes.list({})] == ["mounted"]
+
+    run(tmp_path, test)
+
+
+def test_lists_are_filtered(tmp_path: Path) -> None:
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        for name in ("web", "web-data", "db"):
+            await volumes.create(name, labels={"n": name})
+        volumes.users_of = lambda name: ["c"] if name == "db" else []
+
+        async def names(**filters: list[str]) -> list[str]:
+            return [v.name for v in await volumes.list(filters)]
+
+        assert await names(name=["web"]) == ["web", "web-data"]
+        assert await names(label=["n=db"]) == ["db"]
+        assert await names(dangling=["true"]) == ["web", "web-data"]
+        assert await names(dangling=["false"]) == ["db"]
+        assert await names(driver=["other"]) == []
+        with pytest.raises(InvalidParameter, match="invalid filter 'foo'"):
+            await names(foo=["x"])
+
+    run(tmp_path, test)
+
+
+def test_a_lost_directory_is_made_again_for_who_needs_it(tmp_path: Path) -> None:
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        volume = await volumes.create("data")
+        await offload.disk(os.rmdir, volume.mountpoint)
+        assert await volumes.acquire("data", "c1") == volume.mountpoint
+        assert await offload.disk(os.path.isdir, volume.mountpoint)
+        with pytest.raises(manager.VolumeInUse):
+            await volumes.remove("data")
+        await volumes.release("data", "c1")
+        await volumes.release("data", "c1")
+        await volumes.remove("data")
+        await volumes.release("data", "c1")
+
+    run(tmp_path, test)
+
+
+def test_many_at_once_make_one(tmp_path: Path) -> None:
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        await asyncio.gather(*(volumes.create("data") for _ in range(20)))
+        assert happened(events) == [("create", "data")]
+
+    run(tmp_path, test)
