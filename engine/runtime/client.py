@@ -281,6 +281,7 @@ class Task:
         self.id = container_id
         self.pid = 0
         self.pidfd = -1
+        self.monitor_pid = 0
         self.started_ns = 0
         self.exit: Exit | None = None
         self._runtime = runtime
@@ -396,6 +397,8 @@ class Task:
             os.close(fd)
         events = self._runtime.events
         match message:
+            case protocol.Hello():
+                self.monitor_pid = message.pid
             case protocol.Exited():
                 self._on_exit(Exit.from_json(message.exit))
             case protocol.ExecExited():

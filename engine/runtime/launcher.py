@@ -8,6 +8,7 @@ interpreter; importable without any third-party module.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import select
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _UMASK = 0o022
+_SIGINFO_BYTES = 128
 
 
 def main(fd: int, exec_root: str) -> NoReturn:
@@ -32,33 +34,42 @@ def main(fd: int, exec_root: str) -> NoReturn:
     process.keep_only([fd])
     os.set_inheritable(fd, False)
     channel = protocol.Channel(socket.socket(fileno=fd))
-    _settle()
-    _serve(channel, exec_root)
+    children = _settle()
+    _serve(channel, children, os.path.join(exec_root, "containers"))
     sys.exit(0)
 
 
-def _settle() -> None:
-    """Do once what every monitor would do."""
+def _settle() -> int:
+    """Do once what every monitor would do; the signalfd of children that ended."""
     syscalls.set_name("wharf-launcher")
     # What a container could read of a process on its way into it (CVE-2019-5736) starts here.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     os.umask(_UMASK)
-    # The kernel reaps monitors; a terminal's Ctrl-C is for the daemon.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # A terminal's Ctrl-C is for the daemon.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+    # A signalfd shows each process its own signals: monitors inherit it.
+    children = syscalls.signalfd(-1, {signal.SIGCHLD})
     cgroup.version()
     capability.last_cap()
     protocol.warm()
     gc.collect()
     gc.freeze()
+    return children
 
 
-def _serve(channel: protocol.Channel, exec_root: str) -> None:
+def _serve(channel: protocol.Channel, children: int, folders: str) -> None:
     poll = select.poll()
     poll.register(channel, select.POLLIN)
+    poll.register(children, select.POLLIN)
     while True:
-        poll.poll()
+        ready = {fd for fd, _events in poll.poll()}
+        if children in ready:
+            _reap(children)
+        if channel.fileno() not in ready:
+            continue
         try:
             messages = channel.receive()
         except (OSError, protocol.ProtocolError):
@@ -67,21 +78,28 @@ def _serve(channel: protocol.Channel, exec_root: str) -> None:
             return
         for message, fds in messages:
             if isinstance(message, protocol.Launch) and len(fds) == 1:
-                _launch(channel, message.id, fds[0], exec_root)
+                _launch(channel, fds[0], children, os.path.join(folders, message.id))
             for fd in fds:
                 os.close(fd)
 
 
-def _launch(channel: protocol.Channel, container_id: str, control: int, exec_root: str) -> None:
+def _reap(children: int) -> None:
+    os.read(children, _SIGINFO_BYTES)
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            continue
+
+
+def _launch(channel: protocol.Channel, control: int, children: int, folder: str) -> None:
+    ours, theirs = (sock.detach() for sock in socket.socketpair())
     try:
         pid = os.fork()
     except OSError as exc:
         failed = protocol.Failed(step="fork", errno=exc.errno or 0, text=f"fork: {exc.strerror}")
         channel.send(failed)
-        return
-    if pid == 0:
-        try:
-            channel.sock.close()
-            server.main(socket.socket(fileno=os.dup(control)), exec_root, container_id)
-        finally:
-            os._exit(1)
+    else:
+        if pid == 0:
+            os.close(channel.fileno())
+            server.main(control, (ours, theirs), children, folder)
+    os.close(ours)
+    os.close(theirs)

@@ -39,8 +39,10 @@ This module is imported by launcher, monitor and init: light standard library on
 from __future__ import annotations
 
 import collections
+import errno
 import json
 import os
+import select
 import socket
 import struct
 
@@ -57,9 +59,11 @@ _LENGTH = struct.Struct(">I")
 # A specification with the largest environment the kernel takes (2 MB) is far below.
 _MAX_MESSAGE_BYTES = 64 << 20
 # SCM_MAX_FD of the kernel: descriptors one sendmsg may carry.
-_MAX_FDS = 253
+MAX_FDS = 253
 _READ_BYTES = 1 << 16
 _NO_DESCRIPTORS: tuple[int, ...] = ()
+# Made once: json.dumps with separators makes an encoder a call, which a monitor pays in memory.
+dump = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class ProtocolError(Exception):
@@ -547,7 +551,7 @@ class Unknown(Message):
 
 def encode(message: Message, fds: int) -> bytes:
     document = {"type": type(message).__name__, "fds": fds, **message.to_json()}
-    body = json.dumps(document, separators=(",", ":")).encode()
+    body = dump(document).encode()
     return _LENGTH.pack(len(body)) + body
 
 
@@ -591,25 +595,48 @@ class Decoder:
             del self._bytes[:end]
         return messages
 
+    def take_rest(self) -> tuple[bytes, list[int]]:
+        """What no message was made of yet, to be fed to another decoder."""
+        rest = bytes(self._bytes), list(self._fds)
+        self._bytes.clear()
+        self._fds.clear()
+        return rest
+
     def close(self) -> None:
         """Close the descriptors that no message took."""
         while self._fds:
             os.close(self._fds.popleft())
 
 
+def pack_fds(fds: Sequence[int]) -> list[tuple[int, int, bytes]]:
+    """Descriptors as sendmsg(2) carries them."""
+    if not fds:
+        return []
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))]
+
+
+def unpack_fds(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors that recvmsg(2) brought."""
+    fds: list[int] = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds += struct.unpack(f"{len(data) // 4}i", data[: len(data) // 4 * 4])
+    return fds
+
+
 class Channel:
-    """A stream socket that carries messages; never blocks.
+    """A stream socket that carries messages; never blocks, `send_all` apart.
 
     Descriptors given to `send` are the channel's from then on: it closes them once sent, or
     dropped.
     """
 
-    __slots__ = ("_decoder", "_queue", "sock")
+    __slots__ = ("_queue", "decoder", "sock")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.SocketType) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self._decoder = Decoder()
+        self.decoder = Decoder()
         self._queue: collections.deque[tuple[memoryview, list[int]]] = collections.deque()
 
     def fileno(self) -> int:
@@ -620,21 +647,27 @@ class Channel:
         rest = list(fds)
         data = memoryview(encode(message, len(rest)))
         # A stream has no message borders, so descriptors beyond one sendmsg ride on a byte each.
-        while len(rest) > _MAX_FDS:
-            self._queue.append((data[:1], rest[:_MAX_FDS]))
-            data, rest = data[1:], rest[_MAX_FDS:]
+        while len(rest) > MAX_FDS:
+            self._queue.append((data[:1], rest[:MAX_FDS]))
+            data, rest = data[1:], rest[MAX_FDS:]
         self._queue.append((data, rest))
         return self.flush()
+
+    def send_all(self, message: Message, fds: Sequence[int] = _NO_DESCRIPTORS) -> None:
+        """As `send`, but waits until all is sent. Raises OSError."""
+        if self.send(message, fds):
+            return
+        poll = select.poll()
+        poll.register(self.sock, select.POLLOUT)
+        while not self.flush():
+            poll.poll()
 
     def flush(self) -> bool:
         """True when nothing is left to send. Raises OSError when the other side is gone."""
         while self._queue:
             data, fds = self._queue[0]
             try:
-                if fds:
-                    sent = socket.send_fds(self.sock, [data], fds, socket.MSG_NOSIGNAL)
-                else:
-                    sent = self.sock.send(data, socket.MSG_NOSIGNAL)
+                sent = self.sock.sendmsg([data], pack_fds(fds), socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 return False
             for fd in fds:
@@ -647,21 +680,27 @@ class Channel:
     def receive(self) -> list[tuple[Message, list[int]]] | None:
         """The messages that came; None at the end of the stream. Raises OSError, ProtocolError."""
         try:
-            data, fds, _flags, _address = socket.recv_fds(
-                self.sock, _READ_BYTES, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
+            data, ancillary, flags, _address = self.sock.recvmsg(
+                _READ_BYTES, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
             return []
+        fds = unpack_fds(ancillary)
+        if flags & socket.MSG_CTRUNC:
+            # The kernel dropped some for want of room in our table; the rest are of no use.
+            for fd in fds:
+                os.close(fd)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if not data:
             return None
-        return self._decoder.feed(data, fds)
+        return self.decoder.feed(data, fds)
 
     def close(self) -> None:
         for _data, fds in self._queue:
             for fd in fds:
                 os.close(fd)
         self._queue.clear()
-        self._decoder.close()
+        self.decoder.close()
         self.sock.close()
 
 

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 
 class Birth:
-    """`pid` and `pidfd` stand from the start; the pidfd is the owner's to close."""
+    """Of an exec; a container's own is `creation`'s.
+
+    `pid` and `pidfd` stand from the start; the pidfd is the owner's to close.
+    """
 
     __slots__ = ("_channel", "_is_going", "_is_ready", "_loop", "_parent", "pid", "pidfd")
 
@@ -40,19 +43,16 @@ class Birth:
         parent: Parent,
         become: Callable[[socket.socket], NoReturn],
         *,
-        pid_namespace: int | None,
-        new_pid_namespace: bool = False,
+        pid_namespace: int,
     ) -> None:
-        """Fork. `pid_namespace` (a namespace's or a process's descriptor) is where the child is
-        born, or it begins a new one. Raises OSError.
-        """
+        """Fork; the child is born where `pid_namespace`, a pidfd, is. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._loop = loop
         self._parent = parent
         self._is_ready = False
         self._is_going = False
         try:
-            self.pid = _fork(pid_namespace, new=new_pid_namespace)
+            self.pid = fork_into(pid_namespace)
         except OSError:
             ours.close()
             theirs.close()
@@ -108,8 +108,10 @@ class Birth:
             self._parent.on_failed(protocol.Failed(step="init", text=text))
 
 
-def _fork(pid_namespace: int | None, *, new: bool) -> int:
-    """fork(2) into a pid namespace; this process's own children go on in its own."""
+def fork_into(pid_namespace: int | None, *, new: bool = False) -> int:
+    """fork(2) into the pid namespace of a descriptor (a namespace's or a process's), or into a new
+    one; later children of this process are born in its own again. Raises OSError.
+    """
     if not new and pid_namespace is None:
         return os.fork()
     own = namespace.open_own_pid_namespace()

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 
-from engine.runtime.protocol import Entry
+from engine.runtime.protocol import Entry, dump
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Self
 
 # Past this size, what the daemon has taken note of is left out.
 _COMPACT_BYTES = 256 << 10
@@ -22,12 +22,21 @@ _COMPACT_BYTES = 256 << 10
 class Journal:
     __slots__ = ("_fd", "_open_execs", "_path", "_size")
 
-    def __init__(self, path: str) -> None:
-        """Begin a new journal; one of an earlier run is replaced."""
+    def __init__(self, path: str, fd: int) -> None:
         self._path = path
-        self._fd = self._create(path)
+        self._fd = fd
         self._size = 0
-        self._open_execs: dict[str, list[bytes]] = {}
+        self._open_execs: set[str] = set()
+
+    @classmethod
+    def begin(cls, path: str) -> Self:
+        """A new journal; one of an earlier run is replaced. Raises OSError."""
+        fd = _create(path + ".new")
+        os.rename(path + ".new", path)
+        return cls(path, fd)
+
+    def fileno(self) -> int:
+        return self._fd
 
     def append(self, event: str, at_ns: int, facts: dict[str, Any]) -> None:
         line = _line(Entry(event=event, at_ns=at_ns, facts=facts))
@@ -35,12 +44,12 @@ class Journal:
         if exec_id is not None:
             if self._size > _COMPACT_BYTES:
                 self._compact()
-            self._open_execs.setdefault(exec_id, []).append(line)
+            self._open_execs.add(exec_id)
         self._write(line)
 
     def acknowledge(self, exec_id: str) -> None:
         """The daemon knows how an exec ended: its lines may go."""
-        self._open_execs.pop(exec_id, None)
+        self._open_execs.discard(exec_id)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -52,13 +61,6 @@ class Journal:
         except OSError:
             self._size += 0
 
-    def _create(self, path: str) -> int:
-        temporary = path + ".new"
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-        fd = os.open(temporary, flags, 0o600)
-        os.rename(temporary, path)
-        return fd
-
     def _compact(self) -> None:
         """Write anew what is about the container itself or not acknowledged yet."""
         kept: list[bytes] = []
@@ -68,14 +70,17 @@ class Journal:
                 if exec_id is None or exec_id in self._open_execs:
                     kept.append(line)
         old = self._fd
-        temporary = self._path + ".new"
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-        self._fd = os.open(temporary, flags, 0o600)
+        self._fd = _create(self._path + ".new")
         self._size = 0
         self._write(b"".join(kept))
-        os.rename(temporary, self._path)
+        os.rename(self._path + ".new", self._path)
         os.close(old)
 
 
+def _create(path: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+    return os.open(path, flags, 0o600)
+
+
 def _line(entry: Entry) -> bytes:
-    return json.dumps(entry.to_json(), separators=(",", ":")).encode() + b"\n"
+    return dump(entry.to_json()).encode() + b"\n"

@@ -155,13 +155,14 @@ class LogFile:
         "lost_records",
     )
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], fd: int | None = None) -> None:
+        """`fd` is the file as `open_log` opened it. Raises OSError."""
         self._path: str = config["path"]
         self._max_size = int(config.get("max_size") or -1)
         self._max_file = int(config.get("max_file") or 1)
         attrs = config.get("attrs") or None
         self._encoders = {1: Encoder("stdout", attrs), 2: Encoder("stderr", attrs)}
-        self._fd = self._open(os.O_APPEND)
+        self._fd = self._open(os.O_APPEND) if fd is None else fd
         self._size = os.fstat(self._fd).st_size
         self.lost_records = 0
         self.lost_bytes = 0
@@ -181,7 +182,7 @@ class LogFile:
             self._fd = -1
 
     def _open(self, flags: int) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, _MODE)
+        return _open(self._path, flags)
 
     def _append(self, records: bytes) -> None:
         if not records:
@@ -251,6 +252,20 @@ class LogFile:
         os.close(self._fd)
         self._fd, self._size = fresh, 0
         return True
+
+
+def open_log(config: dict[str, Any]) -> int:
+    """The file that a LogFile of this configuration appends to; -1 if there is none."""
+    driver = config.get("driver") or "json-file"
+    if driver == "none":
+        return -1
+    if driver != "json-file":
+        raise OSError(errno.EOPNOTSUPP, f"log driver {driver} is not supported")
+    return _open(config["path"], os.O_APPEND)
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, _MODE)
 
 
 def _rename(old: str, new: str) -> None:

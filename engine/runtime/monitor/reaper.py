@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 
-from engine.linux import syscalls
 from engine.runtime.monitor.loop import EPOLLIN
 
 TYPE_CHECKING = False
@@ -25,13 +23,11 @@ class Reaper:
 
     __slots__ = ("_fd", "_watched")
 
-    def __init__(self, loop: Loop) -> None:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+    def __init__(self, loop: Loop, children: int) -> None:
+        """`children` is a signalfd of SIGCHLD, which is blocked (see `launcher`)."""
         self._watched: dict[int, Callable[[int], None]] = {}
-        self._fd = syscalls.signalfd(-1, {signal.SIGCHLD})
-        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-        loop.add(self._fd, EPOLLIN, self._on_signal)
+        self._fd = children
+        loop.add(children, EPOLLIN, self._on_signal)
 
     def watch(self, pid: int, callback: Callable[[int], None]) -> None:
         """`callback` gets the exit code, 128 + n after signal n."""

@@ -12,45 +12,84 @@ import traceback
 
 from engine.linux import syscalls
 from engine.runtime import protocol
+from engine.runtime.monitor import creation, handover
 from engine.runtime.monitor.container import Container
 from engine.runtime.monitor.journal import Journal
 from engine.runtime.monitor.loop import EPOLLIN, EPOLLOUT, Loop
 from engine.runtime.monitor.reaper import Reaper
-from engine.runtime.protocol import AttachOptions, Bundle, StateReply
+from engine.runtime.protocol import AttachOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-_BACKLOG = 4
 
+def main(control: int, handovers: tuple[int, int], children: int, folder: str) -> NoReturn:
+    """Be the monitor of the container whose folder it is; called in a fresh child of the launcher.
 
-def main(control: socket.socket, exec_root: str, container_id: str) -> NoReturn:
-    """Be the monitor of one container; called in a fresh child of the launcher."""
-    folder = os.path.join(exec_root, "containers", container_id)
+    `control` is the socket to the daemon, `handovers` a pair for the process that makes the
+    container, `children` the signalfd of SIGCHLD.
+    """
     server: Server | None = None
+    code = 1
     try:
-        _settle(container_id, control.fileno())
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        server = Server(control, folder, container_id)
-        server.run()
+        taken = _create(control, handovers, folder)
+        if taken is not None:
+            server = Server(children, folder, *taken)
+            server.run()
+        code = 0
     except BaseException:
         _record_crash(folder, server)
-        os._exit(1)
-    os._exit(0)
+    finally:
+        os._exit(code)
 
 
-def _settle(container_id: str, control: int) -> None:
-    # Its own session and group: no signal meant for the daemon's reaches it.
+def _create(
+    control: int, handovers: tuple[int, int], folder: str
+) -> tuple[handover.Facts, list[int]] | None:
+    """Have the container made; None if it was not."""
+    ours, theirs = handovers
     os.setsid()
-    syscalls.set_name(f"wharf-{container_id[:9]}")
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
     os.close(null)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    os.set_inheritable(control, False)
+    # The container becomes a child of this process when its maker ends.
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    maker = os.fork()
+    if maker == 0:
+        _make(control, ours, theirs, folder)
+    os.close(theirs)
+    os.close(control)
+    taken = handover.receive(ours)
+    if taken is None:
+        os.waitpid(maker, 0)
+        _end_orphans()
+    return taken
+
+
+def _end_orphans() -> None:
+    """A maker that was killed leaves its container to this process, without a word about it."""
+    with contextlib.suppress(FileNotFoundError, ChildProcessError):
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+            orphans = [int(pid) for pid in file.read().split()]
+        for pid in orphans:
+            os.kill(pid, signal.SIGKILL)
+        for pid in orphans:
+            os.waitpid(pid, 0)
+
+
+def _make(control: int, ours: int, theirs: int, folder: str) -> NoReturn:
+    code = 1
+    try:
+        os.close(ours)
+        creation.run(control, theirs, folder, os.path.basename(folder))
+        code = 0
+    except BaseException:
+        _record_crash(folder, None)
+    finally:
+        os._exit(code)
 
 
 def _record_crash(folder: str, server: Server | None) -> None:
@@ -74,42 +113,52 @@ class Server:
         "_is_watching_output",
         "_listener",
         "_loop",
-        "_reaper",
         "journal",
     )
 
-    def __init__(self, control: socket.socket, folder: str, container_id: str) -> None:
-        self._id = container_id
+    def __init__(self, children: int, folder: str, facts: handover.Facts, fds: list[int]) -> None:
+        self._id: str = facts["id"]
         self._loop = Loop()
-        self._reaper = Reaper(self._loop)
-        self.journal = Journal(os.path.join(folder, "journal"))
-        self._container: Container | None = None
         self._is_acknowledged = False
         self._is_watching_output = False
+        self.journal = Journal(os.path.join(folder, "journal"), fds[facts["journal"]])
         self._channel: protocol.Channel | None = None
-        self._listener = _listen(folder)
-        self._loop.add(self._listener.fileno(), EPOLLIN, self._on_connect)
-        self._serve(control)
+        self._listener = fds[facts["listener"]]
+        self._loop.add(self._listener, EPOLLIN, self._on_connect)
+        reaper = Reaper(self._loop, children)
+        self._container = Container(self._loop, reaper, self.journal, self, facts, fds)
+        self._serve(socket.SocketType(fileno=fds[facts["control"]]))
+        if facts["unread"]:
+            self._take_unread(facts["unread"], [fds[index] for index in facts["unread_fds"]])
 
     def run(self) -> None:
         self._loop.run()
         self._flush_last()
 
+    def _take_unread(self, data: bytes, fds: list[int]) -> None:
+        """What the daemon said before the handover."""
+        if self._channel is not None:
+            for message, owned in self._channel.decoder.feed(data, fds):
+                self._dispatch(message, owned)
+
     # The daemon
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _serve(self, sock: socket.SocketType) -> None:
         self._channel = protocol.Channel(sock)
         self._loop.add(sock.fileno(), EPOLLIN, self._on_event)
-        self.say(protocol.Hello(id=self._id, pid=os.getpid()))
 
     def _on_connect(self, _events: int) -> None:
+        listener = socket.socket(fileno=os.dup(self._listener))
         try:
-            sock, _address = self._listener.accept()
+            sock, _address = listener.accept()
         except OSError:
             return
+        finally:
+            listener.close()
         self.say(protocol.Superseded())
         self._drop_channel()
         self._serve(sock)
+        self.say(protocol.Hello(id=self._id, pid=os.getpid()))
 
     def say(self, message: protocol.Message, fds: tuple[int, ...] = ()) -> None:
         """Tell the daemon if one listens; `fds` are closed in any case."""
@@ -153,24 +202,13 @@ class Server:
 
     def _on_daemon_gone(self) -> None:
         self._drop_channel()
-        container = self._container
-        if container is not None and container.status in ("creating", StateReply.CREATED):
-            container.give_up()
         self.on_idle()
 
     # Messages
 
     def _dispatch(self, message: protocol.Message, fds: list[int]) -> None:
         container = self._container
-        if isinstance(message, protocol.Create) and container is None:
-            bundle = Bundle.from_json(message.bundle)
-            self._container = Container(self._loop, self._reaper, self.journal, self, bundle)
-            self._container.create(message, fds)
-        elif container is None:
-            self._refuse(message, fds, "no container was created")
-        elif isinstance(message, protocol.Start):
-            container.start(message)
-        elif isinstance(message, protocol.Acknowledge):
+        if isinstance(message, protocol.Acknowledge):
             self._acknowledge(container, message.exec_id)
         elif isinstance(message, protocol.State):
             self._say_state(container, message.seq)
@@ -225,12 +263,8 @@ class Server:
 
     def on_idle(self) -> None:
         """End once the container is over, told, and nobody takes output any more."""
-        container = self._container
-        if container is None:
-            self._loop.is_running = self._channel is not None
-            return
-        told = self._channel is None or self._is_acknowledged or container.is_given_up
-        if container.is_idle and told:
+        told = self._channel is None or self._is_acknowledged
+        if self._container.is_idle and told:
             self._loop.is_running = False
 
     def _flush_last(self) -> None:
@@ -242,20 +276,3 @@ class Server:
         with contextlib.suppress(OSError):
             while not self._channel.flush() and poll.poll(1000):
                 continue
-
-
-def _listen(folder: str) -> socket.socket:
-    """The socket of the next daemon, for its owner only from the first instant."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    # A Unix socket's path is limited to 107 bytes; by its folder's descriptor it is short.
-    folder_fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    before = os.umask(0o177)
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink("monitor.sock", dir_fd=folder_fd)
-        sock.bind(f"/proc/self/fd/{folder_fd}/monitor.sock")
-        sock.listen(_BACKLOG)
-    finally:
-        os.umask(before)
-        os.close(folder_fd)
-    return sock

@@ -56,7 +56,7 @@ class Client:
         "sock",
     )
 
-    def __init__(self, stdio: Stdio, sock: socket.socket, options: AttachOptions) -> None:
+    def __init__(self, stdio: Stdio, sock: socket.SocketType, options: AttachOptions) -> None:
         sock.setblocking(False)
         self.sock = sock
         self.options = options
@@ -332,6 +332,16 @@ class Stdio:
 
     # Setting up
 
+    def take(self, *, stdin: int, outputs: list[tuple[int, int]]) -> None:
+        """Our ends of pipes that exist: stdin or -1, and (descriptor, stream) each."""
+        if stdin >= 0:
+            self._input_fd = stdin
+            os.set_blocking(stdin, False)
+        else:
+            self._close_input()
+        for fd, stream in outputs:
+            self._add_output(fd, stream)
+
     def open_pipes(self, *, stdin: bool, stdout: bool, stderr: bool) -> tuple[int, int, int]:
         """The process's ends, the caller's to close; /dev/null for what is not wanted."""
         theirs: list[int] = []
@@ -475,7 +485,7 @@ class Stdio:
 
     # Clients
 
-    def attach(self, sock: socket.socket, options: AttachOptions) -> None:
+    def attach(self, sock: socket.SocketType, options: AttachOptions) -> None:
         client = Client(self, sock, options)
         if self.is_finished:
             client.close()

@@ -227,11 +227,6 @@ class Box:
         with open(bundle.log["path"], encoding="utf-8") as file:
             return "".join(json.loads(line)["log"] for line in file)
 
-    def monitor_pid(self, task: Task) -> int:
-        with open(f"/proc/{task.pid}/status") as file:
-            fields = dict(line.split(":\t", 1) for line in file)
-        return int(fields["PPid"])
-
 
 def attach(*, stdin: bool = True, **options: Any) -> tuple[Attachment, socket.socket]:
     """An attachment and the client's end of its socket."""

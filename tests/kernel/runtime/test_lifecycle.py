@@ -172,7 +172,7 @@ def test_detach_keys_end_the_attachment_alone(in_box: InBox) -> None:
             assert await read_until(client, b"xay") == b"xay"
             client.send(b"b")
             assert await read_all(client) == b""
-        assert box.events.detaches == [None]
+        await until(lambda: box.events.detaches == [None])
         late, again = attach()
         await task.attach(late)
         with again:
@@ -407,7 +407,7 @@ def test_a_killed_monitor_takes_its_container_along(in_box: InBox) -> None:
     async def scenario(box: Box) -> None:
         bundle = box.bundle("sleep", "100")
         task = await box.start(bundle)
-        os.kill(box.monitor_pid(task), signal.SIGKILL)
+        os.kill(task.monitor_pid, signal.SIGKILL)
         await until(lambda: bool(box.events.lost) and not is_alive(task.pid))
         assert box.events.lost == [bundle.id]
         assert not box.events.exit_of(bundle.id).done()

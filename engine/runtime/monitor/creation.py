@@ -1,0 +1,386 @@
+"""Making a container, in a process that does nothing else and then ends.
+
+The monitor forks it and waits. It answers the daemon's Create and Start, and hands what it has
+opened to the monitor; init, its child, becomes the monitor's, which is the subreaper. So all that
+reading a specification and setting up a container writes to memory goes with it, and a monitor
+stays small.
+
+    create ── log, streams, cgroup, fork ─▶ Ready ── Created ─▶ Start ── go ─▶ execve ── Started,
+    handover ─▶ end.  Whatever fails before: nothing is left, Failed, end without a handover.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+
+from engine.linux import cgroup, namespace, process, pty
+from engine.runtime import init, protocol
+from engine.runtime.monitor import handover
+from engine.runtime.monitor.birth import fork_into
+from engine.runtime.monitor.journal import Journal
+from engine.runtime.monitor.logfile import open_log
+from engine.runtime.protocol import Bundle, Entry, StateReply
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_KILL_S = 5.0
+_BACKLOG = 4
+
+
+class _Abandoned(Exception):
+    """The daemon is gone, and with it whoever wanted the container."""
+
+
+class _Failure(Exception):
+    """Carries the answer to the request under way."""
+
+    def __init__(self, failed: protocol.Failed) -> None:
+        super().__init__(failed.text)
+        self.failed = failed
+
+
+def run(control: int, successor: int, folder: str, container_id: str) -> None:
+    """Serve the daemon on `control` until the container runs, then hand over to `successor`."""
+    channel = protocol.Channel(socket.socket(fileno=control))
+    channel.send(protocol.Hello(id=container_id, pid=os.getppid()))
+    creation = _Creation(channel, folder)
+    try:
+        creation.run()
+    except _Abandoned:
+        creation.undo(protocol.Failed(step="start", text="the daemon went away before the start"))
+        return
+    except _Failure as exc:
+        creation.undo(exc.failed)
+        creation.answer_last(exc.failed)
+        return
+    except Exception as exc:
+        # A fault of ours, or a document that is none: the daemon hears what it was.
+        failed = protocol.Failed(step="monitor", text=f"{type(exc).__name__}: {exc}")
+        creation.undo(failed)
+        creation.answer_last(failed)
+        return
+    facts, fds = creation.leave()
+    handover.send(socket.socket(fileno=successor), facts, fds)
+
+
+class _Creation:
+    """The descriptors of everything opened so far, and the conversation that opens it."""
+
+    def __init__(self, channel: protocol.Channel, folder: str) -> None:
+        self._channel = channel
+        self._folder = folder
+        self._waiting: list[tuple[protocol.Message, list[int]]] = []
+        self._seq = 0
+        self._start_seq: int | None = None
+        self._bundle = Bundle(id="", spec={})
+        self._cgroup = ""
+        self._journal: Journal | None = None
+        self._log_fd = -1
+        self._stdin = -1
+        self._outputs: list[tuple[int, int]] = []
+        self._master = -1
+        self._listeners: list[tuple[int, protocol.Json]] = []
+        self._clients: list[tuple[int, protocol.Json]] = []
+        self._oom: cgroup.OomWatch | None = None
+        self._sync: protocol.Channel | None = None
+        self._pid = 0
+        self._pidfd = -1
+        self._started_ns = 0
+
+    def run(self) -> None:
+        # 1. The request, with everything that is needed.
+        request, fds = self._await_create()
+        self._seq = request.seq
+        self._bundle = Bundle.from_json(request.bundle)
+        self._cgroup = self._bundle.spec.get("linux", {}).get("cgroupsPath") or ""
+        split = len(request.listeners)
+        self._listeners = list(zip(fds[:split], request.listeners, strict=True))
+        self._clients = list(zip(fds[split:], request.attachments, strict=True))
+        # 2. What init is born into.
+        self._do("journal", self._open_journal)
+        self._do("log", self._open_log)
+        self._do("cgroup", self._open_cgroup)
+        self._do("fork", self._fork)
+        # 3. init builds the root meanwhile.
+        self._await_ready()
+        self._record(Entry.CREATED, time.time_ns())
+        self._say(protocol.Created(seq=self._seq, pid=self._pid), (os.dup(self._pidfd),))
+        # 4. The daemon's word, then the execve.
+        if self._start_seq is None:
+            self._await_start()
+        self._seq = self._start_seq or 0
+        self._go()
+        self._started_ns = time.time_ns()
+        self._record(Entry.STARTED, self._started_ns)
+
+    def _do(self, step: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError as exc:
+            raise _Failure(
+                protocol.Failed(step=step, errno=exc.errno or 0, text=_sentence(exc))
+            ) from exc
+
+    # The daemon
+
+    def _say(self, message: protocol.Message, fds: tuple[int, ...] = ()) -> None:
+        try:
+            self._channel.send_all(message, fds)
+        except OSError as exc:
+            raise _Abandoned from exc
+
+    def _read(self) -> None:
+        """Take what the daemon has sent; what is not about the creation waits for the monitor."""
+        try:
+            messages = self._channel.receive()
+        except (OSError, protocol.ProtocolError) as exc:
+            raise _Abandoned from exc
+        if messages is None:
+            raise _Abandoned
+        for message, fds in messages:
+            if isinstance(message, protocol.Start):
+                self._start_seq = message.seq
+            elif not self._serve(message, fds):
+                self._waiting.append((message, fds))
+
+    def _serve(self, message: protocol.Message, fds: list[int]) -> bool:
+        """Requests that may come between Created and Start; False for any other."""
+        if self._pid == 0:
+            return False
+        if isinstance(message, protocol.State):
+            state = StateReply(seq=message.seq, status=StateReply.CREATED, pid=self._pid)
+            self._say(state, (os.dup(self._pidfd),))
+        elif isinstance(message, protocol.Signal) and message.exec_id is None:
+            process.send_signal(self._pidfd, message.signo)
+            self._say(protocol.Done(seq=message.seq))
+        elif isinstance(message, protocol.Resize) and message.exec_id is None and self._master >= 0:
+            pty.resize(self._master, message.height, message.width)
+            self._say(protocol.Done(seq=message.seq))
+        elif isinstance(message, protocol.Attach) and len(fds) == 1:
+            self._clients.append((fds[0], message.options))
+            self._say(protocol.Done(seq=message.seq))
+        else:
+            return False
+        return True
+
+    def _await_create(self) -> tuple[protocol.Create, list[int]]:
+        while True:
+            for index, (message, fds) in enumerate(self._waiting):
+                if isinstance(message, protocol.Create):
+                    del self._waiting[index]
+                    return message, fds
+            _wait_for(self._channel)
+            self._read()
+
+    def _await_start(self) -> None:
+        """A container that was created may die before it was started; that is found by the Go."""
+        while self._start_seq is None:
+            _wait_for(self._channel)
+            self._read()
+
+    # What init is born into
+
+    def _open_journal(self) -> None:
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        self._journal = Journal.begin(os.path.join(self._folder, "journal"))
+
+    def _open_log(self) -> None:
+        self._log_fd = open_log(self._bundle.log)
+
+    def _open_cgroup(self) -> None:
+        if not self._cgroup:
+            return
+        linux: dict[str, Any] = self._bundle.spec.get("linux") or {}
+        resources: dict[str, Any] = linux.get("resources") or {}
+        cgroup.create(self._cgroup)
+        cgroup.apply(self._cgroup, resources)
+        if resources.get("devices") is not None:
+            cgroup.devices(self._cgroup, resources["devices"])
+        self._oom = cgroup.oom_watch(self._cgroup)
+
+    def _fork(self) -> None:
+        theirs = (-1, -1, -1) if self._bundle.tty else self._open_pipes()
+        linux: dict[str, Any] = self._bundle.spec.get("linux") or {}
+        namespaces: list[dict[str, str]] = linux.get("namespaces") or []
+        where = {n["type"]: n.get("path") or "" for n in namespaces}.get("pid")
+        joined = namespace.open_file(where) if where else None
+        ours, sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._pid = fork_into(joined, new=where == "")
+        if self._pid == 0:
+            init.run_container(self._bundle, sync, theirs)
+        # It is not reaped before this process ends, so the pid is still its own.
+        self._pidfd = os.pidfd_open(self._pid)
+        sync.close()
+        self._sync = protocol.Channel(ours)
+        for fd in (*theirs, -1 if joined is None else joined):
+            if fd >= 0:
+                os.close(fd)
+
+    def _open_pipes(self) -> tuple[int, int, int]:
+        if self._bundle.open_stdin:
+            stdin, self._stdin = os.pipe2(os.O_CLOEXEC)
+        else:
+            stdin = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        out, stdout = os.pipe2(os.O_CLOEXEC)
+        err, stderr = os.pipe2(os.O_CLOEXEC)
+        self._outputs = [(out, 1), (err, 2)]
+        return stdin, stdout, stderr
+
+    # init
+
+    def _await_ready(self) -> None:
+        messages = self._hear()
+        while not messages:
+            messages = self._hear()
+        _message, fds = messages[0]
+        if fds:
+            self._master = fds[0]
+
+    def _go(self) -> None:
+        sync = self._sync
+        assert sync is not None
+        with contextlib.suppress(OSError):  # it died: the end of file says so
+            sync.sock.send(init.GO, socket.MSG_NOSIGNAL)
+        _wait_for(sync)
+        for message, _fds in sync.receive() or ():
+            if isinstance(message, protocol.Failed):
+                raise _Failure(message)
+
+    def _hear(self) -> list[tuple[protocol.Message, list[int]]]:
+        """What init says, while the daemon may say Start or leave."""
+        sync = self._sync
+        assert sync is not None
+        poll = select.poll()
+        poll.register(sync, select.POLLIN)
+        poll.register(self._channel, select.POLLIN)
+        ready = {fd for fd, _ in poll.poll()}
+        if self._channel.fileno() in ready:
+            self._read()
+        if sync.fileno() not in ready:
+            return []
+        messages = sync.receive()
+        if messages is None:
+            text = "the container's init process ended unexpectedly"
+            raise _Failure(protocol.Failed(step="init", text=text))
+        for message, _fds in messages:
+            if isinstance(message, protocol.Failed):
+                raise _Failure(message)
+        return messages
+
+    # The end
+
+    def _record(self, event: str, at_ns: int) -> None:
+        if self._journal is not None:
+            self._journal.append(event, at_ns, {"pid": self._pid})
+
+    def undo(self, failed: protocol.Failed) -> None:
+        """Nothing of the container is left when the daemon hears of it."""
+        if self._sync is not None:
+            self._sync.close()
+        if self._pid:
+            process.send_signal(self._pidfd, 9)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._pid, 0)
+        if self._cgroup:
+            with contextlib.suppress(OSError):
+                cgroup.kill(self._cgroup, _KILL_S)
+                cgroup.remove(self._cgroup, _KILL_S)
+        for fd, _options in (*self._listeners, *self._clients):
+            os.close(fd)
+        if self._journal is not None:
+            facts = {"step": failed.step, "text": failed.text}
+            self._journal.append(Entry.FAILED, time.time_ns(), facts)
+
+    def answer_last(self, failed: protocol.Failed) -> None:
+        failed.seq = self._seq
+        with contextlib.suppress(_Abandoned):
+            self._say(failed)
+
+    def leave(self) -> tuple[handover.Facts, list[int]]:
+        """Everything for the monitor. The daemon hears Started once the next one could connect."""
+        listener = listen(self._folder).detach()
+        fds: list[int] = []
+
+        def give(fd: int) -> int:
+            """The place of a descriptor in the list, -1 for none."""
+            if fd < 0:
+                return -1
+            fds.append(fd)
+            return len(fds) - 1
+
+        bundle = self._bundle
+        facts: handover.Facts = {
+            "id": bundle.id,
+            "pid": self._pid,
+            "started_ns": self._started_ns,
+            "cgroup": self._cgroup,
+            "bundle": protocol.dump(bundle.to_json()),
+            "tty": bundle.tty,
+            "stdin_once": bundle.stdin_once,
+            "log": bundle.log if self._log_fd >= 0 else None,
+            "log_fd": give(self._log_fd),
+            "control": give(self._channel.fileno()),
+            "listener": give(listener),
+            "journal": give(-1 if self._journal is None else self._journal.fileno()),
+            "pidfd": give(self._pidfd),
+            "stdin": give(self._stdin),
+            "master": give(self._master),
+            "outputs": [(give(fd), stream) for fd, stream in self._outputs],
+            "oom": give(-1 if self._oom is None else self._oom.fileno()),
+            "oom_events": 0 if self._oom is None else self._oom.events,
+            "relays": [(give(fd), options) for fd, options in self._listeners],
+            "clients": [(give(fd), options) for fd, options in self._clients],
+        }
+        # The channel is the monitor's after this: Started is the last that is said here.
+        with contextlib.suppress(_Abandoned):
+            self._say(protocol.Started(seq=self._start_seq or 0, at_ns=self._started_ns))
+        unread, unread_fds = self._take_unread()
+        facts["unread"] = unread
+        facts["unread_fds"] = [give(fd) for fd in unread_fds]
+        return facts, fds
+
+    def _take_unread(self) -> tuple[bytes, list[int]]:
+        """Messages that came early, as they came, and the beginning of another."""
+        data, fds = b"", list[int]()
+        for message, owned in self._waiting:
+            data += protocol.encode(message, len(owned))
+            fds += owned
+        rest, rest_fds = self._channel.decoder.take_rest()
+        return data + rest, fds + rest_fds
+
+
+def _sentence(exc: OSError) -> str:
+    if isinstance(exc, cgroup.LimitError) or not exc.strerror:
+        return str(exc)
+    where = f"{exc.filename}: " if exc.filename else ""
+    return where + exc.strerror.lower()
+
+
+def _wait_for(channel: protocol.Channel) -> None:
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    poll.poll()
+
+
+def listen(folder: str) -> socket.socket:
+    """The socket of the next daemon, for its owner only from the first instant."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    # A Unix socket's path is limited to 107 bytes; by its folder's descriptor it is short.
+    folder_fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    before = os.umask(0o177)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink("monitor.sock", dir_fd=folder_fd)
+        sock.bind(f"/proc/self/fd/{folder_fd}/monitor.sock")
+        sock.listen(_BACKLOG)
+    finally:
+        os.umask(before)
+        os.close(folder_fd)
+    return sock

@@ -1,0 +1,54 @@
+"""What the creating process leaves to the one that stays: facts and descriptors, in one message.
+
+Both are of one launcher, so the facts are marshalled as they are. The waiting process shares its
+memory with the launcher as long as it touches nothing: reading this costs it a tenth of what a JSON
+document would.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import socket
+import struct
+
+from engine.runtime.protocol import MAX_FDS, pack_fds, unpack_fds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Facts = dict[str, Any]
+
+_HEADER = struct.Struct("<II")
+_READ_BYTES = 1 << 16
+
+
+def send(sock: socket.socket, facts: Facts, fds: list[int]) -> None:
+    """Blocks; the descriptors stay the caller's."""
+    body = marshal.dumps(facts)
+    data = memoryview(_HEADER.pack(len(body), len(fds)) + body)
+    rest = fds
+    while len(rest) > MAX_FDS:
+        sock.sendmsg([data[:1]], pack_fds(rest[:MAX_FDS]))
+        data, rest = data[1:], rest[MAX_FDS:]
+    sent = sock.sendmsg([data], pack_fds(rest))
+    sock.sendall(data[sent:])
+
+
+def receive(fd: int) -> tuple[Facts, list[int]] | None:
+    """Wait for it; None if the other side ended without."""
+    sock = socket.SocketType(fileno=fd)
+    data, fds = bytearray(), list[int]()
+    while len(data) < _HEADER.size or len(data) < _HEADER.size + _HEADER.unpack_from(data)[0]:
+        chunk, ancillary, _flags, _address = sock.recvmsg(
+            _READ_BYTES, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
+        )
+        fds += unpack_fds(ancillary)
+        if not chunk:
+            for taken in fds:
+                os.close(taken)
+            return None
+        data += chunk
+    sock.close()
+    return marshal.loads(memoryview(data)[_HEADER.size :]), fds
