@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
-    from engine.runtime.monitor.handover import Facts
+    from engine.runtime.monitor.handover import Handover
     from engine.runtime.monitor.journal import Journal
     from engine.runtime.monitor.loop import Loop
     from engine.runtime.monitor.reaper import Reaper
@@ -72,15 +72,15 @@ class Container:
         reaper: Reaper,
         journal: Journal,
         owner: Owner,
-        facts: Facts,
-        fds: list[int],
+        taken: Handover,
     ) -> None:
+        facts = taken.facts
         self.loop = loop
         self.reaper = reaper
         self.journal = journal
         self.exit: Exit | None = None
         self.pid: int = facts["pid"]
-        self.pidfd = fds[facts["pidfd"]]
+        self.pidfd = taken.fd(facts["pidfd"])
         self._owner = owner
         self._bundle: str = facts["bundle"]
         self._cgroup: str = facts["cgroup"]
@@ -91,11 +91,10 @@ class Container:
         self._kill_tries = 0
         self._is_told = False
         self._oom_seen = 0
-        self._oom_fd = -1
-        if facts["oom"] >= 0:
-            self._oom_fd = fds[facts["oom"]]
+        self._oom_fd = taken.fd(facts["oom"])
+        if self._oom_fd >= 0:
             loop.add(self._oom_fd, facts["oom_events"], self._on_oom)
-        self._log = LogFile(facts["log"], fds[facts["log_fd"]]) if facts["log"] else None
+        self._log = LogFile(facts["log"], taken.fd(facts["log_fd"])) if facts["log"] else None
         self._stdio = Stdio(
             loop,
             log=self._log,
@@ -104,24 +103,25 @@ class Container:
             on_detach=self._on_detach,
             on_change=self._on_change,
         )
-        self._take_streams(facts, fds)
+        self._take_streams(taken)
         self._relays = [
-            Relay(loop, socket.socket(fileno=fds[index]), ListenerOptions.from_json(options))
+            Relay(loop, socket.socket(fileno=taken.fd(index)), ListenerOptions.from_json(options))
             for index, options in facts["relays"]
         ]
         reaper.watch(self.pid, self._on_exit)
 
-    def _take_streams(self, facts: Facts, fds: list[int]) -> None:
+    def _take_streams(self, taken: Handover) -> None:
+        facts = taken.facts
         # Clients first: they see the first byte.
         for index, options in facts["clients"]:
-            client = socket.SocketType(fileno=fds[index])
+            client = socket.SocketType(fileno=taken.fd(index))
             self._stdio.attach(client, AttachOptions.from_json(options))
-        if facts["master"] >= 0:
-            self._stdio.open_terminal(fds[facts["master"]])
+        master = taken.fd(facts["master"])
+        if master >= 0:
+            self._stdio.open_terminal(master)
             return
-        outputs = [(fds[index], stream) for index, stream in facts["outputs"]]
-        stdin = -1 if facts["stdin"] < 0 else fds[facts["stdin"]]
-        self._stdio.take(stdin=stdin, outputs=outputs)
+        outputs = [(taken.fd(index), stream) for index, stream in facts["outputs"]]
+        self._stdio.take(stdin=taken.fd(facts["stdin"]), outputs=outputs)
 
     @property
     def has_process(self) -> bool:

@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 
     Facts = dict[str, Any]
 
+
+class Handover:
+    """`facts` of plain values; where a descriptor is meant, its place in `fds` or -1."""
+
+    __slots__ = ("facts", "fds")
+
+    def __init__(self, facts: Facts, fds: list[int]) -> None:
+        self.facts = facts
+        self.fds = fds
+
+    def fd(self, place: int) -> int:
+        return -1 if place < 0 else self.fds[place]
+
+
 _HEADER = struct.Struct("<II")
 _READ_BYTES = 1 << 16
 
@@ -36,7 +50,7 @@ def send(sock: socket.socket, facts: Facts, fds: list[int]) -> None:
     sock.sendall(data[sent:])
 
 
-def receive(fd: int) -> tuple[Facts, list[int]] | None:
+def receive(fd: int) -> Handover | None:
     """Wait for it; None if the other side ended without."""
     sock = socket.SocketType(fileno=fd)
     data, fds = bytearray(), list[int]()
@@ -51,4 +65,4 @@ def receive(fd: int) -> tuple[Facts, list[int]] | None:
             return None
         data += chunk
     sock.close()
-    return marshal.loads(memoryview(data)[_HEADER.size :]), fds
+    return Handover(marshal.loads(memoryview(data)[_HEADER.size :]), fds)

@@ -36,7 +36,7 @@ def main(control: int, handovers: tuple[int, int], children: int, folder: str) -
     try:
         taken = _create(control, handovers, folder)
         if taken is not None:
-            server = Server(children, folder, *taken)
+            server = Server(children, folder, taken)
             server.run()
         code = 0
     except BaseException:
@@ -45,9 +45,7 @@ def main(control: int, handovers: tuple[int, int], children: int, folder: str) -
         os._exit(code)
 
 
-def _create(
-    control: int, handovers: tuple[int, int], folder: str
-) -> tuple[handover.Facts, list[int]] | None:
+def _create(control: int, handovers: tuple[int, int], folder: str) -> handover.Handover | None:
     """Have the container made; None if it was not."""
     ours, theirs = handovers
     os.setsid()
@@ -116,20 +114,21 @@ class Server:
         "journal",
     )
 
-    def __init__(self, children: int, folder: str, facts: handover.Facts, fds: list[int]) -> None:
+    def __init__(self, children: int, folder: str, taken: handover.Handover) -> None:
+        facts = taken.facts
         self._id: str = facts["id"]
         self._loop = Loop()
         self._is_acknowledged = False
         self._is_watching_output = False
-        self.journal = Journal(os.path.join(folder, "journal"), fds[facts["journal"]])
+        self.journal = Journal(os.path.join(folder, "journal"), taken.fd(facts["journal"]))
         self._channel: protocol.Channel | None = None
-        self._listener = fds[facts["listener"]]
+        self._listener = taken.fd(facts["listener"])
         self._loop.add(self._listener, EPOLLIN, self._on_connect)
         reaper = Reaper(self._loop, children)
-        self._container = Container(self._loop, reaper, self.journal, self, facts, fds)
-        self._serve(socket.SocketType(fileno=fds[facts["control"]]))
+        self._container = Container(self._loop, reaper, self.journal, self, taken)
+        self._serve(socket.SocketType(fileno=taken.fd(facts["control"])))
         if facts["unread"]:
-            self._take_unread(facts["unread"], [fds[index] for index in facts["unread_fds"]])
+            self._take_unread(facts["unread"], [taken.fd(index) for index in facts["unread_fds"]])
 
     def run(self) -> None:
         self._loop.run()
