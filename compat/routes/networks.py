@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compat import params
-from compat.routes.route import Call, Route, done, later, reply
-from compat.translate import networks
+from compat.routes.route import Call, Route, done, reply
+from compat.translate import networks, requests
 from compat.wire import networks as wire
 from engine.errors import InvalidParameter
 
@@ -48,10 +48,17 @@ async def prune(call: Call) -> web.Response:
     return reply(call, 200, wire.NetworkPruneResponse(networks_deleted=tuple(names) or None))
 
 
-async def _both_exist(call: Call) -> None:
+async def connect(call: Call) -> web.Response:
     body = await call.body(wire.NetworkConnectRequest)
-    await call.engine.containers.inspect(body.container)
-    await call.engine.networks.inspect(call.ref)
+    config = requests.endpoint(body.endpoint_config)
+    await call.engine.containers.connect(body.container, call.ref, config)
+    return done(200)
+
+
+async def disconnect(call: Call) -> web.Response:
+    body = await call.body(wire.NetworkDisconnectRequest)
+    await call.engine.containers.disconnect(body.container, call.ref, force=body.force)
+    return done(200)
 
 
 ROUTES = (
@@ -64,13 +71,13 @@ ROUTES = (
         "POST",
         "/networks/{ref}/connect",
         "networks.connect",
-        later("connecting a container", _both_exist),
+        connect,
     ),
     Route(
         "POST",
         "/networks/{ref}/disconnect",
         "networks.disconnect",
-        later("disconnecting a container", _both_exist),
+        disconnect,
     ),
     Route("DELETE", "/networks/{ref}", "networks.remove", remove),
 )

@@ -83,6 +83,12 @@ class Containers:
         self.asked.append(("update", resources, policy))
         return ()
 
+    async def connect(self, ref: str, network: str, config: model.EndpointConfig) -> None:
+        self.asked.append(("connect", ref, network, config))
+
+    async def disconnect(self, ref: str, network: str, *, force: bool) -> None:
+        self.asked.append(("disconnect", ref, network, force))
+
     async def resize(self, ref: str, height: int, width: int) -> None:
         self.asked.append(("resize", ref, height, width))
 

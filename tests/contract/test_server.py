@@ -385,6 +385,23 @@ def test_an_update_tells_nothing_from_no_limit(tmp_path: Path) -> None:
     talk(tmp_path, conversation, fake)
 
 
+def test_connecting_reads_the_network_from_the_path(tmp_path: Path) -> None:
+    fake = fake_engine.engine()
+
+    async def conversation(session: aiohttp.ClientSession) -> None:
+        body = json.dumps({"Container": "web", "EndpointConfig": {"Aliases": ["db"]}}).encode()
+        headers = {"Content-Type": "application/json"}
+        for verb in ("connect", "disconnect"):
+            found = await ask(session, "POST", f"/networks/net/{verb}", data=body, headers=headers)
+            assert found == (200, "")
+        assert fake.containers.asked == [
+            ("connect", "web", "net", model.EndpointConfig(aliases=("db",))),
+            ("disconnect", "web", "net", False),
+        ]
+
+    talk(tmp_path, conversation, fake)
+
+
 def test_many_hostile_bodies_leave_the_server_well(tmp_path: Path) -> None:
     """Attack case A2: each is a 400 with a message, never a 500."""
     bodies = [
