@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING, TypeVar
@@ -17,6 +18,7 @@ import msgspec
 
 from engine import ids, offload
 from engine.errors import EngineError, Forbidden, WharfError
+from engine.linux import conntrack
 from engine.network import bridge, files, firewall, host, names, ports, sandbox, settings
 from engine.network.model import (
     HOST,
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     Address = IPv4Address | IPv6Address
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class EndpointExists(Forbidden):
@@ -368,6 +372,8 @@ class Attachments:
             links = [self._link(e) for e in standing.endpoints] if standing else []
             # The kernel first: an address is free when nothing answers for it any more.
             await to_the_end(offload.kernel(self._carry_away, container_id, links))
+            if standing and any(port.protocol == "udp" for port in standing.ports):
+                await to_the_end(offload.kernel(_forget_flows, standing.addresses))
             self._left(links)
         if standing is None:
             return
@@ -503,6 +509,15 @@ class Attachments:
             )
         if hosts_path:
             files.drop_own(hosts_path, (endpoint.ipv4_address, endpoint.ipv6_address))
+
+
+def _forget_flows(addresses: Sequence[str]) -> None:
+    """A client that goes on sending to a published UDP port would be led to the old address."""
+    for address in addresses:
+        try:
+            conntrack.delete(ip_address(address), ports.NUMBERS["udp"])
+        except OSError as error:
+            log.warning("cannot delete the flows of %s: %s", address, error)
 
 
 def _dns_names(config: EndpointConfig, request: SandboxRequest) -> tuple[str, ...]:

@@ -65,6 +65,7 @@ class Networks:
         self._something_left = asyncio.Event()
         self._reaper: asyncio.Task[None] | None = None
         self._watch: Watch | None = None
+        self._is_settled = False
 
     # The engine's life
 
@@ -88,29 +89,33 @@ class Networks:
         )
         if self._firewall is not None:
             self._watch = await Watch.over(self._firewall)
+        self._is_settled = True
 
     async def close_engine(self) -> None:
-        """End our own work. Running containers keep their network, firewall and ports."""
+        """End our own work. Running containers keep their network, firewall and ports.
+
+        Where none runs, nothing of this engine stays in the host's network; the next start makes
+        it again.
+        """
         if self._reaper is not None:
-            self._reaper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reaper
+            await _ended(self._reaper)
             self._reaper = None
         if self._watch is not None:
             await self._watch.close()
             self._watch = None
+        # Before that, nobody knows yet what runs.
+        if self._is_settled and not self._attachments.container_ids():
+            await self._remove_from_host()
         if self._firewall is not None:
             await offload.kernel(self._firewall.close)
 
-    async def remove_engine(self) -> None:
-        """Take everything of this engine out of the host's network; nothing may run any more."""
-        if self._watch is not None:
-            await self._watch.close()
-            self._watch = None
-        if self._firewall is not None:
-            await offload.kernel(self._firewall.remove)
-        await self.close_engine()
-        await self._catalogue.remove_links()
+    async def _remove_from_host(self) -> None:
+        try:
+            if self._firewall is not None:
+                await offload.kernel(self._firewall.remove)
+            await self._catalogue.remove_links()
+        except OSError as error:
+            log.warning("cannot clear the host's network: %s", error)
 
     def _reap_later(self, links: Sequence[str]) -> None:
         if links:
@@ -211,3 +216,9 @@ class Networks:
         return await self._attachments.disconnect(
             ref, container_id, force=force, hosts_path=hosts_path
         )
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -287,3 +287,25 @@ async def test_gateway_priority_decides_the_default_route(host: FakeHost) -> Non
         opened.endpoints[1].gateway
     ]
     await networks.close_engine()
+
+
+@in_fake_host
+async def test_a_client_that_goes_on_sending_finds_the_next_container(host: FakeHost) -> None:
+    """Its flow is tracked, with the address of the container that was there before."""
+    networks = await host.networks()
+    request = published(host, "one", PortBinding(host_port="5353"), key="53/udp")
+    first = await networks.open(request)
+    old = host.serve(first.netns_path, 53, "first", kind="udp")
+    await asyncio.to_thread(host.send_raw, host.neighbour, UPLINK, 5353)
+    assert await host.becomes([NEIGHBOUR], lambda: old)
+    ports.close(first.listeners)
+    await networks.close(request.container_id)
+    await networks.open(host.request("squatter"))
+    second = await networks.open(
+        published(host, "two", PortBinding(host_port="5353"), key="53/udp")
+    )
+    assert second.endpoints[0].ipv4_address != first.endpoints[0].ipv4_address
+    new = host.serve(second.netns_path, 53, "second", kind="udp")
+    await asyncio.to_thread(host.send_raw, host.neighbour, UPLINK, 5353)
+    assert await host.becomes([NEIGHBOUR], lambda: new)
+    await networks.close_engine()
