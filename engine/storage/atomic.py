@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
-import shutil
+
+from engine.linux import tree
+
+log = logging.getLogger(__name__)
 
 
 def fsync_directory(path: str) -> None:
@@ -46,13 +50,17 @@ def discard(path: str, trash: str) -> None:
 
 
 def empty(folder: str) -> None:
-    """Remove everything in the folder."""
+    """Remove everything in the folder; what cannot be removed now stays for the next time."""
     for name in os.listdir(folder):
-        _remove(os.path.join(folder, name))
+        path = os.path.join(folder, name)
+        try:
+            _remove(path)
+        except OSError as exc:
+            log.warning("cannot remove %s: %s", path, exc)
 
 
 def _remove(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
+        tree.remove(path)
     else:
         os.unlink(path)

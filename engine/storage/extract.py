@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from engine.storage.tar import Header
 
 OPEN_DIRECTORIES = 64
+LONGEST_PATH_BYTES = 4096
 LONGEST_CHAIN = 40
 """Symbolic links followed on one path (path_resolution(7))."""
 
@@ -40,6 +41,7 @@ AUFS_METADATA = b".wh..wh."
 LARGEST_ID = (1 << 32) - 2
 LATEST_NS = (1 << 63) - 1
 
+_PLAINLY = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
 _IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOATIME
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -146,20 +148,33 @@ class Extractor:
 
     def _open(self, path: bytes, *, create: bool) -> Directory:
         try:
-            fd = self._openat2(path)
+            return self._resolve(path)
         except (FileNotFoundError, NotADirectoryError):
             if not create:
                 raise
-            fd = self._imply(path)
-        return self._keep(path, fd)
+            return self._imply(path)
 
-    def _openat2(self, path: bytes) -> int:
-        if len(path) >= 4096:
+    def _resolve(self, path: bytes) -> Directory:
+        """Open what is there under a name and keep it open."""
+        if len(path) >= LONGEST_PATH_BYTES:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), os.fsdecode(path))
-        return syscalls.openat2(self._root, os.fsdecode(path) or ".", _DIRECTORY, resolve=_IN_ROOT)
+        text = os.fsdecode(path) or "."
+        try:
+            fd = syscalls.openat2(self._root, text, _DIRECTORY, resolve=_PLAINLY)
+        except OSError as exc:
+            if exc.errno != errno.ELOOP:
+                raise
+            fd = syscalls.openat2(self._root, text, _DIRECTORY, resolve=_IN_ROOT)
+            return self._keep(path, fd, self._physical(fd))
+        return self._keep(path, fd, path)
 
-    def _imply(self, path: bytes, hops: int = 0) -> int:
-        """Make a directory that the archive does not name, and those above it; opens it."""
+    def _physical(self, fd: int) -> bytes:
+        """Where a directory is that was reached through a symbolic link."""
+        found = os.fsencode(os.readlink(f"/proc/self/fd/{fd}"))
+        return found[len(self._physical_root) :].lstrip(b"/")
+
+    def _imply(self, path: bytes, hops: int = 0) -> Directory:
+        """Make a directory that the archive does not name, and those above it; keeps it open."""
         names = path.split(b"/")
         directory, depth = self._deepest(names)
         for place in range(depth, len(names)):
@@ -174,12 +189,11 @@ class Extractor:
                         ) from None
                     return self._imply(clean(b"/".join((target, *names[place + 1 :]))), hops + 1)
                 directory = self._make_way(directory, name)
-            self.implied[directory.child(name)] = None
+            physical = directory.child(name)
+            self.implied[physical] = None
             fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory.fd)
-            if place == len(names) - 1:
-                return fd
-            directory = self._keep(b"/".join(names[: place + 1]), fd)
-        return self._openat2(path)
+            directory = self._keep(b"/".join(names[: place + 1]), fd, physical)
+        return directory
 
     def _deepest(self, names: list[bytes]) -> tuple[Directory, int]:
         """The deepest directory on the way that is there, and how many names lead to it."""
@@ -188,7 +202,7 @@ class Extractor:
             if (known := self._by_name.get(path)) is not None:
                 return known, depth
             try:
-                return self._keep(path, self._openat2(path)), depth
+                return self._resolve(path), depth
             except (FileNotFoundError, NotADirectoryError):
                 continue
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -220,7 +234,7 @@ class Extractor:
         os.chown(name, 0, 0, dir_fd=parent.fd, follow_symlinks=False)
         os.chmod(name, 0o755, dir_fd=parent.fd)
 
-    def _keep(self, path: bytes, fd: int) -> Directory:
+    def _keep(self, path: bytes, fd: int, physical: bytes) -> Directory:
         status = os.fstat(fd)
         known = self._by_inode.get(status.st_ino)
         if known is not None:
@@ -229,8 +243,6 @@ class Extractor:
             return known
         if len(self._by_inode) >= OPEN_DIRECTORIES:
             self._let_go_of_oldest()
-        physical = os.fsencode(os.readlink(f"/proc/self/fd/{fd}"))
-        physical = physical[len(self._physical_root) :].lstrip(b"/")
         directory = Directory(fd, physical, status.st_mtime_ns)
         self._by_inode[status.st_ino] = directory
         self._by_name[path] = directory
@@ -356,7 +368,7 @@ class Extractor:
         if is_whiteout_here:
             os.setxattr(fd, OPAQUE, b"y")
         os.fchmod(fd, header.mode & 0o7777)
-        self._keep(path, fd).mtime_ns = _bounded(header.mtime_ns)
+        self._keep(path, fd, parent.child(name)).mtime_ns = _bounded(header.mtime_ns)
 
     def _symlink(self, path: bytes, header: Header, _reader: tar.Reader) -> None:
         if not header.linkname:

@@ -212,26 +212,49 @@ sync = _Sync()
 
 
 def usage(folder: str) -> int:
-    """Bytes of the files in it, hard links once, directories free (moby internal/directory)."""
+    """Bytes of the files in it, hard links once, directories free (moby internal/directory).
+
+    A running container may change it meanwhile: what has gone is not counted, nothing is followed.
+    """
     total = 0
     seen: set[int] = set()
-    pending = [folder]
-    while pending:
-        try:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-                        continue
-                    status = entry.stat(follow_symlinks=False)
-                    if status.st_nlink > 1:
-                        if status.st_ino in seen:
-                            continue
-                        seen.add(status.st_ino)
-                    total += status.st_size
-        except FileNotFoundError:
-            continue  # a running container removes files while we look
+    pending = [b"."]
+    root = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while pending:
+            path = pending.pop()
+            below, size = _usage_of_one(root, path, seen)
+            total += size
+            pending += [path + b"/" + name for name in below]
+    finally:
+        os.close(root)
     return total
+
+
+def _usage_of_one(root: int, path: bytes, seen: set[int]) -> tuple[list[bytes], int]:
+    """The directories in a directory, and the bytes of its files."""
+    fd = _open_at(root, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOATIME)
+    below: list[bytes] = []
+    total = 0
+    if fd is None:
+        return below, total
+    try:
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(os.fsencode(entry.name))
+                    continue
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if status.st_nlink == 1 or status.st_ino not in seen:
+                    total += status.st_size
+                if status.st_nlink > 1:
+                    seen.add(status.st_ino)
+    finally:
+        os.close(fd)
+    return below, total
 
 
 # What lower layers know
@@ -260,13 +283,19 @@ _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 def _open(root: str, path: bytes, flags: int) -> int | None:
     fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return syscalls.openat2(fd, os.fsdecode(path), flags, resolve=_BENEATH)
+        return _open_at(fd, path, flags)
+    finally:
+        os.close(fd)
+
+
+def _open_at(root: int, path: bytes, flags: int) -> int | None:
+    """Open beneath `root`, following nothing; None if there is no such thing."""
+    try:
+        return syscalls.openat2(root, os.fsdecode(path), flags, resolve=_BENEATH)
     except OSError as exc:
         if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
             return None
         raise
-    finally:
-        os.close(fd)
 
 
 def _find(lowers: Sequence[str], path: bytes) -> str | None:

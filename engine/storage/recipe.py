@@ -176,10 +176,35 @@ def assemble(folder: str, *, has_moves: bool) -> Iterator[bytes]:
 _RESOLVE = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_XDEV
 
 
+LONGEST_STEP_BYTES = 3500
+"""Of a path opened at once: the kernel takes 4,096, and a file's own path may be longer."""
+
+
+def _open(root: int, path: bytes, flags: int) -> int:
+    """Open beneath `root`, however long the path; nothing on it may be a symbolic link."""
+    steps: list[bytes] = []
+    while len(path) > LONGEST_STEP_BYTES:
+        cut = path.rindex(b"/", 0, LONGEST_STEP_BYTES)
+        steps.append(path[:cut])
+        path = path[cut + 1 :]
+    fd = os.dup(root)
+    for step in steps:
+        fd = _step(fd, step, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return _step(fd, path, flags)
+
+
+def _step(fd: int, path: bytes, flags: int) -> int:
+    """Open the path in place of `fd`."""
+    try:
+        return syscalls.openat2(fd, os.fsdecode(path), flags, resolve=_RESOLVE)
+    finally:
+        os.close(fd)
+
+
 def _piece_of(root: int, path: bytes, offset: int, length: int) -> Iterator[bytes]:
     try:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME
-        fd = syscalls.openat2(root, os.fsdecode(path), flags, resolve=_RESOLVE)
+        fd = _open(root, path, flags)
     except OSError as exc:
         raise DamagedLayer(f"a layer's file {os.fsdecode(path)!r} is missing: {exc}") from exc
     try:

@@ -40,7 +40,6 @@ import logging
 import os
 import re
 import secrets
-import shutil
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
@@ -49,6 +48,7 @@ import msgspec
 
 from engine import ids
 from engine.errors import EngineError, InvalidParameter
+from engine.linux import tree
 from engine.oci.digest import ChainId, DiffId, next_chain_id
 from engine.storage import atomic, layer, recipe
 
@@ -193,7 +193,7 @@ class StagedLayer:
 
     def discard(self) -> None:
         """Remove the files; after a commit there is nothing left to remove."""
-        shutil.rmtree(self.staged.folder, ignore_errors=True)
+        tree.remove(self.staged.folder)
 
 
 class Snapshots:
@@ -302,7 +302,7 @@ class Snapshots:
                 layer.stage(stream, folder, diff_id=diff_id, is_cancelled=is_cancelled)
             )
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            tree.remove(folder)
             raise
 
     def commit_layer(

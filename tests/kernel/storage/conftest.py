@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from engine.linux import tree
 from tests.kernel.storage.stores import Stores
 
 if TYPE_CHECKING:
@@ -21,3 +22,4 @@ def stores(tmp_path: Path) -> Iterator[Stores]:
     found = Stores(tmp_path / "data")
     yield found
     found.close()
+    tree.remove(str(tmp_path / "data"))  # pytest's own way recurses, and some of it is deep

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.oci.digest import DiffId
-from engine.storage.layer import CorruptLayer, DiffIdMismatch
+from engine.storage.layer import CorruptLayer, DiffIdMismatch, usage
 from engine.storage.recipe import DamagedLayer
 from engine.storage.snapshots import LayerMissing, TooDeep
 from tests.support.images import (
@@ -347,10 +347,15 @@ def test_a_layer_that_is_not_the_one_named(stores: Stores) -> None:
 
 
 def test_deep_paths(stores: Stores) -> None:
-    archive = tar({"/".join("a" * 1900): file(b"deep")})
+    deepest = "a/" * 2040
+    archive = tar({deepest + "n" * 250: file(b"deep"), deepest + "m": file(b"er")})
     layer = stores.extract(archive)
-    assert layer.size_bytes == 4
+    assert layer.size_bytes == 6
     assert stores.tar(layer) == archive
+    assert usage(stores.diff(layer)) == 6
+    assert stores.snapshots.release(layer.chain_id, top_layers=()) == [layer]
+    assert stores.folders() == set()
+    assert stores.unfinished() == []
 
 
 def test_cancelled_unpacking_leaves_nothing(stores: Stores) -> None:
