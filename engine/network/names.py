@@ -48,6 +48,13 @@ class BadNameserver(InvalidParameter):
         super().__init__(f"bad nameserver address {text}")
 
 
+class BadWord(InvalidParameter):
+    """A value that would become more than one word, or line, of the file."""
+
+    def __init__(self, what: str, text: str) -> None:
+        super().__init__(f"invalid {what}: {text!r}")
+
+
 class NoHostGateway(EngineError):
     def __init__(self) -> None:
         super().__init__("unable to derive the IP value for host-gateway")
@@ -61,7 +68,7 @@ def extra_hosts(entries: Iterable[str], gateways: Sequence[str]) -> list[tuple[s
     records: list[tuple[str, str]] = []
     for entry in entries:
         name, colon, address = entry.partition(":")
-        if not colon or not name:
+        if not colon or not _is_word(name):
             raise BadExtraHost(entry)
         if address == HOST_GATEWAY:
             if not gateways:
@@ -70,6 +77,10 @@ def extra_hosts(entries: Iterable[str], gateways: Sequence[str]) -> list[tuple[s
         else:
             records.append((_plain(address), name))
     return records
+
+
+def _is_word(text: str) -> bool:
+    return bool(text) and text.isprintable() and not any(c.isspace() for c in text)
 
 
 def _plain(address: str) -> str:
@@ -169,6 +180,10 @@ def resolv_conf(
     for address in nameservers:
         if not _is_address(address):
             raise BadNameserver(address)
+    for what, given in (("DNS search domain", search), ("DNS option", options)):
+        for text in given:
+            if not _is_word(text):
+                raise BadWord(what, text)
     servers = tuple(nameservers) or host.nameservers
     warnings: list[str] = []
     if has_own_namespace and not nameservers:
@@ -187,8 +202,8 @@ def resolv_conf(
     lines += ["", f"# Based on host file: '{source}'{kind}"]
     lines += [f"# {warning}" for warning in warnings]
     lines += [f"# Invalid nameservers: [{' '.join(host.invalid)}]"] if host.invalid else []
-    given = (("nameservers", nameservers), ("search", search), ("options", options))
-    lines.append(f"# Overrides: [{' '.join(name for name, value in given if value)}]")
+    parts = (("nameservers", nameservers), ("search", search), ("options", options))
+    lines.append(f"# Overrides: [{' '.join(name for name, value in parts if value)}]")
     if any(o == "ndots" or o.startswith("ndots:") for o in found_options):
         lines.append(f"# Option ndots from: {'override' if options else 'host'}")
     return "\n".join(lines) + "\n"

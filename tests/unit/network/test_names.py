@@ -120,3 +120,14 @@ def test_dns_names_are_the_name_first_and_each_once() -> None:
         "www",
         "0123456789ab",
     )
+
+
+@pytest.mark.parametrize("text", ["a\nnameserver 6.6.6.6", "a b", "", "a\x00"])
+def test_no_value_becomes_a_line_of_its_own(text: str) -> None:
+    """A8: what goes into a file is one word."""
+    with pytest.raises(names.BadExtraHost):
+        names.extra_hosts((f"{text}:10.0.0.1",), ())
+    with pytest.raises(names.BadWord):
+        names.resolv_conf(HOST, source="x", search=(text,))
+    with pytest.raises(names.BadWord):
+        names.resolv_conf(HOST, source="x", options=(text,))
