@@ -7,12 +7,14 @@ costs no more than the few that are asked for. An older kernel refuses the filte
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
 
 from engine.linux import netlink
 from engine.linux.netlink import Message, attribute, nested
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from engine.linux.netlink import Address
 
 # <linux/netfilter/nfnetlink_conntrack.h>
