@@ -42,6 +42,7 @@ class Client:
 
     __slots__ = (
         "_events",
+        "_input_ended",
         "_keys",
         "_matched",
         "_pending",
@@ -69,6 +70,7 @@ class Client:
         self._sent_bytes = 0
         self._stall: Timer | None = None
         self._wants_input = True
+        self._input_ended = False
         self._events = EPOLLIN
         self._registered = True
         stdio.loop.add(sock.fileno(), EPOLLIN, self._on_event)
@@ -162,7 +164,7 @@ class Client:
     # Input
 
     def want_input(self, wanted: bool) -> None:
-        self._wants_input = wanted
+        self._wants_input = wanted and not self._input_ended
         self._watch()
 
     def _read(self) -> None:
@@ -179,10 +181,13 @@ class Client:
             self.take_input(data)
 
     def _on_input_end(self) -> None:
+        self._input_ended = True
         self._wants_input = False
         self._watch()
         if self.is_closing:
-            self.abort()
+            # It may still be taking the last output: only one that has it all is done with.
+            if not self._pending:
+                self.abort()
         elif self.options.stdin:
             self._stdio.on_input_end(self)
 
