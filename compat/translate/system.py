@@ -11,10 +11,9 @@ from engine import timestamp
 from engine.version import SERVER_VERSION
 
 if TYPE_CHECKING:
-    from engine.system import Info, Version
-
     from engine.config import EngineConfig
     from engine.events import Event
+    from engine.system import Info, Version
 
 INDEX_SERVER = "https://index.docker.io/v1/"
 PRODUCT = "Wharf"
