@@ -19,6 +19,7 @@ from engine.container.teardown import teardown
 from engine.errors import EngineError, NotFound, WharfError
 
 if TYPE_CHECKING:
+    from engine.container.model import State
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
 
@@ -29,22 +30,31 @@ async def remove(
     rooms: Rooms, handle: Handle, *, ref: str, force: bool = False, volumes: bool = False
 ) -> None:
     """Raises Conflict if it runs and force was not said, or if it is being removed already."""
-    if handle.state.status in ACTIVE and force:
-        await _end(rooms, handle, ref)
-    async with handle.lock:
-        if handle.is_gone:
-            return
-        status = next_status(handle.state.status, Event.REMOVE, handle.id, ref=ref)
-        before = handle.state
-        await rooms.store.save_state(handle, msgspec.structs.replace(before, status=status))
-        try:
-            await _remove(rooms, handle, volumes=volumes)
-        except Exception as exc:
-            await _mark_dead(rooms, handle, exc)
-            raise EngineError(f'cannot remove container "{ref}": {exc}') from exc
+    while True:
+        if force and handle.state.status in ACTIVE:
+            await _end(rooms, handle, ref)
+        async with handle.lock:
+            if handle.is_gone:
+                return
+            if not (force and handle.state.status in ACTIVE):  # else started again meanwhile
+                before = await _remove_locked(rooms, handle, ref=ref, volumes=volumes)
+                break
     # Who waits for the removal is told how that went, not what went wrong at some start.
     handle.waiters.removed(msgspec.structs.replace(before, error=""))
     publish(rooms.events, handle.container, "destroy")
+
+
+async def _remove_locked(rooms: Rooms, handle: Handle, *, ref: str, volumes: bool) -> State:
+    """The state it had; one that cannot be removed is dead from here on."""
+    status = next_status(handle.state.status, Event.REMOVE, handle.id, ref=ref)
+    before = handle.state
+    await rooms.store.save_state(handle, msgspec.structs.replace(before, status=status))
+    try:
+        await _remove(rooms, handle, volumes=volumes)
+    except Exception as exc:
+        await _mark_dead(rooms, handle, exc)
+        raise EngineError(f'cannot remove container "{ref}": {exc}') from exc
+    return before
 
 
 async def _end(rooms: Rooms, handle: Handle, ref: str) -> None:

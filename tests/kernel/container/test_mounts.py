@@ -1,0 +1,235 @@
+"""Volumes and binds of real containers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from engine.container import populate, view
+from engine.container.model import HostConfig, MountRequest, TmpfsOptions
+from engine.errors import InvalidParameter
+from engine.storage.snapshots import Mount
+from tests.kernel.container.engine import in_house
+
+if TYPE_CHECKING:
+    from tests.kernel.container.engine import House
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+
+
+def _is_there(path: str) -> bool:
+    return os.path.isdir(path)
+
+
+def _write(path: str, text: str) -> None:
+    Path(path).write_text(text)
+
+
+@in_house
+async def test_a_new_volume_begins_as_a_copy_of_the_image(house: House) -> None:
+    host = HostConfig(binds=("fresh:/etc",))
+    _, output = await house.run("sh", "-c", "head -1 /etc/passwd; echo own > /etc/own", host=host)
+    assert output.startswith("root:")
+    _, output = await house.run("cat", "/etc/own", host=host)
+    assert output == "own\n"
+
+
+@in_house
+async def test_nocopy(house: House) -> None:
+    _, output = await house.run("ls", "/etc", host=HostConfig(binds=("bare:/etc:nocopy",)))
+    assert "passwd" not in output
+
+
+@in_house
+async def test_anonymous_volumes_go_with_their_container(house: House) -> None:
+    ref = await house.create("true", volumes=("/data",))
+    (point,) = (await house.view(ref)).container.mount_points
+    assert point.is_anonymous
+    assert house.engine.volumes.find(point.name) is not None
+    await house.engine.containers.remove(ref, volumes=True)
+    assert house.engine.volumes.find(point.name) is None
+
+
+@in_house
+async def test_a_failed_create_takes_its_new_volumes_back(house: House) -> None:
+    await house.create("true", name="taken")
+    before = {v.name for v in await house.engine.volumes.list()}
+    with pytest.raises(Exception, match="already in use"):
+        await house.create("true", name="taken", host=HostConfig(binds=("mine:/data",)))
+    assert {v.name for v in await house.engine.volumes.list()} == before
+
+
+@in_house
+async def test_volumes_from_another(house: House) -> None:
+    host = HostConfig(binds=("shared:/data",))
+    await house.run("sh", "-c", "echo kept > /data/x", host=host)
+    await house.create("true", name="holder", host=host)
+    _, output = await house.run(
+        "sh",
+        "-c",
+        "cat /data/x; touch /data/y 2>&1 || true",
+        host=HostConfig(volumes_from=("holder:ro",)),
+    )
+    assert "kept" in output
+    assert "Read-only" in output
+
+
+@in_house
+async def test_a_bind_by_v_is_made_and_by_mount_is_not(house: House) -> None:
+    missing = os.path.join(house.config.data_root, "missing")
+    request = MountRequest(type="bind", source=missing, target="/m")
+    with pytest.raises(InvalidParameter, match="bind source path does not exist"):
+        await house.create("true", host=HostConfig(mounts=(request,)))
+    assert not _is_there(missing)
+    code, _ = await house.run("true", host=HostConfig(binds=(f"{missing}:/m",)))
+    assert code == 0
+    assert _is_there(missing)
+
+
+@in_house
+async def test_tmpfs_as_mount(house: House) -> None:
+    request = MountRequest(
+        type="tmpfs", target="/t", tmpfs_options=TmpfsOptions(size_bytes=1 << 20)
+    )
+    _, output = await house.run(
+        "sh", "-c", "mount | grep ' /t '", host=HostConfig(mounts=(request,))
+    )
+    assert "size=1024k" in output
+    assert "noexec" in output
+
+
+@in_house
+async def test_shared_memory_between_two(house: House) -> None:
+    await house.start("sleep", "1000", name="donor", host=HostConfig(ipc_mode="shareable"))
+    code, _ = await house.run(
+        "sh", "-c", "echo seen > /dev/shm/x", host=HostConfig(ipc_mode="container:donor")
+    )
+    assert code == 0
+    _, output = await house.run("cat", "/dev/shm/x", host=HostConfig(ipc_mode="container:donor"))
+    assert output == "seen\n"
+
+
+@in_house
+async def test_a_passwd_that_is_a_fifo(house: House) -> None:
+    """Attack case R9: an error at once, not a wait for a writer."""
+    ref = await house.create("true", user="bob")
+    upper = house.engine.containers._rooms.snapshots.upper(ref)
+    os.makedirs(os.path.join(upper, "etc"), exist_ok=True)
+    os.mkfifo(os.path.join(upper, "etc/passwd"))
+    with pytest.raises(InvalidParameter, match="cannot read /etc/passwd"):
+        await house.engine.containers.start(ref)
+
+
+@in_house
+async def test_a_passwd_that_points_at_the_host(house: House) -> None:
+    """Attack case R9: links are resolved within the container."""
+    ref = await house.create("true", user="hostuser")
+    secret = os.path.join(house.config.data_root, "secret")
+    _write(secret, "hostuser:x:0:0::/:/bin/sh\n")
+    upper = house.engine.containers._rooms.snapshots.upper(ref)
+    os.makedirs(os.path.join(upper, "etc"), exist_ok=True)
+    os.symlink(secret, os.path.join(upper, "etc/passwd"))
+    with pytest.raises(InvalidParameter, match="unable to find user hostuser"):
+        await house.engine.containers.start(ref)
+
+
+# Without an engine
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> Mount:
+    """Two lowers and an upper that hides a file of one."""
+    for name in ("low", "high", "upper", "work"):
+        (tmp_path / name / "etc").mkdir(parents=True)
+    (tmp_path / "low/etc/old").write_text("low")
+    (tmp_path / "low/etc/gone").write_text("low")
+    (tmp_path / "high/etc/new").write_text("high")
+    os.mknod(tmp_path / "upper/etc/gone", 0o600 | 0o020000, 0)  # a whiteout
+    lower = f"lowerdir={tmp_path}/high:{tmp_path}/low"
+    own = (f"upperdir={tmp_path}/upper", f"workdir={tmp_path}/work")
+    return Mount("overlay", "overlay", (lower, *own))
+
+
+def test_a_view_shows_all_layers_and_mounts_nothing(layers: Mount, tmp_path: Path) -> None:
+    with view.of_layers([layers]) as root:
+        assert view.read_file(root, "/etc/old") == b"low"
+        assert view.read_file(root, "/etc/new") == b"high"
+        assert view.read_file(root, "/etc/gone") == b""
+        with open("/proc/self/mountinfo") as mounts:
+            assert str(tmp_path) not in mounts.read()
+
+
+def test_a_view_on_kernels_without_lowerdir_plus(
+    layers: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: list[str]) -> int:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(view, "_detached_overlay", refuse)
+    with view.of_layers([layers]) as root:
+        assert view.read_file(root, "/etc/new") == b"high"
+        assert view.read_file(root, "/etc/gone") == b""
+
+
+def test_a_large_file_is_refused(layers: Mount) -> None:
+    with view.of_layers([layers]) as root:
+        assert view.read_file(root, "/etc/new", 4) == b"high"
+        with pytest.raises(InvalidParameter):
+            view.read_file(root, "/etc/new", 3)
+
+
+def test_populate_keeps_what_files_are(tmp_path: Path) -> None:
+    source, volume = tmp_path / "root/data", tmp_path / "volume"
+    (source / "sub").mkdir(parents=True)
+    volume.mkdir()
+    (source / "file").write_text("x")
+    os.chown(source / "file", 1000, 1001)
+    os.chmod(source / "file", 0o4750)
+    os.link(source / "file", source / "sub/same")
+    os.symlink("../file", source / "sub/link")
+    os.mkfifo(source / "fifo", 0o640)
+    os.chown(source, 7, 8)
+    os.chmod(source, 0o711)
+    os.setxattr(source / "file", "user.note", b"kept")
+    root = os.open(tmp_path / "root", os.O_PATH)
+    try:
+        populate.populate(root, "/data", str(volume))
+    finally:
+        os.close(root)
+    info, own = os.stat(volume / "file"), os.stat(volume)
+    assert (info.st_uid, info.st_gid, info.st_mode & 0o7777) == (1000, 1001, 0o4750)
+    assert info.st_ino == os.stat(volume / "sub/same").st_ino
+    assert os.readlink(volume / "sub/link") == "../file"
+    assert os.getxattr(volume / "file", "user.note") == b"kept"
+    assert (own.st_uid, own.st_gid, own.st_mode & 0o777) == (7, 8, 0o711)
+    assert (volume / "fifo").is_fifo()
+
+
+def test_populate_leaves_a_volume_that_has_something(tmp_path: Path) -> None:
+    (tmp_path / "root/data").mkdir(parents=True)
+    (tmp_path / "root/data/new").touch()
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "volume/old").touch()
+    root = os.open(tmp_path / "root", os.O_PATH)
+    try:
+        populate.populate(root, "/data", str(tmp_path / "volume"))
+    finally:
+        os.close(root)
+    assert os.listdir(tmp_path / "volume") == ["old"]
+
+
+def test_populate_follows_no_link_out_of_the_root(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret").touch()
+    os.symlink(tmp_path / "outside", tmp_path / "root/data")
+    root = os.open(tmp_path / "root", os.O_PATH)
+    try:
+        populate.populate(root, "/data", str(tmp_path / "volume"))
+    finally:
+        os.close(root)
+    assert os.listdir(tmp_path / "volume") == []

@@ -1,0 +1,151 @@
+"""kill -9 of the engine, and what the next one makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.container.model import ExecConfig, ListQuery, Status
+from engine.engine import AlreadyRunning, Engine
+from engine.errors import NoSuchContainer
+from engine.ids import ContainerId
+from tests.kernel.container.engine import House, in_house, leftovers
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
+
+
+def _kill_the_first(root: Path) -> tuple[str, str]:
+    """The ids of its two execs; it is dead when this returns, and its short runs have ended."""
+    command = [sys.executable, "-m", "tests.kernel.container.first_engine", str(root)]
+    tree = Path(__file__).parents[3]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tree) as first:
+        assert first.stdout is not None
+        lines = [first.stdout.readline().strip() for _ in range(3)]
+        first.kill()
+    assert lines[-1] == "ready", lines
+    time.sleep(0.8)
+    return lines[0], lines[1]
+
+
+def test_what_ran_goes_on_and_what_ended_is_known() -> None:
+    root = Path(tempfile.mkdtemp(prefix="wharf-kernel-"))
+    house = House(root)
+
+    async def after(short_exec: str, long_exec: str) -> None:
+        started = time.monotonic()
+        await house.open()
+        assert time.monotonic() - started < 1.5
+        try:
+            await _check(house, short_exec, long_exec)
+        finally:
+            await house.close()
+        assert leftovers(house.config) == []
+
+    try:
+        asyncio.run(after(*_kill_the_first(root)))
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+async def _check(house: House, short_exec: str, long_exec: str) -> None:
+    containers = house.engine.containers
+    states = {
+        v.container.name: v.container.state for v in await containers.list(ListQuery(all=True))
+    }
+    assert {name: state.status for name, state in states.items()} == {
+        "lasting": Status.RUNNING,
+        "ending": Status.EXITED,
+        "waiting": Status.CREATED,
+        "frozen": Status.PAUSED,
+    }
+    assert states["ending"].exit_code == 7
+    short = await containers.exec_inspect(short_exec)
+    long = await containers.exec_inspect(long_exec)
+    assert (short.is_running, short.exit_code) == (False, 0)
+    assert (long.is_running, long.exit_code) == (True, None)
+    with pytest.raises(NoSuchContainer):
+        await containers.inspect("vanishing")
+    # Adopted ones are containers like any other.
+    exec_id = await containers.exec_create("lasting", ExecConfig(cmd=("true",)))
+    await containers.exec_start(exec_id, detach=True)
+    await containers.stop("lasting", timeout_s=0)
+    assert (await house.ended("lasting")).exit_code == 137
+
+
+@in_house
+async def test_a_create_that_never_came_to_its_row_is_swept(house: House) -> None:
+    rooms = house.engine.containers._rooms
+    stray = ContainerId("f" * 64)
+    rooms.snapshots.prepare(stray, None)
+    os.mkdir(rooms.folder(stray))
+    await house.engine.close()
+    await house.open()
+    rooms = house.engine.containers._rooms
+    assert not rooms.snapshots.exists(stray)
+    assert ContainerId(stray) not in os.listdir(os.path.dirname(rooms.folder(stray)))
+
+
+@in_house
+async def test_a_removal_under_way_is_finished(house: House) -> None:
+    import msgspec
+
+    ref = await house.create("true", name="going")
+    store = house.engine.containers._rooms.store
+    handle = store.find(ref)
+    state = msgspec.structs.replace(handle.state, status=Status.REMOVING)
+    await store.save_state(handle, state)
+    await house.engine.close()
+    await house.open()
+    with pytest.raises(NoSuchContainer):
+        await house.view("going")
+
+
+@in_house
+async def test_a_running_row_without_a_monitor_is_corrected(house: House) -> None:
+    """No container is shown as running that is not."""
+    import msgspec
+
+    ref = await house.create("true")
+    store = house.engine.containers._rooms.store
+    handle = store.find(ref)
+    state = msgspec.structs.replace(handle.state, status=Status.RUNNING, pid=1, started_ns=1)
+    await store.save_state(handle, state)
+    await house.engine.close()
+    await house.open()
+    state = (await house.view(ref)).container.state
+    assert (state.status, state.pid, state.exit_code) == (Status.EXITED, 0, 137)
+
+
+@in_house
+async def test_two_engines_never_share_a_root(house: House) -> None:
+    with pytest.raises(AlreadyRunning):
+        await Engine.open(house.config)
+
+
+@in_house
+async def test_directories_are_closed_to_others(house: House) -> None:
+    """Attack case A5."""
+    for path in (house.config.data_root, house.config.exec_root):
+        assert os.stat(path).st_mode & 0o007 == 0, path
+    assert os.stat(os.path.join(house.config.data_root, "wharf.db")).st_mode & 0o077 == 0
+
+
+@in_house
+async def test_without_live_restore_everything_is_stopped(house: House) -> None:
+    import dataclasses
+
+    ref = await house.start("sleep", "1000")
+    house.engine.config = dataclasses.replace(
+        house.config, live_restore=False, shutdown_timeout_s=0
+    )
+    await house.engine.close()
+    await house.open()
+    assert (await house.view(ref)).container.state.status is Status.EXITED
