@@ -23,6 +23,7 @@ from engine.linux import capability, cgroup
 from engine.network.manager import Networks
 from engine.registry.client import Client
 from engine.runtime.client import Runtime
+from engine.storage import gc
 from engine.storage.content import Content
 from engine.storage.database import Database
 from engine.storage.snapshots import Snapshots
@@ -102,6 +103,7 @@ class Engine:
         closing.push_async_callback(offload.disk, self.database.close)
         content, snapshots = await offload.disk(_open_storage, config, self.database)
         self.images = await offload.disk(Images, self.database, content, snapshots, self.events)
+        closing.push_async_callback(self.images.close)
         self._open_registry(content, snapshots)
         self.volumes = await offload.disk(Volumes, config, self.database, self.events)
         await self.volumes.open_engine()
@@ -221,7 +223,7 @@ def _unlock(held: list[int]) -> None:
 def _open_storage(config: EngineConfig, database: Database) -> tuple[Content, Snapshots]:
     content = Content(os.path.join(config.data_root, "content"))
     snapshots = Snapshots(config.data_root, database)
-    snapshots.sweep_folders()
+    gc.take_away(content, snapshots)
     return content, snapshots
 
 

@@ -291,6 +291,7 @@ class Images:
     async def sweep(self) -> None:
         """Remove layers and blobs that nothing names; at boot after all rows are read."""
         await offload.disk(self.catalog.sweep)
+        self._work.spawn(offload.disk(self._snapshots.empty_trash), what="empty trash")
 
     # For pull (engine.image.pull.Local)
 

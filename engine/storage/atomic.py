@@ -50,13 +50,17 @@ def discard(path: str, trash: str) -> None:
 
 
 def empty(folder: str) -> None:
-    """Remove everything in the folder; what cannot be removed now stays for the next time."""
+    """Remove everything in the folder."""
     for name in os.listdir(folder):
-        path = os.path.join(folder, name)
-        try:
-            _remove(path)
-        except OSError as exc:
-            log.warning("cannot remove %s: %s", path, exc)
+        remove(os.path.join(folder, name))
+
+
+def remove(path: str) -> None:
+    """Remove a file or folder; what cannot be removed now stays for the next time."""
+    try:
+        _remove(path)
+    except OSError as exc:
+        log.warning("cannot remove %s: %s", path, exc)
 
 
 def _remove(path: str) -> None:

@@ -53,5 +53,14 @@ def sweep(
 
 def sweep_after_crash(content: Content, snapshots: Snapshots) -> None:
     """Remove what work cut short has left; only before anything is begun."""
+    take_away(content, snapshots)
+    snapshots.empty_trash()
+
+
+def take_away(content: Content, snapshots: Snapshots) -> None:
+    """As `sweep_after_crash`, but at once, however much it is.
+
+    `snapshots.empty_trash` then frees the space, and may run beside anything.
+    """
     content.sweep_ingests()
     snapshots.sweep_folders()

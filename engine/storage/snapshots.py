@@ -211,6 +211,7 @@ class Snapshots:
         self._snapshot_rows = database.table("snapshot")
         self._lock = threading.RLock()
         self.leases = Leases()
+        self._rubbish: list[str] = []
         self._layers = {
             ChainId(key): msgspec.json.decode(row, type=Layer)
             for key, row in self._layer_rows.items()
@@ -584,20 +585,33 @@ class Snapshots:
     # After a crash
 
     def sweep_folders(self) -> None:
-        """Remove folders and links without a row; only at boot, before anything is begun."""
-        atomic.empty(self._stage)
+        """Take away folders and links without a row; only at boot, before anything is begun.
+
+        Their bytes go with `empty_trash`, which may take its time.
+        """
+        for name in os.listdir(self._stage):
+            self._throw_away(os.path.join(self._stage, name))
         with self._lock:
             known = {found.folder for found in self._layers.values()} | set(self._snapshots)
             links = {found.link for found in self._layers.values()}
         for name in os.listdir(self.root):
             if name not in known and name not in ("l", "stage", "trash"):
                 log.info("removing %s, which nothing refers to", name)
-                atomic.discard(os.path.join(self.root, name), self._trash)
+                self._throw_away(os.path.join(self.root, name))
         for name in os.listdir(self._links):
             if name not in links:
                 os.unlink(os.path.join(self._links, name))
         self._restore_links()
-        atomic.empty(self._trash)
+        self._rubbish = os.listdir(self._trash)
+
+    def _throw_away(self, path: str) -> None:
+        os.rename(path, os.path.join(self._trash, secrets.token_hex(12)))
+
+    def empty_trash(self) -> None:
+        """Remove what `sweep_folders` and former engines threw away."""
+        rubbish, self._rubbish = self._rubbish, []
+        for name in rubbish:
+            atomic.remove(os.path.join(self._trash, name))
 
     def _restore_links(self) -> None:
         """A link of a row that is not there (a copied data root) is made again."""
