@@ -156,7 +156,13 @@ def test_rotation_keeps_the_newest(engine: Engine, name: str) -> None:
 @pytest.mark.beyond
 def test_the_file_is_dockers_format(engine: Engine, name: str) -> None:
     engine.docker(
-        "run", "--name", name, "busybox", "sh", "-c", "echo out; echo err >&2; printf end"
+        "run",
+        "--name",
+        name,
+        "busybox",
+        "sh",
+        "-c",
+        "echo out; sleep 0.2; echo err >&2; sleep 0.2; printf end",
     )
     found = engine.inspect(name)
     path = Path(found["LogPath"])

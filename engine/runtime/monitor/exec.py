@@ -50,7 +50,7 @@ class Exec:
         try:
             self._birth = self._fork(container, request)
         except OSError:
-            self._stdio.finish()
+            self._stdio.forgo()
             raise
         container.reaper.watch(self._birth.pid, self._on_exit)
 
@@ -119,7 +119,7 @@ class Exec:
     def on_failed(self, failed: protocol.Failed) -> None:
         failed.seq = self._request.seq
         self._container.say(failed)
-        self._stdio.finish()
+        self._stdio.forgo()
         self._container.on_exec_gone(self)
 
     # End

@@ -346,6 +346,7 @@ class Stdio:
             self._close_input()
         for fd, stream in outputs:
             self._add_output(fd, stream)
+        self._push_input()
 
     def open_pipes(self, *, stdin: bool, stdout: bool, stderr: bool) -> tuple[int, int, int]:
         """The process's ends, the caller's to close; /dev/null for what is not wanted."""
@@ -545,6 +546,19 @@ class Stdio:
         self._close_input()
         for client in tuple(self._clients):
             client.close()
+
+    def forgo(self) -> None:
+        """The process never was: close all, but end no stream. Whoever passed a client's socket
+        may still have to tell it why.
+        """
+        self.is_finished = True
+        for fd in list(self._outputs):
+            self.loop.remove(fd)
+            os.close(fd)
+        self._outputs.clear()
+        self._close_input()
+        for client in tuple(self._clients):
+            client.abort()
 
     def _drain(self, fd: int) -> None:
         """What is there now; a process that still holds the other end may write without end."""
