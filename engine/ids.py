@@ -19,7 +19,8 @@ _HEX = frozenset("0123456789abcdef")
 def generate() -> str:
     """A new random id.
 
-    An id whose first twelve digits are all decimal is never given: as a host name it would read as a number.
+    An id whose first twelve digits are all decimal is never given: as a host name it would read
+    as a number.
     """
     while True:
         candidate = secrets.token_hex(32)
