@@ -22,6 +22,7 @@ from engine.image.store import Images
 from engine.linux import capability, cgroup
 from engine.network.manager import Networks
 from engine.registry.client import Client
+from engine.registry.fetch import Policy
 from engine.runtime.client import Runtime
 from engine.storage import gc
 from engine.storage.content import Content
@@ -32,8 +33,6 @@ from engine.volume.manager import Volumes
 from engine.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from engine.config import EngineConfig
     from engine.runtime.protocol import Exit
 
@@ -76,8 +75,6 @@ class Engine:
         self.events = EventBus()
         self._work = Work()
         self._closing = contextlib.AsyncExitStack()
-        # Until the containers are restored nobody knows: what is on the host stays there.
-        self._has_living: Callable[[], bool] = lambda: True
 
     @classmethod
     async def open(cls, config: EngineConfig) -> Self:
@@ -116,17 +113,10 @@ class Engine:
             parent = group.create_task(offload.kernel(_open_cgroups, config))
         closing.push_async_callback(offload.kernel, _close_cgroups, parent.result())
         closing.push_async_callback(self.runtime.close)
-        closing.push_async_callback(self._close_networks)
+        closing.push_async_callback(self.networks.close_engine)
         await self._open_containers(snapshots, parent.result())
         closing.push_async_callback(self._work.close, _CLOSE_S)
         closing.callback(self.events.close)
-
-    async def _close_networks(self) -> None:
-        """What lives on keeps its network; without any, nothing stays on the host."""
-        if self._has_living():
-            await self.networks.close_engine()
-        else:
-            await self.networks.remove_engine()
 
     def _open_registry(self, content: Content, snapshots: Snapshots) -> None:
         self.registry = Client.of(self.config)
@@ -136,6 +126,7 @@ class Engine:
             snapshots,
             self.images,
             most_downloads=self.config.max_concurrent_downloads,
+            policy=Policy(attempts=self.config.max_download_attempts),
             on_pulled=self.images.publish_pull,
         )
         self.images.puller = puller
@@ -177,7 +168,6 @@ class Engine:
         await store.load()
         await self.containers.restore()
         await self.images.sweep()
-        self._has_living = self.containers.has_living
 
 
 # Directories and locks

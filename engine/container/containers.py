@@ -418,10 +418,6 @@ class Containers:
             if any(point.name == name for point in handle.container.mount_points)
         ]
 
-    def has_living(self) -> bool:
-        """Whether a process of any container is there."""
-        return any(handle.state.status in ALIVE for handle in self._rooms.store.all())
-
     def counts(self) -> dict[str, int]:
         """How many there are, by what info calls them."""
         states = [handle.state.status for handle in self._rooms.store.all()]

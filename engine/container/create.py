@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import time
 from dataclasses import dataclass
@@ -41,6 +40,7 @@ from engine.errors import (
     NotFound,
 )
 from engine.ids import ContainerId
+from engine.linux import tree
 from engine.oci import platform as platforms
 
 if TYPE_CHECKING:
@@ -358,7 +358,7 @@ def _make_on_disk(rooms: Rooms, draft: _Draft) -> Container:
     with contextlib.ExitStack() as undo:
         folder = rooms.folder(container.id)
         os.makedirs(folder, 0o710)
-        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        undo.callback(tree.remove, folder)
         rooms.snapshots.prepare(container.snapshot_key, parent)
         undo.callback(rooms.snapshots.remove, container.snapshot_key)
         _populate(rooms, container)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.container.publish import publish
+from engine.container.publish import publish, publish_unmounts
 from engine.container.state import ALIVE, Event, next_status
 from engine.container.teardown import teardown
 
@@ -27,6 +27,7 @@ async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
     handle.task = None
     await end_execs(rooms, handle, exit)
     await teardown(rooms, handle.container)
+    publish_unmounts(rooms.events, handle.container)
     state = msgspec.structs.replace(
         handle.state,
         status=status,

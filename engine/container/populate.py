@@ -13,6 +13,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from engine.container import view
+from engine.linux import tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,9 +49,9 @@ def _fill(source: int, volume: str) -> None:
         if os.listdir(target):
             return
         try:
-            _copy_directory(source, target, {})
+            _copy_tree(source, target)
         except BaseException:
-            _empty(target)
+            _empty(volume)
             raise
     finally:
         os.close(target)
@@ -67,24 +68,58 @@ def is_file(root: int, destination: str) -> bool:
         os.close(fd)
 
 
-def _copy_directory(source: int, target: int, links: dict[tuple[int, int], str]) -> None:
-    """`links` maps what has several names to the first of them, as a path that opens it."""
-    for name in os.listdir(source):
-        _copy_entry(source, target, name, links)
-    _copy_attributes(source, target)
+class _Level:
+    """One directory under way: what is left of it to copy."""
+
+    __slots__ = ("names", "source", "target")
+
+    def __init__(self, source: int, target: int) -> None:
+        self.source = source
+        self.target = target
+        self.names = os.listdir(source)
+
+    def close(self) -> None:
+        os.close(self.source)
+        os.close(self.target)
 
 
-def _copy_entry(source: int, target: int, name: str, links: dict[tuple[int, int], str]) -> None:
+def _copy_tree(source: int, target: int) -> None:
+    """Directories are a stack, not a recursion: an image may nest them by the thousand.
+
+    `links` maps what has several names to the first of them, as a path that opens it. A directory
+    gets its own attributes last, when nothing more is made in it.
+    """
+    links: dict[tuple[int, int], str] = {}
+    levels = [_Level(os.dup(source), os.dup(target))]
+    try:
+        while levels:
+            level = levels[-1]
+            if not level.names:
+                _copy_attributes(level.source, level.target)
+                levels.pop().close()
+                continue
+            deeper = _copy_entry(level.source, level.target, level.names.pop(), links)
+            if deeper is not None:
+                levels.append(deeper)
+    finally:
+        for level in levels:
+            level.close()
+
+
+def _copy_entry(
+    source: int, target: int, name: str, links: dict[tuple[int, int], str]
+) -> _Level | None:
+    """Copy one entry; a directory is only made, and what is in it given back to be copied."""
     info = os.stat(name, dir_fd=source, follow_symlinks=False)
     key = (info.st_dev, info.st_ino)
     if not stat.S_ISDIR(info.st_mode) and info.st_nlink > 1:
         if key in links:
             os.link(links[key], name, dst_dir_fd=target, follow_symlinks=False)
-            return
+            return None
         links[key] = os.path.join(os.readlink(f"/proc/self/fd/{target}"), name)
     match stat.S_IFMT(info.st_mode):
         case stat.S_IFDIR:
-            _copy_subdirectory(source, target, name, links)
+            return _enter(source, target, name)
         case stat.S_IFREG:
             _copy_file(source, target, name)
         case stat.S_IFLNK:
@@ -93,11 +128,10 @@ def _copy_entry(source: int, target: int, name: str, links: dict[tuple[int, int]
         case _:
             os.mknod(name, info.st_mode, info.st_rdev, dir_fd=target)
             _own(target, name, info)
+    return None
 
 
-def _copy_subdirectory(
-    source: int, target: int, name: str, links: dict[tuple[int, int], str]
-) -> None:
+def _enter(source: int, target: int, name: str) -> _Level:
     os.mkdir(name, 0o700, dir_fd=target)
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
     with contextlib.ExitStack() as stack:
@@ -105,7 +139,9 @@ def _copy_subdirectory(
         stack.callback(os.close, inner_source)
         inner_target = os.open(name, flags, dir_fd=target)
         stack.callback(os.close, inner_target)
-        _copy_directory(inner_source, inner_target, links)
+        level = _Level(inner_source, inner_target)
+        stack.pop_all()
+    return level
 
 
 def _copy_file(source: int, target: int, name: str) -> None:
@@ -149,16 +185,10 @@ def _own(target: int, name: str, info: os.stat_result) -> None:
     os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
 
 
-def _empty(directory: int) -> None:
-    for name in os.listdir(directory):
-        info = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        if not stat.S_ISDIR(info.st_mode):
-            os.unlink(name, dir_fd=directory)
-            continue
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-        inner = os.open(name, flags, dir_fd=directory)
-        try:
-            _empty(inner)
-        finally:
-            os.close(inner)
-        os.rmdir(name, dir_fd=directory)
+def _empty(directory: str) -> None:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                tree.remove(entry.path)
+            else:
+                os.unlink(entry.path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,6 +16,7 @@ from engine.container.publish import publish
 from engine.container.state import ACTIVE, Event, next_status
 from engine.container.teardown import teardown
 from engine.errors import EngineError, NotFound, WharfError
+from engine.linux import tree
 
 if TYPE_CHECKING:
     from engine.container.model import State
@@ -83,8 +83,7 @@ async def _remove(rooms: Rooms, handle: Handle, *, volumes: bool) -> None:
 def remove_from_disk(rooms: Rooms, container_id: str, snapshot_key: str) -> None:
     """The layer and the folder; nothing there is fine."""
     rooms.snapshots.remove(snapshot_key)
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(rooms.folder(container_id))
+    tree.remove(rooms.folder(container_id))
 
 
 async def _remove_volume(rooms: Rooms, name: str) -> None:

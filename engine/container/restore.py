@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import time
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from engine.container.model import Status
 from engine.container.state import ALIVE
 from engine.container.teardown import sweep, teardown
 from engine.errors import WharfError
-from engine.linux import cgroup
+from engine.linux import cgroup, tree
 from engine.runtime.protocol import Entry, Exit
 
 if TYPE_CHECKING:
@@ -205,4 +204,4 @@ def _sweep_folders(rooms: Rooms, known: frozenset[str]) -> None:
     folder = os.path.join(rooms.config.data_root, "containers")
     for name in _names(folder):
         if name not in known:
-            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+            tree.remove(os.path.join(folder, name))

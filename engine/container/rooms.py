@@ -48,4 +48,5 @@ class Rooms:
 
     @property
     def runtimes(self) -> frozenset[str]:
-        return frozenset({*self.config.runtimes, "wharf", "runc", "io.containerd.runc.v2"})
+        """Names a container may give; all of them mean the built-in one."""
+        return frozenset({"wharf", "runc", "io.containerd.runc.v2"})

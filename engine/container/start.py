@@ -14,7 +14,7 @@ import msgspec
 from engine import offload
 from engine.container import failure, gather, limits, logconfig, modes, networking, spec
 from engine.container.model import State, Status, Ulimit
-from engine.container.publish import publish
+from engine.container.publish import publish, publish_mount
 from engine.container.state import (
     ALIVE,
     ContainerNotRunning,
@@ -74,6 +74,7 @@ async def _start(rooms: Rooms, handle: Handle) -> Container:
     for point in container.mount_points:
         if point.name and point.driver:
             await rooms.volumes.acquire(point.name, container.id)
+            publish_mount(rooms.events, container, point)
     # Disk and kernel on one side, netlink on the other: they do not need each other.
     findings, sandbox = await _both(rooms, container)
     with contextlib.ExitStack() as unused:

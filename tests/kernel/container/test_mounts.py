@@ -11,6 +11,7 @@ import pytest
 from engine.container import populate, view
 from engine.container.model import HostConfig, MountRequest, TmpfsOptions
 from engine.errors import InvalidParameter
+from engine.linux import tree
 from engine.storage.snapshots import Mount
 from tests.kernel.container.engine import in_house
 
@@ -230,6 +231,60 @@ def test_populate_follows_no_link_out_of_the_root(tmp_path: Path) -> None:
     root = os.open(tmp_path / "root", os.O_PATH)
     try:
         populate.populate(root, "/data", str(tmp_path / "volume"))
+    finally:
+        os.close(root)
+    assert os.listdir(tmp_path / "volume") == []
+
+
+def test_populate_copies_trees_however_deep(tmp_path: Path) -> None:
+    """Attack case I2."""
+    depth = 1500
+    (tmp_path / "root").mkdir()
+    (tmp_path / "volume").mkdir()
+    _nest(tmp_path / "root", depth)
+    root = os.open(tmp_path / "root", os.O_PATH)
+    try:
+        populate.populate(root, "/", str(tmp_path / "volume"))
+        assert _depth(tmp_path / "volume") == depth
+    finally:
+        os.close(root)
+        tree.remove(str(tmp_path / "root"))
+        tree.remove(str(tmp_path / "volume"))
+
+
+def _nest(place: Path, depth: int) -> None:
+    fd = os.open(place, os.O_PATH)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_PATH, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+
+
+def _depth(place: Path) -> int:
+    fd, depth = os.open(place, os.O_RDONLY), 0
+    while os.listdir(fd):
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd, depth = below, depth + 1
+    os.close(fd)
+    return depth
+
+
+def test_populate_takes_a_failed_copy_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "root/data/sub").mkdir(parents=True)
+    (tmp_path / "root/data/a").touch()
+    (tmp_path / "volume").mkdir()
+
+    def fail(source: int, target: int, name: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(populate, "_copy_file", fail)
+    root = os.open(tmp_path / "root", os.O_PATH)
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            populate.populate(root, "/data", str(tmp_path / "volume"))
     finally:
         os.close(root)
     assert os.listdir(tmp_path / "volume") == []
