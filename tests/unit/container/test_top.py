@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from engine.container import top
+from engine.errors import InvalidParameter, WharfError
+
+SELF = top.Process(
+    pid=7,
+    ppid=1,
+    pgid=7,
+    session=7,
+    uid=0,
+    gid=0,
+    state="S",
+    tty="?",
+    nice=0,
+    priority=20,
+    threads=1,
+    cpu_s=3661,
+    started_s=1000,
+    virtual_bytes=2048,
+    resident_bytes=1024,
+    memory_total_bytes=4096,
+    name="prog",
+    command="prog arg",
+    now_s=1000 + 90061,
+)
+
+
+def rows(arguments: str) -> dict[str, str]:
+    shown = top.table(top.parse(arguments), [SELF])
+    return dict(zip(shown.titles, shown.rows[0], strict=True))
+
+
+def test_full_format_is_the_default() -> None:
+    for arguments in ("", "-ef"):
+        shown = rows(arguments)
+        assert list(shown) == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
+        assert (shown["PID"], shown["TIME"], shown["CMD"]) == ("7", "01:01:01", "prog arg")
+
+
+def test_bsd_format() -> None:
+    shown = rows("aux")
+    assert (shown["VSZ"], shown["RSS"], shown["%MEM"]) == ("2", "1", "25.0")
+    assert shown["TIME"] == "61:01"
+
+
+@pytest.mark.parametrize(
+    "arguments", ["-eo pid,comm", "-eopid,comm", "-o pid -o comm", "o pid,comm"]
+)
+def test_chosen_columns(arguments: str) -> None:
+    assert rows(arguments) == {"PID": "7", "COMMAND": "prog"}
+
+
+def test_titles_may_be_renamed_but_not_into_a_pid() -> None:
+    assert rows("-o pid,args=WHAT") == {"PID": "7", "WHAT": "prog arg"}
+    with pytest.raises(InvalidParameter, match=r'^specifying "comm=PID" is not allowed$'):
+        top.parse("-o pid -o comm=PID")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("-o pid,xxx", 'ps: error: unknown user-defined format specifier "xxx"'),
+        ("-o comm", "Couldn't find PID field in ps output"),
+        ("--nope", "ps: error: unknown gnu long option"),
+        ("-Z!", "ps: error: unsupported option (BSD syntax)"),
+    ],
+)
+def test_what_ps_refuses(arguments: str, sentence: str) -> None:
+    with pytest.raises(WharfError) as caught:
+        top.parse(arguments)
+    assert str(caught.value) == sentence
+
+
+def test_elapsed_time() -> None:
+    assert rows("-o pid,etime")["ELAPSED"] == "1-01:01:01"
+
+
+def test_what_has_gone_is_left_out() -> None:
+    found = top.read([os.getpid(), 2**22 + 5])
+    assert [process.pid for process in found] == [os.getpid()]
+    assert found[0].started_s > 0
