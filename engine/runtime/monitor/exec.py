@@ -145,5 +145,7 @@ class Exec:
         if self._stdio.is_finished:
             self._container.on_exec_gone(self)
             return
-        self._stdio.finish()
+        # Clients ask for the code as soon as their stream ends: it is told before that.
+        self._stdio.drain()
         self._container.on_exec_exit(self)
+        self._stdio.finish()

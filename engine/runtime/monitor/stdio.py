@@ -541,11 +541,15 @@ class Stdio:
         if self.is_finished:
             return
         self.is_finished = True
-        for fd in list(self._outputs):
-            self._drain(fd)
+        self.drain()
         self._close_input()
         for client in tuple(self._clients):
             client.close()
+
+    def drain(self) -> None:
+        """Take what is in the pipes, and close them."""
+        for fd in list(self._outputs):
+            self._drain(fd)
 
     def forgo(self) -> None:
         """The process never was: close all, but end no stream. Whoever passed a client's socket
