@@ -156,7 +156,7 @@ class Engine:
         self.containers = Containers(rooms)
         self.images.users_of = self.containers.users_of_image
         self.volumes.users_of = self.containers.users_of_volume
-        self.runtime.events = self.containers
+        self.runtime.events = self.containers.reports
         self.system = System(
             config=config,
             containers=self.containers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -73,11 +74,25 @@ async def _hand_over(
     async with handle.lock:
         next_status(handle.state.status, Event.ATTACH, handle.id)
         if handle.task is None:
+            _drop_departed(handle)
             handle.queued.append(attachment)
             return -1
         with contextlib.suppress(RuntimeFailure):  # it ended just now: so does the stream
             await handle.task.attach(attachment)
         return -1
+
+
+def _drop_departed(handle: Handle) -> None:
+    """Let go of clients that waited for a start and have hung up."""
+    kept: list[Attachment] = []
+    for waiting in handle.queued:
+        poll = select.poll()
+        poll.register(waiting.fd, select.POLLHUP | select.POLLERR)
+        if poll.poll(0):
+            os.close(waiting.fd)
+        else:
+            kept.append(waiting)
+    handle.queued[:] = kept
 
 
 async def _replay(handle: Handle, options: AttachOptions, fd: int) -> None:

@@ -1,7 +1,7 @@
 """The containers of one engine: every verb that a client has, each once.
 
 A verb finds its container, lets its module do the work as the engine's own (a client that leaves
-cancels waiting, never work), and returns. What the runtime reports arrives here as well.
+cancels waiting, never work), and returns.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -42,15 +41,15 @@ from engine.container.model import (
     WaitCondition,
 )
 from engine.container.publish import publish
-from engine.container.state import ACTIVE, ALIVE, Event, next_status
-from engine.errors import Conflict, EngineError, InvalidParameter, Unavailable, WharfError
+from engine.container.reports import Reports
+from engine.container.state import ACTIVE, Event, next_status
+from engine.errors import Conflict, EngineError, InvalidParameter, WharfError
 from engine.linux import cgroup
 from engine.runtime.client import RuntimeFailure
-from engine.runtime.protocol import Exit
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Coroutine, Mapping, Sequence
 
     from engine.container.logs import Batch
     from engine.container.model import (
@@ -71,8 +70,6 @@ if TYPE_CHECKING:
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
 
-    Coro = Coroutine[object, object, None]
-
 log = logging.getLogger(__name__)
 
 _NO_FD = -1
@@ -83,8 +80,7 @@ class Containers:
 
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
-        self._ended = exec.Ended()
-        self._ending: dict[str, asyncio.Future[object]] = {}  # execs whose end is being written
+        self.reports = Reports(rooms)
 
     # Life
 
@@ -106,7 +102,7 @@ class Containers:
                     return
                 await start.start(self._rooms, handle)
         except WharfError:
-            await self._auto_remove(handle)
+            await exit.auto_remove(self._rooms, handle)
             raise
 
     async def stop(
@@ -155,6 +151,7 @@ class Containers:
             raise type_of(exc)(f"Cannot restart container {ref}: {exc}") from exc
         finally:
             handle.is_restarting = False
+            await exit.auto_remove(self._rooms, handle)  # what --rm waited for, if it failed
 
     async def pause(self, ref: str) -> None:
         handle = self._rooms.store.find(ref)
@@ -343,7 +340,7 @@ class Containers:
 
     async def exec_create(self, ref: str, config: ExecConfig) -> str:
         handle = self._rooms.store.find(ref)
-        await self._forget_execs()
+        await self.reports.forget_execs()
         return await exec.create(self._rooms, handle, config, ref=ref)
 
     async def exec_check(self, exec_id: str) -> Exec:
@@ -390,16 +387,8 @@ class Containers:
         if known.is_running and handle.task is not None:
             with contextlib.suppress(RuntimeFailure):
                 await handle.task.state()
-        ending = self._ending.get(exec_id)
-        if ending is not None:
-            await asyncio.wait([ending])
+        await self.reports.noted(exec_id)
         return handle.execs.get(exec_id, known)
-
-    async def _forget_execs(self) -> None:
-        due = set(self._ended.due())
-        for handle in self._rooms.store.all() if due else ():
-            if doomed := due & set(handle.execs):
-                await self._rooms.store.delete_execs(handle, doomed)
 
     # What other rooms ask
 
@@ -430,83 +419,11 @@ class Containers:
             "stopped": len(states) - running - paused,
         }
 
-    # What the runtime reports (engine.runtime.client.RuntimeEvents)
-
-    def on_exit(self, container_id: str, exit: Exit) -> None:
-        self._later(container_id, "noting the exit", lambda handle: self._exited(handle, exit))
-
-    def on_exec_exit(self, container_id: str, exec_id: str, code: int, at_ns: int) -> None:
-        self._ended.note(exec_id)
-        noting = self._later(
-            container_id,
-            "noting an exec's exit",
-            lambda handle: _locked(handle, exit.exec_exited(self._rooms, handle, exec_id, code)),
-        )
-        if noting is not None:
-            self._ending[exec_id] = noting
-            noting.add_done_callback(lambda _: self._ending.pop(exec_id, None))
-
-    def on_oom(self, container_id: str) -> None:
-        self._later(
-            container_id,
-            "noting an OOM kill",
-            lambda handle: _locked(handle, exit.out_of_memory(self._rooms, handle)),
-        )
-
-    def on_detach(self, container_id: str, exec_id: str | None) -> None:
-        handle = self._rooms.store.get(container_id)
-        if handle is None:
-            return
-        if exec_id is None:
-            publish(self._rooms.events, handle.container, "detach")
-        else:
-            publish(self._rooms.events, handle.container, "exec_detach", execID=exec_id)
-
-    def on_lost(self, container_id: str) -> None:
-        """The monitor died: its container was killed with it."""
-        lost = Exit(code=137, at_ns=time.time_ns())
-        self._later(container_id, "noting a loss", lambda handle: self._exited(handle, lost))
-
-    def _later(
-        self, container_id: str, what: str, work: Callable[[Handle], Coro]
-    ) -> asyncio.Future[object] | None:
-        handle = self._rooms.store.get(container_id)
-        if handle is None:
-            log.warning("%s of container %s, which is not known", what, container_id)
-            return None
-        try:
-            return self._rooms.work.spawn(work(handle), what=f"{what} of container {container_id}")
-        except Unavailable:
-            log.info("%s of container %s is left to the next start", what, container_id)
-            return None
-
-    async def _exited(self, handle: Handle, how: Exit) -> None:
-        async with handle.lock:
-            was_alive = handle.state.status in ALIVE
-            await exit.exited(self._rooms, handle, how)
-        if was_alive:
-            await self._auto_remove(handle)
-
-    async def _auto_remove(self, handle: Handle) -> None:
-        """`--rm`: also its anonymous volumes. Not between the halves of a restart."""
-        if not handle.container.host_config.auto_remove or handle.is_restarting:
-            return
-        if handle.state.status in ACTIVE or handle.is_gone:
-            return
-        try:
-            await remove.remove(self._rooms, handle, ref=handle.id, force=True, volumes=True)
-        except WharfError as exc:
-            log.info("container %s is not removed by --rm: %s", handle.id, exc)
-
     # Boot and end
 
     async def restore(self) -> None:
         """Adopt what runs, take note of what ended, sweep the rest; before anything is served."""
-        await restore.restore(self._rooms, self._auto_remove)
-        for handle in self._rooms.store.all():
-            for known in handle.execs.values():
-                if known.exit_code is not None:
-                    self._ended.note(known.id)
+        await restore.restore(self._rooms, self.reports)
 
     async def stop_all(self, timeout_s: float) -> None:
         """End every container in its own way, all at once, within the time."""
@@ -530,11 +447,6 @@ class Containers:
 def _close(fd: int | None) -> None:
     if fd is not None and fd >= 0:
         os.close(fd)
-
-
-async def _locked(handle: Handle, coroutine: Coro) -> None:
-    async with handle.lock:
-        await coroutine
 
 
 def type_of(exc: WharfError) -> type[WharfError]:

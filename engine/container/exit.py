@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine.container import remove
 from engine.container.publish import publish, publish_unmounts
-from engine.container.state import ALIVE, Event, next_status
+from engine.container.state import ACTIVE, ALIVE, Event, next_status
 from engine.container.teardown import teardown
+from engine.errors import WharfError
 
 if TYPE_CHECKING:
     from engine.container.model import Container
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
     from engine.runtime.protocol import Exit
+
+
+log = logging.getLogger(__name__)
 
 
 async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
@@ -36,7 +42,7 @@ async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
         finished_ns=exit.at_ns or time.time_ns(),
         oom_killed=handle.state.oom_killed or exit.oom,
     )
-    await rooms.store.save(handle, without_sandbox(handle.container, state))
+    await _keep(rooms, handle, without_sandbox(handle.container, state))
     handle.waiters.stopped(state)
     seconds = max(0, state.finished_ns - state.started_ns) // 10**9
     publish(
@@ -46,6 +52,18 @@ async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
         exitCode=str(exit.code),
         execDuration=str(seconds),
     )
+
+
+async def _keep(rooms: Rooms, handle: Handle, container: Container) -> None:
+    """The one belief that does not wait for the disk: the process is gone, whatever can be written.
+
+    A full disk must not leave anyone waiting; the next boot finds the exit in the journal's place.
+    """
+    try:
+        await rooms.store.save(handle, container)
+    except Exception:
+        log.exception("the exit of container %s could not be written", container.id)
+        handle.container = container
 
 
 def without_sandbox(container: Container, state: object) -> Container:
@@ -84,6 +102,18 @@ async def exec_exited(rooms: Rooms, handle: Handle, exec_id: str, code: int) -> 
     ended = msgspec.structs.replace(exec, is_running=False, exit_code=code)
     await rooms.store.save_exec(handle, ended)
     publish(rooms.events, handle.container, "exec_die", execID=exec_id, exitCode=str(code))
+
+
+async def auto_remove(rooms: Rooms, handle: Handle) -> None:
+    """`--rm`: also its anonymous volumes. Not between the halves of a restart."""
+    if not handle.container.host_config.auto_remove or handle.is_restarting:
+        return
+    if handle.state.status in ACTIVE or handle.is_gone:
+        return
+    try:
+        await remove.remove(rooms, handle, ref=handle.id, force=True, volumes=True)
+    except WharfError as exc:
+        log.info("container %s is not removed by --rm: %s", handle.id, exc)
 
 
 async def out_of_memory(rooms: Rooms, handle: Handle) -> None:

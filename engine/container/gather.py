@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.container import capabilities, devices, modes, security, user, view
+from engine.container import apparmor, capabilities, devices, modes, security, user, view
 from engine.container.model import MountType
 from engine.errors import EngineError, InvalidParameter, NoSuchImage, NotImplementedHere
 from engine.linux import path as paths
@@ -38,6 +38,7 @@ class Findings:
     sources: dict[str, str]
     seccomp: str | None
     shm_source: str
+    apparmor_profile: str
 
 
 def gather(rooms: Rooms, container: Container) -> Findings:
@@ -65,6 +66,7 @@ def gather(rooms: Rooms, container: Container) -> Findings:
         sources=_sources(rooms, container),
         seccomp=_seccomp(rooms, container, options, granted),
         shm_source=_shared_memory(rooms, container),
+        apparmor_profile=apparmor.profile(options.apparmor, privileged=host_config.privileged),
     )
 
 

@@ -25,8 +25,9 @@ from engine.linux import cgroup, tree
 from engine.runtime.protocol import Entry, Exit
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
+    from engine.container.reports import Reports
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
     from engine.runtime.client import Task
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 32
 
 
-async def restore(rooms: Rooms, auto_remove: Callable[[Handle], Awaitable[None]]) -> None:
+async def restore(rooms: Rooms, reports: Reports) -> None:
     """All of it; what it does grows with what ran, not with what is there."""
     handles = rooms.store.all()
     await _each([_adopt(rooms, h) for h in handles if h.state.status in ALIVE])
@@ -48,12 +49,13 @@ async def restore(rooms: Rooms, auto_remove: Callable[[Handle], Awaitable[None]]
     await _each([_finish(rooms, h) for h in handles if h.state.status is Status.REMOVING])
     await _each(
         [
-            auto_remove(h)
+            exit.auto_remove(rooms, h)
             for h in handles
             if h.container.host_config.auto_remove
             and h.state.status in (Status.CREATED, Status.EXITED)
         ]
     )
+    reports.remember_execs()
 
 
 async def _each(work: list[Awaitable[None]]) -> None:

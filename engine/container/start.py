@@ -52,20 +52,27 @@ async def start(rooms: Rooms, handle: Handle) -> None:
     limits.verify(handle.container.host_config.resources, rooms.host)
     try:
         started = await _start(rooms, handle)
+        await rooms.store.save(
+            handle, msgspec.structs.replace(started, state=_running(handle, status))
+        )
     except asyncio.CancelledError:
+        handle.task = None
         await teardown(rooms, handle.container)
         raise
     except Exception as exc:
         raise await _failed(rooms, handle, exc) from exc
-    state = State(
+    publish(rooms.events, handle.container, "start")
+
+
+def _running(handle: Handle, status: Status) -> State:
+    task = handle.task
+    return State(
         status=status,
-        pid=handle.task.pid if handle.task else 0,
-        started_ns=handle.task.started_ns if handle.task else time.time_ns(),
+        pid=task.pid if task else 0,
+        started_ns=(task.started_ns if task else 0) or time.time_ns(),
         finished_ns=handle.state.finished_ns,
         restart_count=handle.state.restart_count,
     )
-    await rooms.store.save(handle, msgspec.structs.replace(started, state=state))
-    publish(rooms.events, handle.container, "start")
 
 
 async def _start(rooms: Rooms, handle: Handle) -> Container:
@@ -80,7 +87,9 @@ async def _start(rooms: Rooms, handle: Handle) -> Container:
     with contextlib.ExitStack() as unused:
         for each in sandbox.listeners:
             unused.callback(os.close, each.fd)
-        container = _with_sandbox(rooms, container, sandbox)
+        container = msgspec.structs.replace(
+            _with_sandbox(rooms, container, sandbox), apparmor_profile=findings.apparmor_profile
+        )
         bundle = _bundle(rooms, container, findings, sandbox)
         unused.pop_all()
     queued, handle.queued = handle.queued, []
@@ -203,6 +212,7 @@ def _bundle(rooms: Rooms, container: Container, found: Findings, sandbox: Sandbo
         shm_source=found.shm_source,
         cgroup_path=container.cgroup_path,
         default_ulimits=_default_ulimits(rooms),
+        apparmor_profile=found.apparmor_profile,
         data_root=rooms.config.data_root,
     )
     height, width = host_config.console_size
@@ -275,7 +285,10 @@ async def _failed(rooms: Rooms, handle: Handle, exc: Exception) -> WharfError:
     state = msgspec.structs.replace(
         handle.state, error=str(error), exit_code=code, pid=0, oom_killed=False
     )
-    await rooms.store.save_state(handle, state)
+    try:
+        await rooms.store.save_state(handle, state)
+    except Exception:  # a full disk: the client shall read why the start failed, not this
+        log.exception("the failed start of container %s could not be written", handle.id)
     return error
 
 

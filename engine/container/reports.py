@@ -1,0 +1,124 @@
+"""What the runtime reports of its own accord: exits, OOM kills, detached clients, lost monitors.
+
+Each report becomes a piece of the engine's own work under the container's lock, in the order of
+arrival (engine.runtime.client.RuntimeEvents).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from engine.container import exec, exit
+from engine.container.publish import publish
+from engine.container.state import ALIVE
+from engine.errors import Unavailable
+from engine.runtime.protocol import Exit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from engine.container.rooms import Rooms
+    from engine.container.store import Handle
+
+    Work = Callable[[Handle], Coroutine[object, object, None]]
+
+log = logging.getLogger(__name__)
+
+
+class Reports:
+    """One an engine."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self._ended = exec.Ended()
+        self._ending: dict[str, asyncio.Future[object]] = {}  # execs whose end is being written
+
+    def on_exit(self, container_id: str, exit: Exit) -> None:
+        self._later(container_id, "noting the exit", lambda handle: self._exited(handle, exit))
+
+    def on_lost(self, container_id: str) -> None:
+        """The monitor died: its container was killed with it."""
+        lost = Exit(code=137, at_ns=time.time_ns())
+        self._later(container_id, "noting a loss", lambda handle: self._exited(handle, lost))
+
+    def on_exec_exit(self, container_id: str, exec_id: str, code: int, at_ns: int) -> None:
+        self._ended.note(exec_id)
+
+        async def note(handle: Handle) -> None:
+            async with handle.lock:
+                await exit.exec_exited(self._rooms, handle, exec_id, code)
+
+        noting = self._later(container_id, "noting an exec's exit", note)
+        if noting is not None:
+            self._ending[exec_id] = noting
+            noting.add_done_callback(lambda _: self._ending.pop(exec_id, None))
+
+    def on_oom(self, container_id: str) -> None:
+        async def note(handle: Handle) -> None:
+            async with handle.lock:
+                await exit.out_of_memory(self._rooms, handle)
+
+        self._later(container_id, "noting an OOM kill", note)
+
+    def on_detach(self, container_id: str, exec_id: str | None) -> None:
+        handle = self._rooms.store.get(container_id)
+        if handle is None:
+            return
+        if exec_id is None:
+            publish(self._rooms.events, handle.container, "detach")
+        else:
+            publish(self._rooms.events, handle.container, "exec_detach", execID=exec_id)
+
+    def _later(self, container_id: str, what: str, work: Work) -> asyncio.Future[object] | None:
+        handle = self._rooms.store.get(container_id)
+        if handle is None:
+            log.warning("%s of container %s, which is not known", what, container_id)
+            return None
+        try:
+            return self._rooms.work.spawn(work(handle), what=f"{what} of container {container_id}")
+        except Unavailable:
+            log.info("%s of container %s is left to the next start", what, container_id)
+            return None
+
+    async def _exited(self, handle: Handle, how: Exit) -> None:
+        async with handle.lock:
+            if _is_of_an_earlier_run(handle):
+                return
+            was_alive = handle.state.status in ALIVE
+            await exit.exited(self._rooms, handle, how)
+        if was_alive:
+            await exit.auto_remove(self._rooms, handle)
+
+    # Execs that ended
+
+    async def noted(self, exec_id: str) -> None:
+        """Wait until an exec's end that was reported is written down."""
+        ending = self._ending.get(exec_id)
+        if ending is not None:
+            await asyncio.wait([ending])
+
+    def remember_execs(self) -> None:
+        """After boot: those that ended before are forgotten in their time too."""
+        for handle in self._rooms.store.all():
+            for known in handle.execs.values():
+                if known.exit_code is not None:
+                    self._ended.note(known.id)
+
+    async def forget_execs(self) -> None:
+        """Forget those that ended long enough ago."""
+        due = set(self._ended.due())
+        for handle in self._rooms.store.all() if due else ():
+            if doomed := due & set(handle.execs):
+                await self._rooms.store.delete_execs(handle, doomed)
+
+
+def _is_of_an_earlier_run(handle: Handle) -> bool:
+    """A monitor whose start failed may end when the container runs again already.
+
+    A task that has ended says how, or has let go of its pidfd.
+    """
+    task = handle.task
+    return task is not None and task.exit is None and task.pidfd >= 0
