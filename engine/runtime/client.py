@@ -350,6 +350,7 @@ class Task:
 
     def close(self) -> None:
         """Let go of the monitor, which goes on."""
+        self._runtime.drop(self)
         self._connection.close()
         self._close_pidfd()
 
@@ -411,7 +412,6 @@ class Task:
             case protocol.Superseded():
                 log.warning("another daemon took over container %s", self.id)
                 self._quiet = True
-                self._runtime.drop(self)
             case _:
                 pass
 
@@ -420,7 +420,6 @@ class Task:
             return
         self.exit = exit
         self._close_pidfd()
-        self._runtime.drop(self)
         if not self._quiet:
             self._runtime.events.on_exit(self.id, exit)
         self._connection.send(protocol.Acknowledge())
@@ -451,7 +450,7 @@ class Runtime:
         self.events = events
         self._launcher: _Launcher | None = None
         self._spawning = asyncio.Lock()
-        self._tasks: dict[str, Task] = {}
+        self._tasks: set[Task] = set()
 
     async def open(self) -> None:
         """Make the exec-root's folder and start the launcher."""
@@ -460,7 +459,7 @@ class Runtime:
 
     async def close(self) -> None:
         """End the launcher and let go of all monitors, which go on."""
-        for task in list(self._tasks.values()):
+        for task in tuple(self._tasks):
             task.close()
         self._tasks.clear()
         if self._launcher is not None:
@@ -502,12 +501,11 @@ class Runtime:
         if sock is None:
             return None
         task = Task(self, container_id, sock)
-        self._tasks[container_id] = task
+        self._tasks.add(task)
         try:
             return await asyncio.wait_for(task.adopt(), _ADOPT_TIMEOUT_S)
         except (RuntimeFailure, TimeoutError) as exc:
             log.warning("no answer from the monitor of container %s: %s", container_id, exc)
-            self.drop(task)
             task.close()
             return None
 
@@ -520,9 +518,8 @@ class Runtime:
         shutil.rmtree(self._folder(container_id), ignore_errors=True)
 
     def drop(self, task: Task) -> None:
-        """Forget a task that has ended or was taken over."""
-        if self._tasks.get(task.id) is task:
-            del self._tasks[task.id]
+        """Forget a task whose connection has ended."""
+        self._tasks.discard(task)
 
     async def _create(self, container_id: str, request: protocol.Create, given: list[int]) -> Task:
         for attempt in (1, 2):
@@ -536,7 +533,6 @@ class Runtime:
                 if task.has_monitor or attempt == 2:
                     raise
             except BaseException:
-                self.drop(task)
                 task.close()
                 raise
         raise AssertionError("unreachable")
@@ -545,13 +541,16 @@ class Runtime:
         launched = await self._live_launcher()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         task = Task(self, container_id, ours)
-        self._tasks[container_id] = task
-        launched.connection.send(protocol.Launch(id=container_id), [theirs.detach()])
+        self._tasks.add(task)
+        try:
+            await launched.launch(container_id, theirs.fileno())
+        finally:
+            theirs.close()
         return task
 
     async def _live_launcher(self) -> _Launcher:
         async with self._spawning:
-            if self._launcher is None or not self._launcher.connection.is_open:
+            if self._launcher is None or not self._launcher.is_alive:
                 if self._launcher is not None:
                     log.warning("the launcher died; starting another")
                     await self._launcher.close()
@@ -563,28 +562,55 @@ class Runtime:
 
 
 class _Launcher:
-    """The fork server as a child of ours."""
+    """The fork server as a child of ours. Its socket keeps message borders; it says nothing."""
 
     def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket) -> None:
         self.process = process
-        self.connection = _Connection(sock, on_message=self._on_message, on_end=self._on_end)
+        self.is_alive = True
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        sock.setblocking(False)
+        self._loop.add_reader(sock.fileno(), self._on_end)
 
     @classmethod
     async def spawn(cls, exec_root: str) -> Self:
         return cls(*await offload.kernel(_spawn, exec_root))
 
+    async def launch(self, container_id: str, fd: int) -> None:
+        """Have a monitor forked that is told of by `fd`, which stays ours."""
+        while self.is_alive:
+            try:
+                self._sock.sendmsg([container_id.encode()], protocol.pack_fds([fd]))
+            except BlockingIOError:
+                await self._writable()
+            except OSError:
+                return  # it died: the other end of `fd` says so
+            else:
+                return
+
     async def close(self) -> None:
         """The launcher ends with its connection."""
-        self.connection.close()
+        self._let_go()
         await offload.kernel(_reap, self.process)
 
-    def _on_message(self, message: Message, fds: list[int]) -> None:
-        log.warning("the launcher says: %r", message)
-        for fd in fds:
-            os.close(fd)
+    async def _writable(self) -> None:
+        ready = asyncio.Event()
+        self._loop.add_writer(self._sock.fileno(), ready.set)
+        try:
+            await ready.wait()
+        finally:
+            if self.is_alive:
+                self._loop.remove_writer(self._sock.fileno())
 
     def _on_end(self) -> None:
         log.warning("the launcher's connection ended")
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self.is_alive:
+            self.is_alive = False
+            self._loop.remove_reader(self._sock.fileno())
+            self._sock.close()
 
 
 def read_journal(path: str) -> list[Entry]:
@@ -633,7 +659,7 @@ _PROGRAM = (
 def _spawn(exec_root: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start the fork server: its process, and our end of its socket."""
     tree = os.path.dirname(os.path.dirname(os.path.abspath(engine.__file__)))
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with contextlib.ExitStack() as stack:
         stack.callback(theirs.close)
         executable = _sealed_executable()

@@ -8,12 +8,12 @@ interpreter; importable without any third-party module.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import select
 import signal
 import socket
+import struct
 import sys
 
 from engine.linux import capability, cgroup, process, syscalls
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _UMASK = 0o022
 _SIGINFO_BYTES = 128
+_ID_BYTES = 64
+_FD = struct.Struct("i")
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_FD.size)
 # CPython's Objects/obmalloc.c; where they are others, gaps stay, and nothing else is lost.
 _ALIGNMENT = 16
 _POOL_OVERHEAD = 48
@@ -40,9 +43,9 @@ def main(fd: int, exec_root: str) -> NoReturn:
     # The executable came along as a descriptor too.
     process.keep_only([fd])
     os.set_inheritable(fd, False)
-    channel = protocol.Channel(socket.socket(fileno=fd))
+    sock = socket.SocketType(fileno=fd)
     children = _settle()
-    _serve(channel, children, os.path.join(exec_root, "containers"))
+    _serve(sock, children, os.path.join(exec_root, "containers"))
     sys.exit(0)
 
 
@@ -89,9 +92,9 @@ def _settle_memory() -> None:
 def _fill_gaps(size: int) -> None:
     """Take blocks of a size until three in a row come from the start of a fresh pool."""
     overhead = sys.getsizeof(b"")
-    in_a_row, last = 0, 0
+    last = in_a_row = 0
     for _ in range(_MAX_FILLERS):
-        if in_a_row == _ENOUGH_IN_A_ROW:
+        if in_a_row >= _ENOUGH_IN_A_ROW:
             return
         filler = bytes(size - overhead) if size > overhead else _small_object(size)
         _fillers.append(filler)
@@ -107,46 +110,36 @@ def _small_object(size: int) -> object:
     return object() if size <= sys.getsizeof(object()) else float(len(_fillers))
 
 
-def _serve(channel: protocol.Channel, children: int, folders: str) -> None:
+def _serve(sock: socket.SocketType, children: int, folders: str) -> None:
+    """Fork at each message: an id, and the monitor's socket beside it.
+
+    As little as possible is done here, and nothing of Python's own: what this loop writes to, no
+    monitor shares with the next.
+    """
+    fd = sock.fileno()
     poll = select.poll()
-    poll.register(channel, select.POLLIN)
+    poll.register(fd, select.POLLIN)
     poll.register(children, select.POLLIN)
     while True:
-        ready = {fd for fd, _events in poll.poll()}
-        if children in ready:
-            _reap(children)
-        if channel.fileno() not in ready:
-            continue
-        try:
-            messages = channel.receive()
-        except (OSError, protocol.ProtocolError):
-            return
-        if messages is None:
-            return
-        for message, fds in messages:
-            if isinstance(message, protocol.Launch) and len(fds) == 1:
-                _launch(channel, fds[0], children, os.path.join(folders, message.id))
-            for fd in fds:
-                os.close(fd)
+        for ready, _events in poll.poll():
+            if ready == children:
+                _reap(children)
+                continue
+            data, ancillary, _flags, _address = sock.recvmsg(
+                _ID_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+            )
+            if not data:
+                return
+            (control,) = _FD.unpack(ancillary[0][2])
+            if os.fork() == 0:
+                server.main(control, fd, children, f"{folders}/{data.decode('ascii')}")
+            os.close(control)
 
 
 def _reap(children: int) -> None:
     os.read(children, _SIGINFO_BYTES)
-    with contextlib.suppress(ChildProcessError):
+    try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             continue
-
-
-def _launch(channel: protocol.Channel, control: int, children: int, folder: str) -> None:
-    ours, theirs = (sock.detach() for sock in socket.socketpair())
-    try:
-        pid = os.fork()
-    except OSError as exc:
-        failed = protocol.Failed(step="fork", errno=exc.errno or 0, text=f"fork: {exc.strerror}")
-        channel.send(failed)
-    else:
-        if pid == 0:
-            os.close(channel.fileno())
-            server.main(control, (ours, theirs), children, folder)
-    os.close(ours)
-    os.close(theirs)
+    except ChildProcessError:
+        return

@@ -1,7 +1,7 @@
 """What daemon, launcher, monitor and init say to each other.
 
     daemon            launcher           monitor                        init
-      │ Launch +socket   │                  │                             │
+      │ id +socket       │                  │                             │
       ├─────────────────▶│ fork             │                             │
       │                  ├─────────────────▶│                             │
       │◀─────────────────┼───────────Hello──┤                             │
@@ -21,6 +21,8 @@
       │ Acknowledge      │                  │
       ├──────────────────┼─────────────────▶│ ends
 
+The launcher is sent the container's id, as it is, with the monitor's end of a socket pair: it shall
+touch as little memory as possible, for each page it writes to is one less that monitors share.
 The socket to a monitor exists before the monitor does, so the daemon sends Create and Start at
 once. Every request carries `seq` and is answered by one message with the same `seq`: the answer
 named for it, Done, or Failed. What the monitor says unasked carries none. It never asks. What
@@ -261,15 +263,6 @@ class Answer(Message):
 
     def __init__(self, *, seq: int = 0) -> None:
         self.seq = seq
-
-
-class Launch(Message):
-    """daemon → launcher, with the monitor's end of a socket pair."""
-
-    __slots__ = ("id",)
-
-    def __init__(self, *, id: str) -> None:
-        self.id = id
 
 
 class Hello(Message):
@@ -525,7 +518,6 @@ _MESSAGES: dict[str, type[Message]] = {
         Exited,
         Failed,
         Hello,
-        Launch,
         Oom,
         Ready,
         Resize,

@@ -7,6 +7,7 @@ document would.
 
 from __future__ import annotations
 
+import _socket
 import marshal
 import os
 import socket
@@ -36,6 +37,13 @@ class Handover:
 
 _HEADER = struct.Struct("<II")
 _READ_BYTES = 1 << 16
+
+
+def make_pair() -> tuple[int, int]:
+    """Two connected sockets as descriptors: (to receive from, to send to)."""
+    # Python's own socketpair() wraps each in a class with enumerations: 60 KB of pages touched.
+    ours, theirs = _socket.socketpair()
+    return ours.detach(), theirs.detach()
 
 
 def send(sock: socket.socket, facts: Facts, fds: list[int]) -> None:

@@ -25,16 +25,17 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
-def main(control: int, handovers: tuple[int, int], children: int, folder: str) -> NoReturn:
+def main(control: int, launcher: int, children: int, folder: str) -> NoReturn:
     """Be the monitor of the container whose folder it is; called in a fresh child of the launcher.
 
-    `control` is the socket to the daemon, `handovers` a pair for the process that makes the
-    container, `children` the signalfd of SIGCHLD.
+    `control` is the socket to the daemon, `launcher` one that is the launcher's alone, `children`
+    the signalfd of SIGCHLD.
     """
     server: Server | None = None
     code = 1
     try:
-        taken = _create(control, handovers, folder)
+        os.close(launcher)
+        taken = _create(control, folder)
         if taken is not None:
             server = Server(children, folder, taken)
             server.run()
@@ -45,9 +46,9 @@ def main(control: int, handovers: tuple[int, int], children: int, folder: str) -
         os._exit(code)
 
 
-def _create(control: int, handovers: tuple[int, int], folder: str) -> handover.Handover | None:
+def _create(control: int, folder: str) -> handover.Handover | None:
     """Have the container made; None if it was not."""
-    ours, theirs = handovers
+    ours, theirs = handover.make_pair()
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):

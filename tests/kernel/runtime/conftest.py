@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +29,23 @@ def in_box(tmp_path: Path) -> Callable[[Callable[[Box], Awaitable[Any]]], Any]:
             return await asyncio.wait_for(scenario(box), 90), box.parent
 
     def run(scenario: Callable[[Box], Awaitable[Any]]) -> Any:
-        descriptors = len(os.listdir("/proc/self/fd"))
+        before = _descriptors()
         result, _parent = asyncio.run(play(scenario))
         assert str(tmp_path) not in _read("/proc/self/mountinfo")
-        assert len(os.listdir("/proc/self/fd")) <= descriptors
+        assert _descriptors() - before == set()
         return result
 
     return run
+
+
+def _descriptors() -> set[tuple[str, str]]:
+    """What is open, by number and by what it leads to."""
+    found: set[tuple[str, str]] = set()
+    for name in os.listdir("/proc/self/fd"):
+        # The listing's own descriptor is gone by now.
+        with contextlib.suppress(FileNotFoundError):
+            found.add((name, os.readlink(f"/proc/self/fd/{name}")))
+    return found
 
 
 def _read(path: str) -> str:

@@ -135,7 +135,7 @@ def test_missing_working_directories_are_made(in_box: InBox) -> None:
 
 def test_masked_and_read_only_paths(in_box: InBox) -> None:
     script = (
-        "wc -c < /proc/keys; ls /proc/acpi /sys/firmware | grep -v :; "
+        "exec 2>&1; wc -c < /proc/keys; ls /proc/acpi /sys/firmware | grep -v :; "
         "echo 1 > /proc/sys/kernel/domainname; touch /sys/x; stat -c %F /dev/null; "
         "mknod /dev/sda b 8 0 && cat /dev/sda"
     )
@@ -215,7 +215,7 @@ def test_nothing_is_mounted_over_procfs(in_box: InBox) -> None:
 
 
 def test_bind_mounts_with_their_options(in_box: InBox) -> None:
-    script = "cat /v/a /one; touch /v/x; echo y > /w/y; mount | grep -c '/v .*ro,nosuid'"
+    script = "exec 2>&1; cat /v/a /one; touch /v/x; echo y > /w/y; mount | grep -c '/v .*ro,nosuid'"
 
     async def scenario(box: Box) -> None:
         (box.lower / "bin" / "grep").symlink_to("busybox")
@@ -275,7 +275,7 @@ def test_a_tmpfs_that_copies_up(in_box: InBox) -> None:
 
 def test_a_read_only_root(in_box: InBox) -> None:
     async def scenario(box: Box) -> None:
-        bundle = box.bundle("sh", "-c", "touch /x; touch /dev/shm/y && echo ok")
+        bundle = box.bundle("sh", "-c", "exec 2>&1; touch /x; touch /dev/shm/y && echo ok")
         bundle.spec["root"]["readonly"] = True
         _code, output = await box.run(bundle=bundle)
         assert "Read-only file system" in output

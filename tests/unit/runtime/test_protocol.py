@@ -15,7 +15,7 @@ from engine.runtime import protocol
 from engine.runtime.protocol import Channel, Decoder, ProtocolError, encode
 
 MESSAGES = [
-    protocol.Launch(id="a" * 64),
+    protocol.Superseded(),
     protocol.Hello(id="a", pid=7),
     protocol.Create(seq=1, bundle={"id": "x", "spec": {"args": ["é", "\udcff"]}}),
     protocol.Start(seq=2),
