@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
+import socket
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Final
 
-from engine.errors import InvalidParameter, NotImplementedHere
-from engine.linux import netlink
+from engine.errors import EngineError, InvalidParameter, NotImplementedHere
+from engine.linux import iproute, netlink
 from engine.network import firewall
+from engine.network.model import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +56,11 @@ class BadOption(InvalidParameter):
 
     def __init__(self, name: str, value: str, reason: str) -> None:
         super().__init__(f"failed to parse {name} value: {value} ({reason})")
+
+
+class NotABridge(EngineError):
+    def __init__(self, link: str) -> None:
+        super().__init__(f"existing interface {link} is not a bridge")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,35 +155,44 @@ def rules(network: Network) -> firewall.Bridge:
 def setup(network: Network) -> int:
     """Make the bridge as it should be, whatever is there; its link index.
 
-    Running containers stay connected: a bridge that exists is only corrected.
+    Running containers stay connected: a bridge that exists is only corrected. Raises NotABridge.
     """
     options = parse(network.options)
-    wanted = set(gateways(network))
     with netlink.Socket() as sock:
         found = netlink.link(sock, network.link)
         if found is None:
-            sock.execute(netlink.add_bridge(network.link, mac=random_mac(), mtu=options.mtu))
-            found = netlink.link(sock, network.link)
-            if found is None:
-                raise OSError(f"link {network.link} vanished")
+            mac = random_mac()
+            if network.name == DEFAULT:  # the engine's start does not wait for a library
+                sock.execute(netlink.add_bridge(network.link, mac=mac, mtu=options.mtu))
+            else:
+                iproute.add_bridge(network.link, mac=mac, mtu=options.mtu)
             _set(f"net/ipv6/conf/{network.link}/accept_ra", "0")
-        index = found.index
-        present = {a for i, a in netlink.addresses(sock) if i == index and not a.ip.is_link_local}
-        sock.attempt(*(netlink.delete_address(index, a) for a in present - wanted))
+        elif found.kind != "bridge":
+            raise NotABridge(network.link)
+        if network.enable_ipv6:
+            _set(f"net/ipv6/conf/{network.link}/disable_ipv6", "0")
+        index = socket.if_nametoindex(network.link)
+        mtu = 0 if network.is_link_foreign else options.mtu
         sock.execute(
-            *(netlink.add_address(index, a) for a in wanted - present),
-            netlink.set_mtu(index, options.mtu, network.link),
-            netlink.set_up(index, network.link),
+            *(netlink.add_address(index, a) for a in gateways(network)),
+            netlink.set_up(index, network.link, mtu=mtu),
         )
     # Lets 127.0.0.1:port lead into the bridge; the firewall keeps the links from using it.
     _set(f"net/ipv4/conf/{network.link}/route_localnet", "1")
-    if network.enable_ipv6:
-        _set(f"net/ipv6/conf/{network.link}/disable_ipv6", "0")
     return index
 
 
+def readdress(network: Network) -> None:
+    """Take the addresses of another configuration from the bridge, where there is one."""
+    indexes = {name: index for index, name in socket.if_nameindex()}
+    if network.link in indexes:
+        iproute.replace_addresses(indexes[network.link], gateways(network))
+
+
 def teardown(network: Network) -> None:
-    """Remove the bridge; one that is gone is no error."""
+    """Remove the bridge that was made; one that is gone is no error."""
+    if network.is_link_foreign:
+        return
     with netlink.Socket() as sock:
         for error in sock.attempt(netlink.delete_link(network.link)):
             if error is not None and not netlink.is_missing(error):
@@ -205,9 +221,11 @@ def _get(name: str) -> str:
 
 
 def _set(name: str, value: str) -> None:
-    """Some hosts have no IPv6 or show /proc/sys read-only: then it is as it is."""
+    """A host without IPv6 needs it not; one that shows /proc/sys read-only keeps what it has."""
     try:
         with open(f"/proc/sys/{name}", "w", encoding="ascii") as file:
             file.write(value)
+    except FileNotFoundError:
+        pass
     except OSError as error:
         log.warning("cannot set %s to %s: %s", name, value, error)

@@ -10,14 +10,21 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 from ipaddress import ip_interface, ip_network
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from engine import filters, ids, offload
-from engine.errors import Conflict, Forbidden, InvalidParameter, NoSuchNetwork, NotImplementedHere
-from engine.linux import netlink
+from engine.errors import (
+    Conflict,
+    EngineError,
+    Forbidden,
+    InvalidParameter,
+    NoSuchNetwork,
+    NotImplementedHere,
+)
 from engine.network import bridge, host, none, request, subnets
 from engine.network import filters as network_filters
 from engine.network.model import DEFAULT, HOST, NONE, Member, Network, NetworkRequest, Subnet
@@ -134,12 +141,16 @@ class Catalogue:
         if any(n.link == network.link for n in self._networks.values()):
             raise Forbidden(f"cannot create network {network.id}: networks have same bridge name")
         async with contextlib.AsyncExitStack() as undo:
-            reserved = await offload.kernel(subnets.in_use_on_host, "")
+            reserved = await offload.kernel(subnets.in_use_on_host)
             given = self.subnets.allocate(network, reserved)
             undo.callback(self.subnets.release, network.id)
-            network = msgspec.structs.replace(network, subnets=given)
+            is_foreign = any(name == network.link for _, name in socket.if_nameindex())
+            network = msgspec.structs.replace(network, subnets=given, is_link_foreign=is_foreign)
             undo.push_async_callback(self._unmake, network)
-            await self.set_up(network)
+            try:
+                await self.set_up(network)
+            except OSError as error:
+                raise EngineError(f"cannot make the bridge {network.link}: {error}") from error
             if network.enable_ipv6:
                 await offload.kernel(self._forward)
             self._networks[network.id] = network
@@ -253,7 +264,7 @@ class Catalogue:
         """A network that cannot be made stays known; who starts on it is told why."""
         try:
             await self.set_up(network)
-        except OSError as error:
+        except (OSError, bridge.NotABridge) as error:
             log.warning("cannot make the bridge of network %s: %s", network.name, error)
 
     async def _open_default(self) -> None:
@@ -268,26 +279,26 @@ class Catalogue:
             raise NotImplementedHere("a bridge made by somebody else (--bridge) is not supported")
         network = kept or request.new(DEFAULT, bridge.NAME)
         link = network.link or await offload.kernel(self._default_link, network.id)
-        reserved = await offload.kernel(subnets.in_use_on_host, link)
+        reserved = await offload.kernel(subnets.in_use_at_start, link)
         asked = [self._default_subnet(4, network, reserved)]
         if config.ipv6:
             asked.append(self._default_subnet(6, network, reserved))
-        await self._keep(
-            msgspec.structs.replace(
-                network,
-                link=link,
-                enable_ipv6=config.ipv6,
-                subnets=tuple(self.subnets.take(network.id, entry) for entry in asked),
-                options=_default_options(config, link),
-            )
+        made = msgspec.structs.replace(
+            network,
+            link=link,
+            enable_ipv6=config.ipv6,
+            subnets=tuple(self.subnets.take(network.id, entry) for entry in asked),
+            options=_default_options(config, link),
         )
+        if kept is not None and kept.subnets != made.subnets:
+            await offload.kernel(bridge.readdress, made)
+        await self._keep(made)
 
     def _default_link(self, network_id: str) -> str:
         """docker0 is for the host's own engine, and only if no other engine has it."""
-        if self._config.is_default_instance:
-            with netlink.Socket() as sock:
-                if netlink.link(sock, bridge.DEFAULT_LINK) is None:
-                    return bridge.DEFAULT_LINK
+        taken = {name for _, name in socket.if_nameindex()}
+        if self._config.is_default_instance and bridge.DEFAULT_LINK not in taken:
+            return bridge.DEFAULT_LINK
         return request.default_link(self._config, network_id)
 
     def _default_subnet(self, version: int, network: Network, reserved: Sequence[Prefix]) -> Subnet:

@@ -97,7 +97,8 @@ class Network(Frozen, frozen=True, kw_only=True):
     """The stored document of one network.
 
     `subnets` are what was handed out to it, complete with gateways; `ipam` is what was asked for.
-    `link` is the name of its bridge on the host, "" where it has none.
+    `link` is the name of its bridge on the host, "" where it has none; a foreign link was there
+    before the network, and stays.
     """
 
     version: int = VERSION
@@ -118,6 +119,7 @@ class Network(Frozen, frozen=True, kw_only=True):
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
     link: str = ""
+    is_link_foreign: bool = False
 
     @property
     def is_predefined(self) -> bool:

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from engine.linux import netlink, netns
+from engine.linux import iproute, netlink, netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "netns"
 _PREFIX: Final = "eth"
-# Until the kernel's link watcher has seen a carrier; it takes well under a millisecond.
-_CARRIER_TRIES = 100
-_CARRIER_PAUSE_S = 0.0005
+# Until the kernel's own workers have seen a carrier and joined groups, mostly within a millisecond.
+_TRIES = 100
+_PAUSE_S = 0.0005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +107,7 @@ def _plug(host: netlink.Socket, inside: netlink.Socket, fd: int, name: str, port
     _await_carrier(host, port.link)
     _await_carrier(host, port.bridge)
     _await_carrier(inside, name)
+    _await_groups(name, [a for a in port.addresses if a.version == 6])
     _announce(inside, index, name, port)
 
 
@@ -130,11 +131,26 @@ def _await_carrier(sock: netlink.Socket, name: str) -> None:
 
     A first ARP or neighbour solicitation that is lost costs a second.
     """
-    for _ in range(_CARRIER_TRIES):
+    for _ in range(_TRIES):
         link = netlink.link(sock, name)
         if link is None or link.is_operational:
             return
-        time.sleep(_CARRIER_PAUSE_S)
+        time.sleep(_PAUSE_S)
+
+
+def _await_groups(name: str, addresses: Sequence[Interface]) -> None:
+    """The kernel takes an IPv6 address into use in a worker of its own, a little later.
+
+    Before the link is a member of the address's solicited-node group (RFC 4291, 2.7.1), nobody can
+    find it, and what `_announce` has the kernel tell is not sent.
+    """
+    wanted = [f"ff02{'0' * 19}1ff{a.ip.packed[-3:].hex()}" for a in addresses]
+    for _ in range(_TRIES if wanted else 0):
+        with open("/proc/thread-self/net/igmp6", encoding="ascii") as file:
+            joined = {group for _, link, group, *_ in map(str.split, file) if link == name}
+        if joined.issuperset(wanted):
+            return
+        time.sleep(_PAUSE_S)
 
 
 def _announce(inside: netlink.Socket, index: int, name: str, port: Port) -> None:
@@ -176,8 +192,8 @@ def connect(where: str, port: Port, gateways: Sequence[Address]) -> None:
 
         def body(fd: int) -> None:
             with netlink.Socket() as inside:
-                _plug(host, inside, fd, _free_name(inside), port)
-                _reroute(inside, gateways)
+                _plug(host, inside, fd, _free_name(), port)
+            iproute.replace_default_routes(gateways)
 
         try:
             netns.enter(where, body)
@@ -186,24 +202,12 @@ def connect(where: str, port: Port, gateways: Sequence[Address]) -> None:
             raise
 
 
-def _free_name(inside: netlink.Socket) -> str:
-    names = {link.name for link in netlink.links(inside)}
+def _free_name() -> str:
+    names = {name for _, name in socket.if_nameindex()}
     number = 0
     while f"{_PREFIX}{number}" in names:
         number += 1
     return f"{_PREFIX}{number}"
-
-
-def _reroute(inside: netlink.Socket, gateways: Sequence[Address]) -> None:
-    """Replace the default routes, one a family, by those to `gateways`."""
-    found = netlink.addresses(inside)
-    old = netlink.default_routes(inside)
-    inside.attempt(*(netlink.delete_default_route(i, g) for i, g in old if g not in gateways))
-    for gateway in gateways:
-        for index, interface in found:
-            if gateway in interface.network:
-                inside.execute(netlink.add_default_route(index, gateway))
-                break
 
 
 def disconnect(where: str, link: str, gateways: Sequence[Address]) -> None:
@@ -212,12 +216,7 @@ def disconnect(where: str, link: str, gateways: Sequence[Address]) -> None:
         for error in host.attempt(netlink.delete_link(link)):
             if error is not None and not netlink.is_missing(error):
                 raise error
-
-    def body(_: int) -> None:
-        with netlink.Socket() as inside:
-            _reroute(inside, gateways)
-
-    netns.enter(where, body)
+    netns.enter(where, lambda _: iproute.replace_default_routes(gateways))
 
 
 def remove(where: str, links: Sequence[str]) -> None:
@@ -233,9 +232,8 @@ def remove(where: str, links: Sequence[str]) -> None:
 
 def reap(links: Iterable[str]) -> None:
     """Remove links that outlived their sandbox, because a process still holds the namespace."""
-    with netlink.Socket() as host:
-        present = {link.name for link in netlink.links(host)}
-        host.attempt(*(netlink.delete_link(link) for link in links if link in present))
+    wanted = set(links)
+    _delete(name for _, name in socket.if_nameindex() if name in wanted)
 
 
 def sweep(exec_root: str, instance: str, *, keep_ids: set[str], keep_links: set[str]) -> None:
@@ -246,11 +244,10 @@ def sweep(exec_root: str, instance: str, *, keep_ids: set[str], keep_links: set[
         for name in os.listdir(folder):
             if name not in kept:
                 netns.remove(f"{folder}/{name}")
-    prefix = link_prefix(instance)
+    own = (name for _, name in socket.if_nameindex() if name.startswith(link_prefix(instance)))
+    _delete(name for name in own if name not in keep_links)
+
+
+def _delete(links: Iterable[str]) -> None:
     with netlink.Socket() as host:
-        stale = [
-            link.name
-            for link in netlink.links(host)
-            if link.name.startswith(prefix) and link.name not in keep_links
-        ]
-        host.attempt(*(netlink.delete_link(name) for name in stale))
+        host.attempt(*map(netlink.delete_link, links))

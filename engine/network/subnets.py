@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from engine.errors import EngineError, Forbidden, WharfError
-from engine.linux import netlink
+from engine.linux import iproute
 from engine.network import files, ipam, names, settings
 from engine.network.model import Subnet
 
@@ -173,20 +174,48 @@ def overlaps(text: str, others: Iterable[Prefix]) -> bool:
     return any(subnet.overlaps(o) for o in others if o.version == subnet.version)
 
 
-def in_use_on_host(except_link: str) -> list[Prefix]:
-    """What the host's routes and name servers say is in use elsewhere; blocks.
+# What others use. A route for half of all addresses, as some VPNs have it, says nothing about that.
 
-    A route for half of all addresses, as some VPNs have it, says nothing about who uses them.
+_WIDEST: Final = 7
+_RTF_REJECT: Final = 0x200  # <linux/route.h>
+_RTF_OWN: Final = 0x80100000  # RTF_LOCAL, RTF_ANYCAST of <linux/ipv6_route.h>
+
+
+def in_use_on_host() -> list[Prefix]:
+    """What the host's routes, addresses and name servers say is in use; blocks."""
+    return _relevant(iproute.networks_in_use()) + _name_servers()
+
+
+def in_use_at_start(except_link: str) -> list[Prefix]:
+    """The same for the default network, from what the kernel tells as text; blocks.
+
+    Every start of the engine asks, so that no library is to be waited for; the main routing table
+    has to do for that. What leads to `except_link` is our own.
     """
-    widest = 7
-    with netlink.Socket() as sock:
-        own = netlink.link(sock, except_link) if except_link else None
-        found = [
-            r.destination
-            for r in netlink.routes(sock)
-            if r.destination.prefixlen > widest
-            and not r.destination.is_link_local
-            and (own is None or r.index != own.index)
-        ]
+    found = routes_of_text(files.read("/proc/net/route"), files.read("/proc/net/ipv6_route"))
+    return _relevant(prefix for prefix, link in found if link != except_link) + _name_servers()
+
+
+def _relevant(found: Iterable[Prefix]) -> list[Prefix]:
+    return [p for p in found if p.prefixlen > _WIDEST and not p.is_link_local]
+
+
+def _name_servers() -> list[Prefix]:
     servers = names.parse_resolv_conf(files.read(files.RESOLV_CONF)).nameservers
-    return found + [ip_network(s) for s in servers if not ip_address(s).is_loopback]
+    return [ip_network(s) for s in servers if not ip_address(s).is_loopback]
+
+
+def routes_of_text(ipv4: str, ipv6: str) -> list[tuple[Prefix, str]]:
+    """(destination, link) of each route in proc(5)'s net/route and in net/ipv6_route."""
+    found: list[tuple[Prefix, str]] = []
+    for line in ipv4.splitlines()[1:]:
+        link, destination, _, flags, _, _, _, mask, *_ = line.split()
+        if not int(flags, 16) & _RTF_REJECT:
+            # Addresses stand there as the numbers that this machine reads them as.
+            packed = int(destination, 16).to_bytes(4, sys.byteorder)
+            found.append((ip_network((packed, int(mask, 16).bit_count())), link))
+    for line in ipv6.splitlines():
+        destination, length, _, _, _, _, _, _, flags, link = line.split()
+        if not int(flags, 16) & (_RTF_REJECT | _RTF_OWN):
+            found.append((ip_network((bytes.fromhex(destination), int(length, 16))), link))
+    return found

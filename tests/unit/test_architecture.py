@@ -92,6 +92,10 @@ def test_the_command_answers_without_the_libraries() -> None:
     assert not imported_by("compat.server") & heavy
 
 
+def test_no_start_waits_for_the_library_of_all_netlink_messages() -> None:
+    assert "pyroute2" not in imported_by("compat.app")
+
+
 def test_the_text_is_formatted_and_clean() -> None:
     checked(tool("ruff"), "format", "--check", "--no-cache", ".")
     checked(tool("ruff"), "check", "--no-cache", ".")

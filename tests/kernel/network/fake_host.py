@@ -23,6 +23,7 @@ from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+from pyroute2 import IPRoute
 
 from engine import offload
 from engine.config import EngineConfig
@@ -136,8 +137,21 @@ class FakeHost:
 
     def links(self) -> set[str]:
         """Names of the host's links that are an engine's."""
-        with netlink.Socket() as sock:
-            return {link.name for link in netlink.links(sock) if link.name.startswith("wh")}
+        return {name for _, name in socket.if_nameindex() if name.startswith("wh")}
+
+    @staticmethod
+    async def link(name: str) -> tuple[int, set[str]]:
+        """The MTU and the addresses of a link, link-local ones apart, as pyroute2 reads them."""
+
+        def read() -> tuple[int, set[str]]:
+            with IPRoute() as route:
+                index = socket.if_nametoindex(name)
+                (found,) = route.get_links(index)
+                addresses = route.get_addr(index=index)
+            texts = {f"{a.get('address')}/{a['prefixlen']}" for a in addresses}
+            return found.get("mtu"), {t for t in texts if not ip_interface(t).is_link_local}
+
+        return await asyncio.to_thread(read)
 
     async def becomes(self, wanted: T, look: Callable[[], T]) -> bool:
         """Whether something is so within a few seconds."""

@@ -7,10 +7,10 @@ import os
 
 import pytest
 
-from engine.errors import EngineError, Forbidden, InvalidParameter
+from engine.errors import EngineError, Forbidden, InvalidParameter, NoSuchNetwork
 from engine.ids import generate
 from engine.linux import netlink, netns
-from engine.network import catalogue, ipam, none, request, sandbox
+from engine.network import bridge, catalogue, ipam, none, request, sandbox
 from engine.network import host as host_driver
 from engine.network.model import (
     IPAM,
@@ -58,19 +58,72 @@ async def test_bip_and_fixed_cidr_decide_the_default_bridge(host: FakeHost) -> N
         24,
         "10.77.0.1",
     )
-    with netlink.Socket() as sock:
-        link = netlink.link(sock, networks.find("bridge").link)
-        assert link is not None
-        assert link.mtu == 1400
-        addresses = [str(a) for i, a in netlink.addresses(sock) if i == link.index]
+    link = networks.find("bridge").link
+    mtu, addresses = await host.link(link)
+    assert mtu == 1400
     assert "10.77.0.1/24" in addresses
+    # It goes on standing, because a container does.
     await networks.close_engine()
-    changed = await host.networks(bip="10.78.0.1/24")
-    with netlink.Socket() as sock:
-        addresses = [str(a) for i, a in netlink.addresses(sock) if i == link.index]
+    changed = await host.networks(bip="10.78.0.1/24", mtu=1300)
+    mtu, addresses = await host.link(link)
+    assert mtu == 1300
     assert "10.78.0.1/24" in addresses
     assert "10.77.0.1/24" not in addresses
     await changed.close_engine()
+
+
+@in_fake_host
+async def test_a_bridge_of_the_users_is_made_and_comes_back(host: FakeHost) -> None:
+    networks = await host.networks()
+    options = {"com.docker.network.driver.mtu": "1390"}
+    request = NetworkRequest(name="mine", enable_ipv6=True, options=options)
+    await networks.create(request)
+    network = networks.find("mine")
+    wanted = {f"{s.gateway}/{s.subnet.partition('/')[2]}" for s in network.subnets}
+    assert len(wanted) == 2
+    mtu, addresses = await host.link(network.link)
+    assert (mtu, addresses & wanted) == (1390, wanted)
+    await networks.close_engine()
+    assert host.links() == set()
+    again = await host.networks()
+    mtu, addresses = await host.link(network.link)
+    assert (mtu, addresses & wanted) == (1390, wanted)
+    await again.remove("mine")
+    assert network.link not in host.links()
+    await again.close_engine()
+
+
+@in_fake_host
+async def test_a_bridge_that_cannot_be_made_leaves_nothing(host: FakeHost) -> None:
+    networks = await host.networks()
+    before = host.links()
+    options = {"com.docker.network.driver.mtu": "9"}
+    with pytest.raises(EngineError, match="Invalid argument"):
+        await networks.create(NetworkRequest(name="mine", options=options))
+    with pytest.raises(NoSuchNetwork):
+        networks.find("mine")
+    assert host.links() == before
+    await networks.close_engine()
+
+
+@in_fake_host
+async def test_a_link_that_was_there_before_stays(host: FakeHost) -> None:
+    networks = await host.networks()
+    host.ip("link add name lan type bridge", "link set lan mtu 1280")
+
+    def on(link: str) -> NetworkRequest:
+        return NetworkRequest(name="mine", options={"com.docker.network.bridge.name": link})
+
+    with pytest.raises(bridge.NotABridge, match="existing interface lo is not a bridge"):
+        await networks.create(on("lo"))
+    assert (await host.link("lo"))[1] == {"127.0.0.1/8", "::1/128"}
+    await networks.create(on("lan"))
+    assert await host.link("lan") == (1280, {f"{networks.find('mine').subnets[0].gateway}/16"})
+    await networks.close_engine()
+    again = await host.networks()
+    await again.remove("mine")
+    assert (await host.link("lan"))[0] == 1280
+    await again.close_engine()
 
 
 @in_fake_host

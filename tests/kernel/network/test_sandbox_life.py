@@ -7,12 +7,13 @@ import contextlib
 import os
 import re
 import time
+from ipaddress import ip_address
 
 import pytest
 
 from engine import offload
 from engine.errors import NoSuchNetwork
-from engine.linux import netlink, netns
+from engine.linux import iproute, netlink, netns
 from engine.network import attachments, ports
 from engine.network.model import EndpointConfig, NetworkRequest, PortBinding, SandboxRequest
 from tests.kernel.network.fake_host import NEIGHBOUR, UPLINK, FakeHost, in_fake_host
@@ -224,6 +225,25 @@ async def test_a_cancelled_open_leaves_nothing(host: FakeHost) -> None:
 
 
 @in_fake_host
+async def test_a_new_container_can_be_found_by_ipv6_at_once(host: FakeHost) -> None:
+    """One address after the other for the same container, so that the host remembers old ones."""
+    networks = await host.networks(ipv6=True)
+    for number in range(20):
+        request = host.request(f"c{number}")
+        opened = await networks.open(request)
+        address = opened.endpoints[0].ipv6_address
+        group = f"1ff{ip_address(address).packed[-3:].hex()}"
+        groups = await asyncio.to_thread(
+            host.within, opened.netns_path, lambda: host.read("/proc/thread-self/net/igmp6")
+        )
+        assert group in groups
+        host.serve(opened.netns_path, 80, "there")
+        assert await host.ask(None, address, 80) is not None
+        await networks.close(request.container_id)
+    await networks.close_engine()
+
+
+@in_fake_host
 async def test_a_bridge_that_somebody_removed_is_made_again(host: FakeHost) -> None:
     networks = await host.networks()
     link = networks.find("bridge").link
@@ -280,8 +300,7 @@ async def test_gateway_priority_decides_the_default_route(host: FakeHost) -> Non
     assert [e.network_name for e in opened.endpoints] == ["aa", "zz"]
 
     def routes() -> list[str]:
-        with netlink.Socket() as sock:
-            return [str(g) for _, g in netlink.default_routes(sock)]
+        return [str(gateway) for _, gateway in iproute.default_routes()]
 
     assert await asyncio.to_thread(host.within, opened.netns_path, routes) == [
         opened.endpoints[1].gateway
