@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -235,11 +236,12 @@ class Containers:
     async def _list(self, query: ListQuery) -> Sequence[ContainerView]:
         chosen = listing.select(self._rooms, query)
         sizes = await self._sizes(chosen) if query.with_size else {}
+        image_name = functools.cache(self._image_name)  # many containers share few images
         return [
             ContainerView(
                 container=handle.container,
                 sizes=sizes.get(handle.id),
-                image_name=self._image_name(handle.container),
+                image_name=image_name(handle.container.config.image, handle.container.image_id),
             )
             for handle in chosen
         ]
@@ -253,7 +255,7 @@ class Containers:
             exec_ids=exec.running(handle),
             directories=self._directories(container),
             sizes=sizes.get(handle.id),
-            image_name=self._image_name(container),
+            image_name=self._image_name(container.config.image, container.image_id),
         )
 
     def _directories(self, container: Container) -> dict[str, str]:
@@ -262,12 +264,10 @@ class Containers:
             return {}
         return snapshots.directories(container.snapshot_key)
 
-    def _image_name(self, container: Container) -> str:
+    def _image_name(self, typed: str, image_id: str) -> str:
         """What was typed, while that still names the image; its id otherwise."""
-        image = self._rooms.images.find(container.config.image)
-        if image is not None and image.id == container.image_id:
-            return container.config.image
-        return container.image_id
+        image = self._rooms.images.find(typed) if typed else None
+        return typed if image is not None and image.id == image_id else image_id
 
     async def _sizes(self, handles: Sequence[Handle]) -> dict[str, Sizes]:
         keys = [(h.id, h.container.snapshot_key) for h in handles]
