@@ -265,6 +265,8 @@ def in_fake_host(test: Callable[[FakeHost], Awaitable[None]]) -> Callable[[], No
     def run() -> None:
         if os.geteuid() != 0:
             pytest.skip("needs root")
+        # Threads of tests before this one would not be there in the child, but their pools would.
+        offload.close()
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
