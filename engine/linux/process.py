@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 _LAST_FD = 0xFFFFFFFF
 _ALL_SIGNALS = range(1, signal.NSIG)
+# A terminal's Ctrl-C and hang-up are for the daemon; a broken pipe and a file that may not grow are
+# errors of a call.
+_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 
 
 def keep_only(fds: Iterable[int]) -> None:
@@ -26,15 +30,21 @@ def keep_only(fds: Iterable[int]) -> None:
     syscalls.close_range(first, _LAST_FD)
 
 
-def reset_signals() -> None:
-    """Default actions and an empty mask: both survive execve."""
+def settle_signals() -> None:
+    """Default actions for all but what this process and its forks must not die of."""
     for signo in _ALL_SIGNALS:
         if signo in (signal.SIGKILL, signal.SIGSTOP):
             continue
-        try:
+        with contextlib.suppress(OSError, ValueError):  # glibc keeps 32 and 33 for itself
             signal.signal(signo, signal.SIG_DFL)
-        except (OSError, ValueError):
-            continue  # glibc keeps 32 and 33 for itself
+    for signo in _IGNORED:
+        signal.signal(signo, signal.SIG_IGN)
+
+
+def restore_signals() -> None:
+    """Undo `settle_signals` before an execve: what is ignored or blocked stays so across it."""
+    for signo in _IGNORED:
+        signal.signal(signo, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

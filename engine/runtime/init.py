@@ -219,7 +219,7 @@ class _Host:
 
 
 def _leave_monitor(sync: socket.socket, stdio: tuple[int, int, int] | None, *keep: int) -> None:
-    process.reset_signals()
+    process.restore_signals()
     os.setsid()
     os.umask(0)
     if stdio is not None:

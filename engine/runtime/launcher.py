@@ -55,10 +55,7 @@ def _settle() -> int:
     # What a container could read of a process on its way into it (CVE-2019-5736) starts here.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     os.umask(_UMASK)
-    # A terminal's Ctrl-C is for the daemon.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    process.settle_signals()
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
     # A signalfd shows each process its own signals: monitors inherit it.
     children = syscalls.signalfd(-1, {signal.SIGCHLD})
