@@ -178,6 +178,13 @@ def _network(facts: Facts) -> Iterator[Check]:
     yield _link("bridge", facts.bridge_errno)
     yield _link("veth", facts.veth_errno)
     yield _nat(facts)
+    if facts.legacy_drops:
+        families = " and ".join(facts.legacy_drops)
+        yield _warn(
+            "iptables",
+            f"the legacy iptables filter drops {families}: containers reach nothing and no "
+            "published port answers until its FORWARD policy is ACCEPT or its rules let them",
+        )
     if facts.dropping_chains:
         names = ", ".join(facts.dropping_chains)
         yield _warn(

@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.linux import capability, cgroup, netlink, nftables, seccomp, syscalls
+from engine.linux import capability, cgroup, netlink, nftables, seccomp, syscalls, xtables
 from engine.linux.cgroup import parent, setup
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Facts:
     nat_errno: int
     ipv4_forward: bool
     dropping_chains: tuple[str, ...]
+    legacy_drops: tuple[str, ...]
     has_ipv6: bool
     has_seccomp: bool
     has_libseccomp: bool
@@ -85,6 +86,7 @@ def look(config: EngineConfig) -> Facts:
         nat_errno=_errno_in_child(_try_nat),
         ipv4_forward=_read("/proc/sys/net/ipv4/ip_forward").strip() == "1",
         dropping_chains=_dropping_chains(f"wharf-{config.instance}"),
+        legacy_drops=_legacy_drops(),
         has_ipv6=os.path.exists("/proc/net/if_inet6"),
         has_seccomp=os.path.exists("/proc/sys/kernel/seccomp/actions_avail"),
         has_libseccomp=seccomp.is_available(),
@@ -254,3 +256,11 @@ def _dropping_chains(own_table: str) -> tuple[str, ...]:
         and chain.table != own_table
         and chain.family in (nftables.NFPROTO_INET, nftables.NFPROTO_IPV4)
     )
+
+
+def _legacy_drops() -> tuple[str, ...]:
+    """The families whose legacy packet filter drops what is forwarded."""
+    try:
+        return tuple(f"IPv{version}" for version in (4, 6) if xtables.drops_forwarded(version))
+    except OSError:
+        return ()

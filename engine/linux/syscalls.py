@@ -301,6 +301,7 @@ _PROTOTYPES: dict[str, list[Any]] = {
     "capget": [ctypes.c_void_p, ctypes.c_void_p],
     "capset": [ctypes.c_void_p, ctypes.c_void_p],
     "fstatfs": [_int, ctypes.c_void_p],
+    "getsockopt": [_int, _int, _int, ctypes.c_void_p, ctypes.c_void_p],
     "inotify_add_watch": [_int, _str, ctypes.c_uint32],
     "inotify_init1": [_int],
     "inotify_rm_watch": [_int, _int],
@@ -503,6 +504,15 @@ def fstatfs_type(fd: int) -> int:
     if libc.fstatfs(fd, ctypes.byref(buffer)) < 0:
         raise oserror()
     return int(buffer.f_type)
+
+
+def getsockopt(fd: int, level: int, optname: int, question: bytes, length: int) -> bytes:
+    """For options that read `question` from the buffer before they write `length` bytes there."""
+    buffer = ctypes.create_string_buffer(question, length)
+    size = ctypes.c_uint32(length)
+    if libc.getsockopt(fd, level, optname, buffer, ctypes.byref(size)) < 0:
+        raise oserror()
+    return buffer.raw[: size.value]
 
 
 def signalfd(fd: int, signals: set[int], flags: int = SFD_CLOEXEC | SFD_NONBLOCK) -> int:

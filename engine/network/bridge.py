@@ -167,6 +167,9 @@ def setup(network: Network) -> int:
             else:
                 iproute.add_bridge(network.link, mac=mac, mtu=options.mtu)
             _set(f"net/ipv6/conf/{network.link}/accept_ra", "0")
+            # The host asks for neighbours by its link-local address, and not while that is
+            # checked for a duplicate: a second or two from the first container on.
+            _set(f"net/ipv6/conf/{network.link}/accept_dad", "0")
         elif found.kind != "bridge":
             raise NotABridge(network.link)
         if network.enable_ipv6:

@@ -25,6 +25,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from engine.linux import nftables as nft
+from engine.linux import xtables
 from engine.linux.netlink import NETLINK_NETFILTER, Message, Socket
 from engine.network.ports import NUMBERS
 
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 # Ports in a row that make a range worth its while: the kernel rebuilds the whole set of ranges
 # with every change, where a single port costs one insertion.
 RANGE_AT_LEAST: Final = 16
+
+BOTH: Final = frozenset((4, 6))
+"""The families of addresses."""
 
 _TYPES = nft.Type
 _ADDRESS: Final = {4: _TYPES.IPV4_ADDR, 6: _TYPES.IPV6_ADDR}
@@ -242,6 +246,11 @@ _ACCEPT = nft.verdict(nft.NF_ACCEPT)
 _DROP = nft.verdict(nft.NF_DROP)
 
 
+def _only(versions: frozenset[int]) -> list[bytes]:
+    """What keeps a rule to these families; both need nothing."""
+    return _family(min(versions)) if len(versions) == 1 else []
+
+
 def _published_rules(version: int) -> list[list[bytes]]:
     """The exact address first, single ports before ranges."""
     words = 1 if version == 4 else 4
@@ -323,22 +332,33 @@ def _postrouting_rules(version: int) -> list[list[bytes]]:
     return result
 
 
-def _rules(guard: bool) -> list[tuple[str, list[bytes]]]:
+def _rules(guard: bool, versions: frozenset[int]) -> list[tuple[str, list[bytes]]]:
+    only = _only(versions)
+    chosen = sorted(versions)
     local_ipv6 = [_header(_DESTINATION[6]), nft.compare(IPv6Address("::1").packed)]
     # The kernel does not route from ::1: those are the relay's.
     skip = [*_family(6), *local_ipv6, nft.verdict(nft.NFT_RETURN)]
-    result = [("published", rule) for version in (4, 6) for rule in _published_rules(version)]
-    result += [("ingress", rule) for rule in _ingress_rules()]
-    result += [("prerouting", _jump_if_local()), ("output", skip), ("output", _jump_if_local())]
-    result += [("forward", rule) for rule in _forward_rules(guard)]
-    result += [("postrouting", rule) for version in (4, 6) for rule in _postrouting_rules(version)]
+    jump = [*only, *_jump_if_local()]
+    result = [("published", rule) for version in chosen for rule in _published_rules(version)]
+    result += [("ingress", rule) for rule in (_ingress_rules() if 4 in versions else ())]
+    result += [("prerouting", jump), ("output", skip), ("output", jump)]
+    result += [("forward", [*only, *rule]) for rule in _forward_rules(guard)]
+    result += [("postrouting", r) for version in chosen for r in _postrouting_rules(version)]
     return result
 
 
 def table(
-    name: str, bridges: Sequence[Bridge], found: Iterable[Publication], *, guard: bool
+    name: str,
+    bridges: Sequence[Bridge],
+    found: Iterable[Publication],
+    *,
+    guard: bool,
+    versions: frozenset[int] = BOTH,
 ) -> list[Message]:
-    """The whole table in place of the one there is, for one transaction."""
+    """The whole table in place of the one there is, for one transaction.
+
+    Its rules are about the families in `versions`; what is of the other passes as if we were not.
+    """
     inet = nft.NFPROTO_INET
     messages = [
         nft.add_table(inet, name),
@@ -347,7 +367,7 @@ def table(
     ]
     messages += [nft.add_set(inet, name, item, n) for n, item in enumerate(_sets(), 1)]
     messages += [nft.add_chain(inet, name, chain) for chain in _CHAINS]
-    messages += [nft.add_rule(inet, name, chain, rule) for chain, rule in _rules(guard)]
+    messages += [nft.add_rule(inet, name, chain, rule) for chain, rule in _rules(guard, versions)]
     for set_name, content in {**_bridge_elements(bridges), **elements(found)}.items():
         messages += nft.add_elements(inet, name, set_name, content)
     return messages
@@ -379,7 +399,8 @@ class Firewall:
     nf_tables waits for a grace period of the kernel (10 to 20 ms).
     """
 
-    def __init__(self, instance: str, *, link_prefix: str) -> None:
+    def __init__(self, instance: str, *, link_prefix: str, versions: frozenset[int] = BOTH) -> None:
+        self._versions = versions
         self.name = f"wharf-{instance}"
         self._prefix = link_prefix
         self._lock = threading.Lock()
@@ -420,7 +441,8 @@ class Firewall:
     def _write(self) -> None:
         found = [p for items in self._published.values() for p in items]
         bridges = tuple(self._bridges.values())
-        nft.commit(self._kernel(), table(self.name, bridges, found, guard=self._guard))
+        plan = table(self.name, bridges, found, guard=self._guard, versions=self._versions)
+        nft.commit(self._kernel(), plan)
         self._accept_elsewhere(self._patterns())
 
     def publish(self, owner: str, found: tuple[Publication, ...]) -> None:
@@ -459,10 +481,21 @@ class Firewall:
             log.warning("the firewall was changed from outside, writing it anew: %s", error)
             self._write()
 
-    def is_intact(self) -> bool:
-        """Whether the kernel still has our table."""
-        with self._lock:
-            return self.name in nft.tables(self._kernel(), nft.NFPROTO_INET)
+    def warn_of_what_is_in_the_way(self) -> None:
+        """What drops our packets where we cannot say otherwise; at the start; blocks."""
+        for version in sorted(self._versions):
+            try:
+                drops = xtables.drops_forwarded(version)
+            except OSError as error:
+                log.debug("cannot read the legacy packet filter: %s", error)
+                continue
+            if drops:
+                log.warning(
+                    "the legacy iptables filter drops what is forwarded over IPv%d (its FORWARD "
+                    "policy is DROP): containers reach nothing, and are not reached, until it "
+                    "accepts them",
+                    version,
+                )
 
     def port_id(self) -> int:
         """What marks our own changes in the kernel's notifications."""
@@ -500,7 +533,8 @@ class Firewall:
         for chain in nft.base_chains(self._kernel()):
             if not _is_foreign_forward(chain):
                 continue
-            here = patterns if chain.policy == nft.NF_DROP else frozenset[str]()
+            is_in_the_way = chain.policy == nft.NF_DROP and self._versions & _versions(chain)
+            here = patterns if is_in_the_way else frozenset[str]()
             try:
                 nft.commit(self._kernel(), self._foreign_plan(chain, here))
             except OSError as error:
@@ -511,8 +545,14 @@ class Firewall:
     def _foreign_plan(self, chain: nft.ForeignChain, patterns: frozenset[str]) -> list[Message]:
         """Rules to add at the head of a chain that is not ours, and those of ours to take out."""
         where = chain.family, chain.table, chain.chain
+        only = _only(self._versions) if chain.family == nft.NFPROTO_INET else []
         wanted = {
-            f"{self.name} {side} {pattern}": [nft.meta(key), nft.compare(_link(pattern)), _ACCEPT]
+            f"{self.name} {side} {pattern}": [
+                *only,
+                nft.meta(key),
+                nft.compare(_link(pattern)),
+                _ACCEPT,
+            ]
             for side, key in (("from", nft.NFT_META_IIFNAME), ("to", nft.NFT_META_OIFNAME))
             for pattern in sorted(patterns)
         }
@@ -533,6 +573,11 @@ def _is_foreign_forward(chain: nft.ForeignChain) -> bool:
     families = (nft.NFPROTO_INET, nft.NFPROTO_IPV4, nft.NFPROTO_IPV6)
     is_ours = chain.table.startswith("wharf-") and chain.family == nft.NFPROTO_INET
     return chain.hook == nft.NF_INET_FORWARD and chain.family in families and not is_ours
+
+
+def _versions(chain: nft.ForeignChain) -> frozenset[int]:
+    """The families whose packets a chain sees."""
+    return frozenset(v for v, number in _PROTOCOLS.items() if chain.family == number) or BOTH
 
 
 def _link(pattern: str) -> bytes:

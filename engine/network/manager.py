@@ -49,9 +49,10 @@ class Networks:
     def __init__(self, config: EngineConfig, database: Database, events: EventBus) -> None:
         self._config = config
         self._firewall: Firewall | None = None
-        if config.iptables or config.ip6tables:
+        wanted = ((4, config.iptables), (6, config.ip6tables))
+        if versions := frozenset(version for version, is_wanted in wanted if is_wanted):
             prefix = sandbox.link_prefix(config.instance)
-            self._firewall = Firewall(config.instance, link_prefix=prefix)
+            self._firewall = Firewall(config.instance, link_prefix=prefix, versions=versions)
         self._attachments = Attachments(config, firewall=self._firewall, left=self._reap_later)
         self._catalogue = Catalogue(
             config,
@@ -88,6 +89,7 @@ class Networks:
             )
         )
         if self._firewall is not None:
+            await offload.kernel(self._firewall.warn_of_what_is_in_the_way)
             self._watch = await Watch.over(self._firewall)
         self._is_settled = True
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+
+import pytest
 
 from engine.linux import netlink
 from engine.linux import nftables as nft
 from engine.network.model import IPAM, NetworkRequest, PortBinding, Subnet
+from tests.kernel.linux.test_xtables import set_forward_policy
 from tests.kernel.network.fake_host import NEIGHBOUR, UPLINK, FakeHost, in_fake_host
 
 INET = nft.NFPROTO_INET
@@ -230,4 +234,39 @@ async def test_without_firewall_nothing_is_touched(host: FakeHost) -> None:
     assert await host.ask(None, opened.endpoints[0].ipv4_address, 80) is not None
     with netlink.Socket(netlink.NETLINK_NETFILTER) as sock:
         assert nft.tables(sock, INET) == []
+    await networks.close_engine()
+
+
+@in_fake_host
+async def test_a_family_without_firewall_is_let_be(host: FakeHost) -> None:
+    for versions in (frozenset((4,)), frozenset((6,))):
+        networks = await host.networks(ipv6=True, iptables=4 in versions, ip6tables=6 in versions)
+        await networks.create(NetworkRequest(name="other", enable_ipv6=True))
+        opened = await networks.open(one := host.request("one"))
+        apart = await networks.open(two := host.request("two", mode="other"))
+        host.serve(apart.netns_path, 80, "apart")
+        addresses = {4: apart.endpoints[0].ipv4_address, 6: apart.endpoints[0].ipv6_address}
+        for version, address in addresses.items():
+            answer = await host.ask(opened.netns_path, address, 80)
+            assert (answer is None) == (version in versions), (version, versions)
+        for request in (one, two):
+            await networks.close(request.container_id)
+        await networks.remove("other")
+        await networks.close_engine()
+
+
+@in_fake_host
+async def test_what_drops_out_of_our_reach_is_told(host: FakeHost) -> None:
+    try:
+        set_forward_policy(4, nft.NF_DROP)
+    except OSError as error:
+        pytest.skip(f"needs legacy x_tables: {error}")
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logging.getLogger("engine.network.firewall").addHandler(handler)
+    networks = await host.networks()
+    assert [r.getMessage().partition(":")[0] for r in records] == [
+        "the legacy iptables filter drops what is forwarded over IPv4 (its FORWARD policy is DROP)"
+    ]
     await networks.close_engine()

@@ -106,3 +106,13 @@ def test_the_table_replaces_itself_in_one_transaction() -> None:
     assert kinds == [nft.NFT_MSG_NEWTABLE, nft.NFT_MSG_DELTABLE, nft.NFT_MSG_NEWTABLE]
     guarded = len(plan) - len(firewall.table("wharf-0", [bridge], [], guard=False))
     assert guarded == 6  # five rules of the guard, one message with the element
+
+
+def test_a_family_that_is_off_has_no_rules() -> None:
+    bridge = firewall.Bridge(link="wh1", subnets=("10.0.0.0/8", "fd00::/64"))
+
+    def rules(*versions: int) -> int:
+        plan = firewall.table("wharf-0", [bridge], [], guard=True, versions=frozenset(versions))
+        return sum(message.type & 0xFF == nft.NFT_MSG_NEWRULE for message in plan)
+
+    assert rules(4, 6) > rules(4) > rules(6) > 0
