@@ -8,19 +8,24 @@ damaged is skipped, and reading goes on with the next line.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import os
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO
+    from collections.abc import Callable, Iterator
 
 CHUNK_BYTES = 256 * 1024
 # A record is at most 16 KiB of output, escaped; a "line" beyond this is garbage.
 _LONGEST_BYTES = 1 << 20
+# A rotation renames a handful of files: it is over in a moment.
+ROTATION_ATTEMPTS = 200
+ROTATION_PAUSE_S = 0.001
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -54,15 +59,27 @@ def _parse_one(line: bytes) -> Record | None:
     return None
 
 
-def files(path: str) -> list[str]:
+class Part(NamedTuple):
+    """One file of a log, held open: renames do not matter to it any more."""
+
+    file: BinaryIO
+    is_packed: bool
+    inode: int
+    whole_bytes: int  # up to its last line break when it was opened; of packed ones all
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def names(path: str) -> list[str]:
     """All files of the log that are there, oldest first."""
     folder, base = os.path.split(path)
     numbered: list[tuple[int, str]] = []
     try:
-        names = os.listdir(folder)
+        found = os.listdir(folder)
     except FileNotFoundError:
         return []
-    for name in names:
+    for name in found:
         number = _number(name, base)
         if number is not None:
             numbered.append((number, os.path.join(folder, name)))
@@ -76,71 +93,154 @@ def _number(name: str, base: str) -> int | None:
     return int(text) if name.startswith(base + ".") and text.isdecimal() else None
 
 
-def chunks(path: str) -> Iterator[bytes]:
-    """The whole lines of one file in large pieces; a last line without its end is left out."""
+Chain = list[tuple[int, str]]
+"""(inode, name) of the log's files, oldest first."""
+
+
+def chain(path: str) -> Chain | None:
+    """None if a rotation changed it while it was read."""
+    first, second = _read_chain(path), _read_chain(path)
+    return first if first == second else None
+
+
+def _read_chain(path: str) -> Chain:
+    found: Chain = []
+    for name in names(path):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((os.stat(name).st_ino, name))
+    return found
+
+
+def open_all(path: str) -> list[Part]:
+    """Every file of the log at one moment, oldest first; the caller closes them."""
+    for _ in range(ROTATION_ATTEMPTS):
+        found = chain(path)
+        parts = None if found is None else _open_chain(found)
+        if parts is not None:
+            return parts
+        time.sleep(ROTATION_PAUSE_S)
+    raise OSError(errno.EAGAIN, "the log is rotated faster than it can be opened", path)
+
+
+def _open_chain(found: Chain) -> list[Part] | None:
+    with contextlib.ExitStack() as undo:
+        parts: list[Part] = []
+        for inode, name in found:
+            part = open_part(inode, name)
+            if part is None:
+                return None
+            undo.callback(part.close)
+            parts.append(part)
+        undo.pop_all()
+    return parts
+
+
+def open_part(inode: int, name: str) -> Part | None:
+    """None if another file has taken the name, or none has it."""
+    try:
+        file = open(name, "rb", buffering=0)  # noqa: SIM115 (handed over)
+    except FileNotFoundError:
+        return None
+    info = os.fstat(file.fileno())
+    if info.st_ino != inode:
+        file.close()
+        return None
+    is_packed = name.endswith(".gz")
+    size = info.st_size
+    whole = size if is_packed else size - _unfinished(file.fileno(), size)
+    return Part(cast("BinaryIO", file), is_packed, inode, whole)
+
+
+def _unfinished(fd: int, size: int) -> int:
+    """Bytes behind the last line break."""
+    block = os.pread(fd, min(size, _LONGEST_BYTES), max(0, size - _LONGEST_BYTES))
+    return len(block) - (block.rfind(b"\n") + 1)
+
+
+def chunks(part: Part, start: int = 0) -> Iterator[bytes]:
+    """The whole lines of one file in large pieces, from a beginning of a line on."""
+    if part.is_packed:
+        with gzip.GzipFile(fileobj=part.file) as packed:
+            yield from _whole_lines(packed.read)
+        return
+    part.file.seek(start)
+    left = part.whole_bytes - start
+
+    def read(size: int) -> bytes:
+        nonlocal left
+        data = part.file.read(min(size, left))
+        left -= len(data)
+        return data
+
+    yield from _whole_lines(read)
+
+
+def _whole_lines(read: Callable[[int], bytes]) -> Iterator[bytes]:
     rest = b""
-    with _open(path) as file:
-        while data := file.read(CHUNK_BYTES):
-            data = rest + data
-            cut = data.rfind(b"\n") + 1
-            rest = data[cut:]
-            if cut:
-                yield data[:cut]
-            elif len(rest) > _LONGEST_BYTES:
-                rest = b""
+    while data := read(CHUNK_BYTES):
+        data = rest + data
+        cut = data.rfind(b"\n") + 1
+        rest = data[cut:]
+        if cut:
+            yield data[:cut]
+        elif len(rest) > _LONGEST_BYTES:
+            rest = b""
 
 
-def _open(path: str) -> BinaryIO | gzip.GzipFile:
-    return gzip.open(path) if path.endswith(".gz") else open(path, "rb")
+def tail(parts: list[Part], lines: int) -> Iterator[bytes]:
+    """The last `lines` whole lines of all files together, oldest first.
 
-
-def tail(paths: list[str], lines: int) -> list[bytes]:
-    """The last `lines` whole lines of all files together, oldest first, read from the end."""
-    pieces: list[bytes] = []
-    for path in reversed(paths):
+    Where they begin is found from the end; nothing is kept but what is being given.
+    """
+    begins: list[tuple[Part, int]] = []
+    for part in reversed(parts):
         if lines <= 0:
             break
-        piece = _tail_packed(path, lines) if path.endswith(".gz") else _tail_plain(path, lines)
-        lines -= piece.count(b"\n")
-        pieces.insert(0, piece)
-    return pieces
+        start, found = _packed_start(part, lines) if part.is_packed else _start(part, lines)
+        begins.insert(0, (part, start))
+        lines -= found
+    for part, start in begins:
+        if part.is_packed:
+            part.file.seek(0)
+            yield from _behind(chunks(part), start)
+        else:
+            yield from chunks(part, start)
 
 
-def _tail_packed(path: str, lines: int) -> bytes:
-    data = b"".join(chunks(path))
-    return _last_lines(data, lines)
+def _start(part: Part, lines: int) -> tuple[int, int]:
+    """(offset, how many lines stand behind it): the last `lines`, or all there are."""
+    position, found = part.whole_bytes, 0
+    fd = part.file.fileno()
+    while position > 0:
+        size = min(CHUNK_BYTES, position)
+        position -= size
+        block = os.pread(fd, size, position)
+        breaks = block.count(b"\n")
+        # The break that ends the line before the first one wanted is one more than they have.
+        if found + breaks > lines:
+            return position + _behind_breaks(block, found + breaks - lines), lines
+        found += breaks
+    return 0, found
 
 
-def _tail_plain(path: str, lines: int) -> bytes:
-    """Blocks from the end until there are enough line breaks."""
-    with open(path, "rb") as file:
-        position = file.seek(0, os.SEEK_END)
-        count = 0
-        blocks: list[bytes] = []
-        while position > 0 and count <= lines:
-            size = min(CHUNK_BYTES, position)
-            position -= size
-            file.seek(position)
-            block = file.read(size)
-            count += block.count(b"\n")
-            blocks.insert(0, block)
-        data = b"".join(blocks)
-    return _last_lines(data[: data.rfind(b"\n") + 1], lines)
+def _behind_breaks(block: bytes, count: int) -> int:
+    end = -1
+    for _ in range(count):
+        end = block.index(b"\n", end + 1)
+    return end + 1
 
 
-def _last_lines(data: bytes, lines: int) -> bytes:
-    end = len(data) - 1  # the break that ends the last line is not one between lines
-    for _ in range(lines):
-        end = data.rfind(b"\n", 0, max(end, 0))
-        if end < 0:
-            return data
-    return data[end + 1 :]
+def _packed_start(part: Part, lines: int) -> tuple[int, int]:
+    """(lines to leave out, lines that stay); a packed file is read whole to count them."""
+    total = sum(piece.count(b"\n") for piece in chunks(part))
+    return max(0, total - lines), min(total, lines)
 
 
-def end_of(path: str) -> tuple[int, int]:
-    """(inode, size) of the newest file; (0, 0) if there is none yet."""
-    try:
-        info = os.stat(path)
-    except FileNotFoundError:
-        return 0, 0
-    return info.st_ino, info.st_size
+def _behind(pieces: Iterator[bytes], leave_out: int) -> Iterator[bytes]:
+    for piece in pieces:
+        breaks = piece.count(b"\n")
+        if breaks <= leave_out:
+            leave_out -= breaks
+            continue
+        yield piece[_behind_breaks(piece, leave_out) :]
+        leave_out = 0

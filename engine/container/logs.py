@@ -24,7 +24,7 @@ from engine.linux import inotify, syscalls
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 
-    from engine.container.logfile import Record
+    from engine.container.logfile import Chain, Part, Record
     from engine.container.model import LogsQuery, WaitResult
     from engine.container.store import Handle
 
@@ -73,34 +73,28 @@ async def read(handle: Handle, query: LogsQuery) -> AsyncGenerator[Batch, None]:
 async def _past(
     path: str, query: LogsQuery, follower: _Follower | None = None
 ) -> AsyncIterator[Batch]:
-    pieces = await offload.disk(_pieces, path, query, follower)
-    while True:
-        batch = await offload.disk(_next_batch, pieces, query)
-        if batch is None:
-            return
-        if batch:
-            yield batch
+    parts = await offload.disk(logfile.open_all, path)
+    try:
+        if follower is not None and parts:
+            follower.begin(parts[-1], skip=query.tail is not None)
+        pieces = _pieces(parts, query, follower)
+        while (batch := await offload.disk(_next_batch, pieces, query)) is not None:
+            if batch:
+                yield batch
+    finally:
+        for part in parts:
+            part.close()
 
 
-def _pieces(path: str, query: LogsQuery, follower: _Follower | None) -> Iterator[bytes]:
-    """Whole lines, oldest first. A follower takes note of where the newest file ends now."""
-    paths = logfile.files(path)
-    if follower is not None:
-        follower.begin()
+def _pieces(parts: list[Part], query: LogsQuery, follower: _Follower | None) -> Iterator[bytes]:
+    """Whole lines, oldest first. Without a tail, the newest file is the follower's to read."""
     if query.tail is not None:
-        pieces = iter(logfile.tail(paths, query.tail)) if query.tail > 0 else iter(())
-        if follower is not None:
-            follower.skip_to_end()
-        return pieces
-    if follower is not None:
-        paths = [each for each in paths if each != path]
-    return _chunks(paths)
-
-
-def _chunks(paths: list[str]) -> Iterator[bytes]:
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):  # rotated away meanwhile
-            yield from logfile.chunks(path)
+        return logfile.tail(parts, query.tail)
+    return (
+        piece
+        for part in (parts if follower is None else parts[:-1])
+        for piece in logfile.chunks(part)
+    )
 
 
 def _next_batch(pieces: Iterator[bytes], query: LogsQuery) -> Batch | None:
@@ -158,16 +152,12 @@ class _Follower:
         self._watch = inotify.Inotify()
         self._watch.add(os.path.dirname(path), _MASK)
 
-    def begin(self) -> None:
-        """Hold the newest file open from its beginning."""
-        with contextlib.suppress(FileNotFoundError):
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def skip_to_end(self) -> None:
-        """Go on behind the last whole line there is now."""
-        if self._fd >= 0:
-            size = os.fstat(self._fd).st_size
-            os.lseek(self._fd, size - _unfinished(self._fd, size), os.SEEK_SET)
+    def begin(self, newest: Part, *, skip: bool) -> None:
+        """Hold the newest file open: from its beginning, or behind what others read of it."""
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        self._fd = os.open(f"/proc/self/fd/{newest.file.fileno()}", flags)
+        if skip:
+            os.lseek(self._fd, newest.whole_bytes, os.SEEK_SET)
 
     def read(self) -> Batch | None:
         """What has come since; None if nothing has. Blocks for the disk alone."""
@@ -190,28 +180,37 @@ class _Follower:
 
     def _advance(self) -> bool:
         """Move on to the file that came after this one; False if this is the newest."""
-        if self._fd < 0:
-            self.begin()
-            return self._fd >= 0
-        own = os.fstat(self._fd).st_ino
-        newer: str | None = None
-        for name in reversed(logfile.files(self.path)):  # newest first
-            if name.endswith(".gz"):
-                break
-            try:
-                if os.stat(name).st_ino == own:
-                    break
-            except FileNotFoundError:
+        for _ in range(logfile.ROTATION_ATTEMPTS):
+            chain = logfile.chain(self.path)
+            following = None if chain is None else self._following(chain)
+            if following is None:
+                time.sleep(logfile.ROTATION_PAUSE_S)  # under way just now; not the loop's thread
                 continue
-            newer = name
-        if newer is None:
-            return False
-        with contextlib.suppress(FileNotFoundError):
-            fd = os.open(newer, os.O_RDONLY | os.O_CLOEXEC)
-            os.close(self._fd)
-            self._fd, self._rest = fd, b""
-            return True
+            if not following:
+                return False
+            part = logfile.open_part(*following[0])
+            if part is not None:
+                self._hold(part)
+                return True
         return False
+
+    def _following(self, chain: Chain) -> Chain | None:
+        """The files behind the one held open; None where renames hide which they are."""
+        unpacked = [place for place in chain if not place[1].endswith(".gz")]
+        if self._fd < 0:
+            return unpacked
+        info = os.fstat(self._fd)
+        inodes = [inode for inode, _ in unpacked]
+        if info.st_ino in inodes:
+            return unpacked[inodes.index(info.st_ino) + 1 :]
+        # Rotated away altogether, or packed: what is not packed came later.
+        return unpacked if info.st_nlink == 0 else None
+
+    def _hold(self, part: Part) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._rest = os.dup(part.file.fileno()), b""
+        part.close()
 
     async def changed(self) -> None:
         """Wait until something happened in the log's folder."""
@@ -237,12 +236,6 @@ _MASK = syscalls.IN_MODIFY | syscalls.IN_CREATE | syscalls.IN_MOVED_TO
 def _resolve(ready: asyncio.Future[None]) -> None:
     if not ready.done():
         ready.set_result(None)
-
-
-def _unfinished(fd: int, size: int) -> int:
-    """Bytes behind the last line break."""
-    block = os.pread(fd, min(size, logfile.CHUNK_BYTES), max(0, size - logfile.CHUNK_BYTES))
-    return len(block) - (block.rfind(b"\n") + 1)
 
 
 async def _live(handle: Handle, follower: _Follower) -> AsyncIterator[Batch]:

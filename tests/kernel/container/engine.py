@@ -108,7 +108,8 @@ async def house() -> AsyncIterator[House]:
             yield made
         finally:
             await made.close()
-        assert leftovers(made.config) == []
+        left = leftovers(made.config)
+        assert not left, f"left behind: {left}"
     finally:
         shutil.rmtree(root, ignore_errors=True)
 

@@ -22,7 +22,13 @@ from engine.container.model import (
     Status,
     WaitCondition,
 )
-from engine.errors import Conflict, ContainerNameInUse, InvalidParameter, NoSuchContainer
+from engine.errors import (
+    Conflict,
+    ContainerNameInUse,
+    EngineError,
+    InvalidParameter,
+    NoSuchContainer,
+)
 from tests.kernel.container.engine import in_house, read_all, socket_pair
 
 if TYPE_CHECKING:
@@ -313,3 +319,33 @@ async def test_events_of_a_run_in_dockers_order(house: House) -> None:
         ]
         subscription.close()
     assert seen == ["create", "start", "kill", "die", "destroy"]
+
+
+@in_house
+async def test_an_exit_that_cannot_be_written_keeps_nobody_waiting(house: House) -> None:
+    """A full disk: the process is gone all the same."""
+    ref = await house.create("sh", "-c", "sleep 0.2; exit 3")
+    ended = await house.engine.containers.waiter(ref, WaitCondition.NEXT_EXIT)
+    await house.engine.containers.start(ref)
+    store = house.engine.containers._rooms.store
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "save", _full_disk)
+        assert (await house.within(ended)).exit_code == 3
+    assert (await house.view(ref)).container.state.status is Status.EXITED
+
+
+@in_house
+async def test_a_start_that_cannot_be_written_is_undone(house: House) -> None:
+    ref = await house.create("sleep", "1000")
+    store = house.engine.containers._rooms.store
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "save", _full_disk)
+        with pytest.raises(EngineError, match="database or disk is full"):
+            await house.engine.containers.start(ref)
+    assert (await house.view(ref)).container.state.status is Status.CREATED
+    assert os.listdir(os.path.join(house.config.exec_root, "containers")) == []
+    await house.engine.containers.start(ref)
+
+
+async def _full_disk(*_: object) -> None:
+    raise OSError(28, "database or disk is full")

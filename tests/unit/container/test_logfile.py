@@ -44,12 +44,30 @@ def test_a_damaged_record_costs_only_itself(damage: bytes) -> None:
 def test_files_are_ordered_oldest_first(tmp_path: Path) -> None:
     for name in ("x.log", "x.log.1", "x.log.2.gz", "x.log.10", "x.log.tmp", "y.log"):
         (tmp_path / name).touch()
-    names = [path.rpartition("/")[2] for path in logfile.files(str(tmp_path / "x.log"))]
+    names = [path.rpartition("/")[2] for path in logfile.names(str(tmp_path / "x.log"))]
     assert names == ["x.log.10", "x.log.2.gz", "x.log.1", "x.log"]
 
 
 def test_no_folder_no_files(tmp_path: Path) -> None:
-    assert logfile.files(str(tmp_path / "gone" / "x.log")) == []
+    assert logfile.open_all(str(tmp_path / "gone" / "x.log")) == []
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    parts = logfile.open_all(str(path))
+    try:
+        return [text for piece in logfile.tail(parts, lines) for text in texts(piece)]
+    finally:
+        for part in parts:
+            part.close()
+
+
+def everything(path: Path) -> list[str]:
+    parts = logfile.open_all(str(path))
+    try:
+        return [text for part in parts for piece in logfile.chunks(part) for text in texts(piece)]
+    finally:
+        for part in parts:
+            part.close()
 
 
 @given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=3), wanted=st.integers(0, 30))
@@ -57,36 +75,68 @@ def test_the_tail_is_the_end_of_the_whole(
     tmp_path_factory: pytest.TempPathFactory, counts: list[int], wanted: int
 ) -> None:
     folder = tmp_path_factory.mktemp("log")
-    paths, everything = [], []
     for number, count in enumerate(counts):
-        lines = [line(f"{number}.{i}") for i in range(count)]
-        path = folder / f"{number}.log"
-        path.write_bytes(b"".join(lines))
-        paths.append(str(path))
-        everything += lines
-    found = b"".join(logfile.tail(paths, wanted))
-    assert found == b"".join(everything[max(0, len(everything) - wanted) :] if wanted else [])
+        lines = b"".join(line(f"{number}.{i}") for i in range(count))
+        place = folder / f"x.log.{number}" if number else folder / "x.log"
+        place.write_bytes(lines)
+        if number == 2:
+            (folder / "x.log.2.gz").write_bytes(gzip.compress(lines))
+            place.unlink()
+    whole = everything(folder / "x.log")
+    assert len(whole) == sum(counts)
+    assert tail(folder / "x.log", wanted) == (whole[-wanted:] if wanted else [])
 
 
 def test_the_tail_reaches_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logfile, "CHUNK_BYTES", 64)
     path = tmp_path / "x.log"
     path.write_bytes(b"".join(line(str(i)) for i in range(100)))
-    assert texts(b"".join(logfile.tail([str(path)], 3))) == ["97", "98", "99"]
+    assert tail(path, 3) == ["97", "98", "99"]
+    assert tail(path, 10**18) == everything(path)
 
 
 def test_an_unfinished_line_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "x.log"
     path.write_bytes(line("whole") + b'{"log":"half')
-    assert texts(b"".join(logfile.chunks(str(path)))) == ["whole"]
-    assert texts(b"".join(logfile.tail([str(path)], 5))) == ["whole"]
+    assert everything(path) == ["whole"]
+    assert tail(path, 5) == ["whole"]
+
+
+def test_what_is_written_after_opening_is_not_of_this_moment(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    path.write_bytes(line("first"))
+    (part,) = logfile.open_all(str(path))
+    with path.open("ab") as file:
+        file.write(line("later"))
+    assert [t for piece in logfile.chunks(part) for t in texts(piece)] == ["first"]
+    part.close()
+
+
+def test_a_rotation_while_opening_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two looks a file was renamed and another has its name."""
+    path = tmp_path / "x.log"
+    path.write_bytes(line("old"))
+    real, looks = logfile._read_chain, []
+
+    def rotate_once(name: str) -> logfile.Chain:
+        found = real(name)
+        looks.append(found)
+        if len(looks) == 2:
+            path.rename(tmp_path / "x.log.1")
+            path.write_bytes(line("new"))
+        return found
+
+    monkeypatch.setattr(logfile, "_read_chain", rotate_once)
+    assert everything(path) == ["old", "new"]
+    assert len(looks) > 2
 
 
 def test_packed_files_are_read_like_others(tmp_path: Path) -> None:
-    path = tmp_path / "x.log.1.gz"
-    path.write_bytes(gzip.compress(line("old")))
-    assert texts(b"".join(logfile.chunks(str(path)))) == ["old"]
-    assert texts(b"".join(logfile.tail([str(path)], 1))) == ["old"]
+    (tmp_path / "x.log.1.gz").write_bytes(gzip.compress(line("old") + line("older")))
+    assert everything(tmp_path / "x.log") == ["old", "older"]
+    assert tail(tmp_path / "x.log", 1) == ["older"]
 
 
 def test_streams_are_chosen() -> None:
