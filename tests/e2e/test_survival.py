@@ -53,6 +53,20 @@ def state(engine: Wharf, ref: str) -> dict[str, object]:
     return dict(engine.inspect(ref)["State"])
 
 
+def test_a_start_and_a_stop_clear_the_host_after_all_was_killed(engine: Wharf) -> None:
+    engine.docker("network", "create", "mine")
+    for more in (("--network", "mine"), ("-p", "80")):
+        engine.docker("run", "-d", *more, "busybox", "sleep", "1000")
+    engine.kill()
+    found = leftovers.of(engine.root, engine.instance)
+    assert {line.split()[0] for line in found} >= {"link", "nft", "process", "mount", "cgroup"}
+    leftovers.kill(engine.root, engine.instance)
+    engine.start()
+    assert engine.out("ps", "-q") == ""
+    engine.stop()
+    assert wait_for_nothing(lambda: leftovers.of(engine.root, engine.instance)) == []
+
+
 def test_a_running_container_does_not_notice(engine: Wharf) -> None:
     engine.docker(
         "run",

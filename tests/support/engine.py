@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import EngineConfig
+from tests.support import leftovers
 
 HOST_VARIABLE = "WHARF_TEST_HOST"
 BINDS_VARIABLE = "WHARF_TEST_BINDS"
@@ -223,7 +224,10 @@ class Wharf(Engine):
         self.docker("network", "prune", "-f", check=False)
 
     def close(self) -> None:
+        """The end, however it came to it: nothing of the instance stays on the host."""
+        self.kill()
         super().close()
+        leftovers.remove(self.root, self.instance)
         shutil.rmtree(self.root, ignore_errors=True)
 
 

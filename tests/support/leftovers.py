@@ -1,11 +1,22 @@
-"""What a Wharf instance may leave on a host, so that a test run can end by finding none of it."""
+"""What a Wharf instance may leave on a host, so that a test run can end by finding none of it.
+
+`of` finds, and a test fails on what it finds. `remove` is for the end of a run, whatever happened
+in it: an engine that was killed and is never started again cannot clear the host itself.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import time
 from pathlib import Path
 
-from engine.network.sandbox import link_prefix
+from engine.linux import netlink, nftables, syscalls
+from engine.network import sandbox
+from engine.network.firewall import Firewall
+
+END_TIMEOUT_S = 10.0
 
 
 def _lines(path: str) -> list[str]:
@@ -22,29 +33,35 @@ def mounts(root: Path) -> list[str]:
 
 def processes(root: Path) -> list[str]:
     """Processes other than ours whose command line names an instance's folders."""
+    return [f"process {pid} {command}" for pid, command in _naming(root)]
+
+
+def _naming(root: Path) -> list[tuple[int, str]]:
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (
-                    (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                )
-            except OSError:
-                continue
-            if str(root) in command:
-                found.append(f"process {entry.name} {command.strip()}")
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                command = b" ".join(words).decode(errors="replace").strip()
+                if str(root) in command:
+                    found.append((int(entry.name), command))
     return found
 
 
 def links(instance: str) -> list[str]:
-    prefix = link_prefix(instance)
+    prefix = sandbox.link_prefix(instance)
     return [f"link {name}" for name in os.listdir("/sys/class/net") if name.startswith(prefix)]
 
 
 def cgroups(instance: str) -> list[str]:
+    return [f"cgroup {path}" for path in _cgroups(instance)]
+
+
+def _cgroups(instance: str) -> list[str]:
+    """The instance's own folder in every hierarchy."""
     found = []
     for directory, names, _ in os.walk("/sys/fs/cgroup"):
-        found += [f"cgroup {directory}/{name}" for name in names if name == f"wharf-{instance}"]
+        found += [f"{directory}/{name}" for name in names if name == f"wharf-{instance}"]
         if directory.count("/") > 5:
             names.clear()
     return found
@@ -59,6 +76,17 @@ def nft_tables(instance: str) -> list[str]:
     return [f"nft table {name}" for name in names if name == f"wharf-{instance}"]
 
 
+def accepts(instance: str) -> list[str]:
+    """Rules of the instance in chains that are not its own."""
+    with netlink.Socket(netlink.NETLINK_NETFILTER) as sock:
+        return [
+            f"rule {rule.handle} in {chain.table} {chain.chain}: {rule.comment}"
+            for chain in nftables.base_chains(sock)
+            for rule in nftables.rules(sock, chain.family, chain.table, chain.chain)
+            if rule.comment.startswith(f"wharf-{instance} ")
+        ]
+
+
 def of(root: Path, instance: str) -> list[str]:
     """All that is left of the instance whose folders are below `root`."""
     return [
@@ -67,4 +95,42 @@ def of(root: Path, instance: str) -> list[str]:
         *links(instance),
         *cgroups(instance),
         *nft_tables(instance),
+        *accepts(instance),
     ]
+
+
+def kill(root: Path, instance: str) -> None:
+    """End all processes of the instance: the engine's own and its containers'."""
+    deadline = time.monotonic() + END_TIMEOUT_S
+    while (pids := _pids(root, instance)) and time.monotonic() < deadline:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def remove(root: Path, instance: str) -> None:
+    """Take all of it away: processes, mounts, links, rules, cgroups."""
+    kill(root, instance)
+    points = [line.split()[4] for line in _lines("/proc/self/mountinfo")]
+    for point in sorted((p for p in points if Path(p).is_relative_to(root)), reverse=True):
+        with contextlib.suppress(OSError):
+            syscalls.umount2(point, syscalls.MNT_DETACH)
+    sandbox.sweep("", instance, keep_ids=set(), keep_links=set())
+    if nft_tables(instance) or accepts(instance):
+        firewall = Firewall(instance, link_prefix=sandbox.link_prefix(instance))
+        firewall.remove()
+        firewall.close()
+    for group in _groups(instance):
+        with contextlib.suppress(OSError):
+            os.rmdir(group)
+
+
+def _groups(instance: str) -> list[str]:
+    """The instance's cgroups, the innermost first."""
+    return [d for path in _cgroups(instance) for d, _, _ in os.walk(path, topdown=False)]
+
+
+def _pids(root: Path, instance: str) -> set[int]:
+    inside = (line for group in _groups(instance) for line in _lines(f"{group}/cgroup.procs"))
+    return {pid for pid, _ in _naming(root)} | {int(line) for line in inside}
