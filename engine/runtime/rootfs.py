@@ -151,7 +151,7 @@ class Root:
             is_directory = stat.S_ISDIR(os.fstat(origin).st_mode)
             target = self._make_target(destination, is_directory=is_directory)
             try:
-                self._refuse_proc(destination, target)
+                self._refuse_proc(destination, target, is_proc=_is_whole_proc(origin))
                 if is_directory != stat.S_ISDIR(os.fstat(target).st_mode):
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
                 mount.bind(origin, target, options)
@@ -170,7 +170,7 @@ class Root:
         mode = self._existing_mode(destination) if fstype == "tmpfs" else None
         target = self._make_target(destination, is_directory=True)
         try:
-            self._refuse_proc(destination, target)
+            self._refuse_proc(destination, target, is_proc=fstype == "proc")
             if mode is not None:
                 # A tmpfs looks like the directory that it covers, unless told otherwise.
                 options.data = f"mode={mode:04o}" + ("," + options.data if options.data else "")
@@ -216,9 +216,14 @@ class Root:
             text = f'filesystem "{fstype}" must be mounted on ordinary directory'
             raise StepFailed("mounts", text)
 
-    def _refuse_proc(self, destination: str, target: int) -> None:
+    def _refuse_proc(self, destination: str, target: int, *, is_proc: bool) -> None:
         """Nothing may take the place of the kernel's files that set a process's confinement."""
-        if destination in _PROC_FILES or destination == "/proc":
+        if destination == "/proc":
+            if not is_proc:
+                text = f'"{destination}" cannot be mounted because it is not of type proc'
+                raise StepFailed("mounts", text)
+            return
+        if destination in _PROC_FILES:
             return
         if syscalls.fstatfs_type(target) == syscalls.PROC_SUPER_MAGIC:
             text = f'"{destination}" cannot be mounted because it is inside /proc'
@@ -469,6 +474,11 @@ def _between(
 def _copy_bytes(source: int, target: int) -> None:
     while os.sendfile(target, source, None, 1 << 30):
         continue
+
+
+def _is_whole_proc(fd: int) -> bool:
+    """Whether it is the root of a procfs, as `-v /proc:/proc` gives; its inode is always 1."""
+    return syscalls.fstatfs_type(fd) == syscalls.PROC_SUPER_MAGIC and os.fstat(fd).st_ino == 1
 
 
 def _make_node(folder: int, name: str, mode: int, device: int, uid: int, gid: int) -> None:
