@@ -81,7 +81,8 @@ def attach(path: str, pid: int) -> None:
 
 
 def enter(path: str) -> None:
-    file.write(os.path.join(directory(path), "cgroup.procs"), "0")
+    """`attach` of the calling process, which the kernel knows as 0."""
+    attach(path, 0)
 
 
 def apply(path: str, settings: list[Setting]) -> None:

@@ -425,6 +425,8 @@ def test_a_manager_inside_does_not_keep_others_out(group: str) -> None:
         finally:
             os.kill(other, signal.SIGKILL)
             os.waitpid(other, 0)
+        with child(group, signal.pause) as third:
+            assert wait_for(lambda: sorted(cgroup.processes(inner)) == sorted([pid, third]))
 
 
 def test_roots_are_those_of_the_host() -> None:
