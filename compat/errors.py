@@ -6,6 +6,7 @@ in the log and only a short sentence for the client.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,6 +30,13 @@ STATUS: Mapping[type[Exception], int] = {
 }
 
 
+# What the host lacks is nobody's bug, and the user can do something about it.
+_REASONS: Mapping[int, str] = {
+    errno.ENOSPC: "no space left on device",
+    errno.EDQUOT: "disk quota exceeded",
+}
+
+
 class PageNotFound(errors.NotFound):
     def __init__(self) -> None:
         super().__init__("page not found")
@@ -45,7 +53,17 @@ def sentence(failure: BaseException) -> str:
     """What the client reads. Only failures reported on purpose are quoted."""
     if isinstance(failure, errors.WharfError):
         return str(failure)
+    if isinstance(failure, OSError) and failure.errno is not None and failure.errno in _REASONS:
+        where = f"{failure.filename}: " if isinstance(failure.filename, str) else ""
+        return f"{where}{_REASONS[failure.errno]}"
     return f"internal error: {type(failure).__name__}"
+
+
+def is_bug(failure: BaseException) -> bool:
+    """Nobody meant it: worth a traceback in the log."""
+    if isinstance(failure, OSError) and failure.errno in _REASONS:
+        return False
+    return status(failure) == 500 and not isinstance(failure, errors.WharfError)
 
 
 _encoder = msgspec.json.Encoder()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from compat import errors, versions
-from engine.errors import WharfError
 from engine.version import SERVER_VERSION
 
 if TYPE_CHECKING:
@@ -49,8 +48,8 @@ def failure(request: web.Request, exc: Exception) -> web.Response:
     """The answer to a failed request; what is our fault is logged, once, here."""
     status = errors.status(exc)
     if status >= 500:
-        is_bug = status == 500 and not isinstance(exc, WharfError)
-        log.error("%s %s: %s", request.method, request.path, exc, exc_info=exc if is_bug else None)
+        cause = exc if errors.is_bug(exc) else None
+        log.error("%s %s: %s", request.method, request.path, exc, exc_info=cause)
     else:
         log.debug("%s %s: %d %s", request.method, request.path, status, exc)
     if isinstance(exc, versions.TooOld):

@@ -64,6 +64,14 @@ class EngineError(WharfError):
     """The fault is on this side."""
 
 
+class NoSpace(EngineError):
+    """The disk is full; `path` is what could not be written."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"write {path}: no space left on device")
+        self.path = path
+
+
 # Containers
 
 

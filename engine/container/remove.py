@@ -15,7 +15,7 @@ from engine.container.model import MountType, Status
 from engine.container.publish import publish
 from engine.container.state import ACTIVE, Event, next_status
 from engine.container.teardown import teardown
-from engine.errors import EngineError, NotFound, WharfError
+from engine.errors import EngineError, NoSpace, NotFound, WharfError
 from engine.linux import tree
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ async def _remove_locked(rooms: Rooms, handle: Handle, *, ref: str, volumes: boo
     """The state it had; one that cannot be removed is dead from here on."""
     status = next_status(handle.state.status, Event.REMOVE, handle.id, ref=ref)
     before = handle.state
-    await rooms.store.save_state(handle, msgspec.structs.replace(before, status=status))
+    with contextlib.suppress(NoSpace):  # a full disk: removing it is what helps
+        await rooms.store.save_state(handle, msgspec.structs.replace(before, status=status))
     try:
         await _remove(rooms, handle, volumes=volumes)
     except Exception as exc:
@@ -100,5 +101,6 @@ async def _mark_dead(rooms: Rooms, handle: Handle, exc: Exception) -> None:
     log.error("container %s could not be removed", handle.id, exc_info=exc)
     if rooms.store.get(handle.id) is handle:
         state = msgspec.structs.replace(handle.state, status=Status.DEAD, error=str(exc))
-        await rooms.store.save_state(handle, state)
+        with contextlib.suppress(NoSpace):
+            await rooms.store.save_state(handle, state)
         handle.waiters.removed(state)

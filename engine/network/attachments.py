@@ -233,7 +233,8 @@ class Attachments:
             main = self._main(standing, 4) or self._main(standing, 6) or standing.endpoints[0]
             raise ConnectivityFailed(request.name, main.endpoint_id, str(error)) from error
         except OSError as error:
-            raise EngineError(f"cannot make the sandbox: {error}") from error
+            reason = (error.strerror or str(error)).lower()
+            raise EngineError(f"cannot make the sandbox: {reason}") from error
 
     async def _need_links(self, standing: _Standing, *, again: bool) -> None:
         for endpoint in standing.endpoints:

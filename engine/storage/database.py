@@ -6,20 +6,39 @@
 `synchronous=NORMAL`: a killed process loses nothing, a power cut perhaps the last instants, never
 consistency (https://www.sqlite.org/pragma.html#pragma_synchronous). What the bodies mean, and
 their versions, is the affair of each noun.
+
+A full disk must not keep anyone from freeing it, so that room is taken beforehand:
+
+- the write-ahead log is grown once at the start and written over from its beginning ever after;
+- one row, the ballast, holds pages that are given up when changing or deleting a row finds no
+  other, and is made again once there is room. New rows never get them;
+- while the database is closed, and its log gone, a file beside it keeps the log's room.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sqlite3
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from engine.errors import Conflict, EngineError
+from engine.errors import Conflict, EngineError, NoSpace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+log = logging.getLogger(__name__)
+
+_BALLAST = ("reserve", "ballast")
+_BALLAST_BYTES = 512 << 10
+# The log starts anew at its beginning after this many pages of 4 KiB, half of what it is grown to.
+_CHECKPOINT_PAGES = 256
+_LOG_BYTES = 2 << 20
+_STEP_BYTES = 64 << 10
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 # Each entry brings a database from the version before it to its own; only appended to.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -63,10 +82,15 @@ class Database:
 
     def __init__(self, path: str) -> None:
         os.makedirs(os.path.dirname(path) or ".", mode=0o710, exist_ok=True)
+        self._path = path
+        self._reserve_path = f"{path}.reserve"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._reserve_path)
         # Created with its rights: SQLite would take them from the umask (attacks.md A5).
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._lock = threading.RLock()
         self._depth = 0
+        self._has_ballast = True
         self._connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, cached_statements=64
         )
@@ -82,12 +106,73 @@ class Database:
             raise NewerDatabase(path, version)
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=NORMAL")
+        self._connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
         if version < len(MIGRATIONS):
             with self.transaction():
                 for migration in MIGRATIONS[version:]:
                     for statement in migration:
                         self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+        self._take_room()
+
+    # Room taken beforehand
+
+    def _take_room(self) -> None:
+        """Grow the log, then the ballast; a disk that is full already is no error."""
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(f"{self._path}-wal").st_size >= _LOG_BYTES:
+                    self._make_ballast()
+                    return
+            self._put_ballast(_LOG_BYTES)
+            self._put_ballast(_BALLAST_BYTES)
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.OperationalError as exc:
+            if not _is_full(exc):
+                raise
+            self._has_ballast = False
+            log.warning("%s: no room to keep in reserve: %s", self._path, exc)
+
+    def _make_ballast(self) -> None:
+        rows = self._connection.execute(
+            "SELECT length(body) FROM document WHERE noun=? AND key=?", _BALLAST
+        ).fetchall()
+        if rows != [(_BALLAST_BYTES,)]:
+            self._put_ballast(_BALLAST_BYTES)
+
+    def _put_ballast(self, size: int) -> None:
+        self._connection.execute(
+            "INSERT INTO document (noun, key, body) VALUES (?, ?, zeroblob(?)) "
+            "ON CONFLICT (noun, key) DO UPDATE SET body=excluded.body",
+            (*_BALLAST, size),
+        )
+
+    def _give_up_ballast(self) -> None:
+        log.warning("%s: the disk is full; using the reserve", self._path)
+        self._connection.execute("DELETE FROM document WHERE noun=? AND key=?", _BALLAST)
+        self._has_ballast = False
+
+    def restore_ballast(self) -> None:
+        """Take the room again that was given up, if there is any by now."""
+        with self._lock:
+            if self._has_ballast or self._depth:
+                return
+            with contextlib.suppress(sqlite3.OperationalError):
+                self._put_ballast(_BALLAST_BYTES)
+                self._has_ballast = True
+
+    def _keep_log_room(self) -> None:
+        """Closing removed the log; whoever fills the disk meanwhile must leave it its room."""
+        try:
+            fd = os.open(self._reserve_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                # Piece by piece: on a full disk, what the log has just given back.
+                for start in range(0, _LOG_BYTES + _STEP_BYTES, _STEP_BYTES):
+                    os.posix_fallocate(fd, start, _STEP_BYTES)
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            log.warning("%s: no room to keep in reserve: %s", self._path, exc)
 
     def table(self, noun: str) -> Table:
         return Table(self, noun)
@@ -107,7 +192,7 @@ class Database:
             except BaseException:
                 self._depth -= 1
                 if self._depth == 0:
-                    self._connection.execute("ROLLBACK")
+                    self._roll_back()
                 raise
             self._depth -= 1
             if self._depth == 0:
@@ -116,20 +201,46 @@ class Database:
     def _commit(self) -> None:
         try:
             self._connection.execute("COMMIT")
-        except BaseException:
+        except BaseException as exc:
             # A full disk leaves the transaction open; the next one must find none.
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            self._roll_back()
+            if isinstance(exc, sqlite3.OperationalError) and _is_full(exc):
+                raise NoSpace(self._path) from exc
             raise
 
-    def execute(self, statement: str, *values: str | bytes | None) -> list[tuple[object, ...]]:
-        """Run one statement and fetch all it gives."""
+    def _roll_back(self) -> None:
+        # SQLite ends the transaction by itself on some errors, a full disk among them.
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def execute(
+        self, statement: str, *values: str | bytes | None, may_use_reserve: bool = False
+    ) -> list[tuple[object, ...]]:
+        """Run one statement and fetch all it gives. Raises NoSpace on a full disk."""
         with self._lock:
-            return self._connection.execute(statement, values).fetchall()
+            try:
+                return self._connection.execute(statement, values).fetchall()
+            except sqlite3.OperationalError as exc:
+                if not _is_full(exc):
+                    raise
+                if not may_use_reserve or self._depth or not self._has_ballast:
+                    raise NoSpace(self._path) from exc
+            try:
+                self._give_up_ballast()
+                return self._connection.execute(statement, values).fetchall()
+            except sqlite3.OperationalError as exc:
+                if not _is_full(exc):
+                    raise
+                raise NoSpace(self._path) from exc
 
     def close(self) -> None:
         with self._lock:
             self._connection.close()
+        self._keep_log_room()
+
+
+def _is_full(exc: sqlite3.OperationalError) -> bool:
+    return exc.sqlite_errorcode in _FULL
 
 
 class Table:
@@ -165,24 +276,36 @@ class Table:
             key,
             document,
             name,
+            may_use_reserve=True,
         )
 
     def insert(self, key: str, document: bytes, *, name: str | None = None) -> None:
         """Write a new row; raises NameTaken if the key or the name is there already."""
         self._write(
-            "INSERT INTO document (noun, key, name, body) VALUES (?, ?, ?, ?)", key, document, name
+            "INSERT INTO document (noun, key, name, body) VALUES (?, ?, ?, ?)",
+            key,
+            document,
+            name,
+            may_use_reserve=False,
         )
 
-    def _write(self, statement: str, key: str, document: bytes, name: str | None) -> None:
+    def _write(
+        self, statement: str, key: str, document: bytes, name: str | None, *, may_use_reserve: bool
+    ) -> None:
         try:
-            self._database.execute(statement, self.noun, key, name, document)
+            self._database.execute(
+                statement, self.noun, key, name, document, may_use_reserve=may_use_reserve
+            )
         except sqlite3.IntegrityError as exc:
             holder = (self.key_of(name) if name is not None else None) or key
             raise NameTaken(self.noun, name or key, holder) from exc
 
     def delete(self, key: str) -> None:
         """Remove the row; none there is fine."""
-        self._database.execute("DELETE FROM document WHERE noun=? AND key=?", self.noun, key)
+        self._database.execute(
+            "DELETE FROM document WHERE noun=? AND key=?", self.noun, key, may_use_reserve=True
+        )
+        self._database.restore_ballast()
 
     def items(self) -> list[tuple[str, bytes]]:
         """All rows, by key."""

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from engine.errors import NoSpace
 from engine.storage.database import Database, NameTaken, NewerDatabase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from engine.storage.database import Table
 
 
 @pytest.fixture
@@ -132,3 +135,54 @@ def test_a_newer_database_is_refused_untouched(tmp_path: Path) -> None:
     with pytest.raises(NewerDatabase, match="written by a newer engine"):
         Database(str(path))
     assert path.read_bytes() == before
+
+
+def insert_until_full(table: Table) -> None:
+    for number in range(10_000):
+        table.insert(f"new{number}", b"2" * 20_000)
+
+
+def delete_all(table: Table) -> None:
+    for row in table.items():
+        table.delete(row[0])
+
+
+def test_a_full_disk_still_takes_changes_and_removals(database: Database) -> None:
+    table = database.table("container")
+    table.insert("a", b"1" * 1000, name="web")
+    pages = database.execute("PRAGMA page_count")[0][0]
+    database.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(NoSpace, match="no space left on device"):
+        insert_until_full(table)
+    table.put("a", b"3" * 100_000, name="web")
+    assert table.get("a") == b"3" * 100_000
+    delete_all(table)
+    assert table.items() == []
+    table.insert("b", b"4" * 100_000)
+
+
+def test_the_reserve_is_taken_again_once_there_is_room(database: Database) -> None:
+    table = database.table("container")
+    table.insert("a", b"1")
+    pages = database.execute("PRAGMA page_count")[0][0]
+    database.execute(f"PRAGMA max_page_count={pages}")
+    for _ in range(3):
+        with pytest.raises(NoSpace):
+            insert_until_full(table)
+        table.put("a", b"3" * 100_000)
+        delete_all(table)
+
+
+def test_the_log_keeps_the_room_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "wharf.db"
+    wal, reserve = tmp_path / "wharf.db-wal", tmp_path / "wharf.db.reserve"
+    database = Database(str(path))
+    taken = wal.stat().st_size
+    for number in range(2000):
+        database.table("container").put("a", b"%d" % number * 3000)
+    assert wal.stat().st_size == taken
+    database.close()
+    assert not wal.exists()
+    assert reserve.stat().st_blocks * 512 >= 2 << 20
+    Database(str(path)).close()
+    assert reserve.stat().st_blocks * 512 >= 2 << 20

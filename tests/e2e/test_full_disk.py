@@ -1,0 +1,110 @@
+"""A data-root with no room left: refusals in plain words, and removing is what helps."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import images
+from tests.support.engine import Wharf, named_by_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.beyond
+
+
+@pytest.fixture
+def engine() -> Iterator[Wharf]:
+    """An instance whose data-root is a small filesystem of its own."""
+    if named_by_environment() is not None:
+        pytest.skip("only Wharf is asked for this")
+    wharf = Wharf()
+    wharf.data_root.mkdir()
+    mounted = ("mount", "-t", "tmpfs", "-o", "size=30m", "wharf-full", str(wharf.data_root))
+    subprocess.run(mounted, check=True)
+    try:
+        wharf.start()
+        base = {"busybox:latest": images.busybox()}
+        wharf.docker("load", input=images.docker_archive(base), timeout=120)
+        yield wharf
+        if wharf.process is None:
+            wharf.start()
+        wharf.remove_everything()
+        wharf.stop()
+        log = wharf.log_path.read_text(errors="replace")
+        assert "Traceback" not in log, wharf.log_tail()
+    finally:
+        if wharf.process is not None:
+            wharf.kill()
+        subprocess.run(("umount", "-l", str(wharf.data_root)), check=True)
+        wharf.close()
+
+
+def free_bytes(engine: Wharf) -> int:
+    found = os.statvfs(engine.data_root)
+    return found.f_bavail * found.f_frsize
+
+
+def fill(engine: Wharf) -> None:
+    path = engine.data_root / "filler"
+    with path.open("ab", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return
+
+
+def refused(engine: Wharf, *arguments: str) -> str:
+    ran = engine.docker(*arguments, check=False)
+    text = ran.stderr.decode() if isinstance(ran.stderr, bytes) else ran.stderr
+    assert ran.returncode != 0
+    assert "internal error" not in text
+    return text
+
+
+def test_what_filled_the_disk_can_be_removed(engine: Wharf) -> None:
+    engine.docker("run", "-d", "--name", "kept", "busybox", "sleep", "1000")
+    engine.docker(
+        "run",
+        "-d",
+        "--name",
+        "full",
+        "busybox",
+        "sh",
+        "-c",
+        "head -c 40000000 /dev/zero > /file; sleep 1000",
+    )
+    engine.docker("exec", "full", "sh", "-c", "until ! echo x >> /more; do :; done", check=False)
+    fill(engine)
+    assert free_bytes(engine) == 0
+    for _ in range(3):
+        text = refused(engine, "run", "-d", "busybox", "sh", "-c", "x" * 100_000)
+        assert "no space left on device" in text
+    engine.docker("kill", "kept")
+    assert engine.inspect("kept")["State"]["ExitCode"] == 137
+    engine.docker("rm", "-f", "full")
+    assert free_bytes(engine) > 1 << 20
+    engine.docker("rm", "kept")
+    (engine.data_root / "filler").unlink()
+    engine.docker("run", "--rm", "busybox", "true")
+
+
+def test_a_daemon_starts_on_a_full_disk(engine: Wharf) -> None:
+    engine.docker("run", "-d", "--name", "one", "busybox", "sleep", "1000")
+    engine.docker("run", "-d", "--name", "two", "busybox", "sleep", "1000")
+    fill(engine)
+    engine.kill()
+    engine.start()
+    engine.docker("rm", "-f", "one")
+    fill(engine)
+    engine.stop()
+    fill(engine)
+    engine.start()
+    engine.docker("rm", "-f", "two")
+    assert engine.out("ps", "-aq") == ""
+    (engine.data_root / "filler").unlink()
