@@ -18,7 +18,7 @@ import sys
 
 from engine.linux import capability, cgroup, process, syscalls
 from engine.runtime import protocol
-from engine.runtime.monitor import server
+from engine.runtime.monitor import rehearsal, server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,13 +44,16 @@ def main(fd: int, exec_root: str) -> NoReturn:
     process.keep_only([fd])
     os.set_inheritable(fd, False)
     sock = socket.SocketType(fileno=fd)
-    children = _settle()
+    children = _settle(fd)
     _serve(sock, children, os.path.join(exec_root, "containers"))
     sys.exit(0)
 
 
-def _settle() -> int:
-    """Do once what every monitor would do; the signalfd of children that ended."""
+def _settle(fd: int) -> int:
+    """Do once what every monitor would do; the signalfd of children that ended.
+
+    Every descriptor but that and `fd` is closed.
+    """
     syscalls.set_name("wharf-launcher")
     # What a container could read of a process on its way into it (CVE-2019-5736) starts here.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
@@ -62,6 +65,9 @@ def _settle() -> int:
     cgroup.version()
     capability.last_cap()
     protocol.warm()
+    rehearsal.rehearse(children)
+    # The rehearsal leaves what it opened.
+    process.keep_only([fd, children])
     _settle_memory()
     return children
 
@@ -74,15 +80,11 @@ def _settle_memory() -> None:
     """Leave the heap so that a fork writes to few of the pages that it shares.
 
     A fork's first object of each size would go into some half empty page among those of long ago;
-    with their gaps filled, all new objects lie together in fresh ones. And a lookup of an
-    attribute would drop a reference to whatever name was last in its place of the method cache.
+    with their gaps filled, all new objects lie together in fresh ones.
     """
     gc.collect()
     for size in range(_ALIGNMENT, _SMALL_REQUEST_THRESHOLD + 1, _ALIGNMENT):
         _fill_gaps(size)
-    clear = getattr(sys, "_clear_internal_caches", None) or getattr(sys, "_clear_type_cache", None)
-    if clear is not None:
-        clear()
     gc.freeze()
 
 

@@ -46,7 +46,7 @@ def make_pair() -> tuple[int, int]:
     return ours.detach(), theirs.detach()
 
 
-def send(sock: socket.socket, facts: Facts, fds: list[int]) -> None:
+def send(sock: socket.SocketType, facts: Facts, fds: list[int]) -> None:
     """Blocks; the descriptors stay the caller's."""
     body = marshal.dumps(facts)
     data = memoryview(_HEADER.pack(len(body), len(fds)) + body)
