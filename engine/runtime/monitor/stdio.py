@@ -1,9 +1,11 @@
 """A process's standard streams: pipes or a terminal, its log, and the clients attached.
 
 What the process writes goes to the log and to every client; what clients send goes to its stdin.
-Nothing is dropped and nothing grows without bound: a client's socket that is full is buffered up
-to 1 MB, then the process is not read from until that client takes some. One that holds neither
-stdin nor a terminal is cut off when it takes nothing for 30 s.
+Nothing grows without bound and nothing is lost silently: a client's socket that is full is buffered
+up to 1 MB, then the process is not read from until that client takes some. One that holds neither
+stdin nor a terminal may hold the process only as long as it takes something: when it took nothing
+for 5 to 10 s it is let go. It keeps what waits for it, an error at the end of that says that there
+was more, and process, log and other clients go on.
 """
 
 from __future__ import annotations
@@ -28,12 +30,18 @@ STDOUT, STDERR = 1, 2
 _READ_BYTES = 1 << 16
 _HIGH_BYTES = 1 << 20
 _LOW_BYTES = _HIGH_BYTES // 2
-_STALL_S = 30.0
+# How often a client is looked at that does not take all at once; how many times in a row one that
+# shall end may have taken nothing.
+_TICK_S = 5.0
+_STALL_TICKS = 6
 _LINGER_S = 5.0
 _STDIN_BYTES = 1 << 16
 _DETACH_KEYS = b"\x10\x11"
 # stdcopy: stream, three zero bytes, length (moby api/pkg/stdcopy).
 _FRAME = struct.Struct(">B3xI")
+# A frame of this stream is an error to whoever reads the others (stdcopy.Systemerr).
+_SYSTEM_ERROR = 3
+_LET_GO = b"output was lost: the client did not read it, and the container had to go on"
 _BROKEN = EPOLLHUP | EPOLLERR
 
 
@@ -42,7 +50,9 @@ class Client:
 
     __slots__ = (
         "_events",
+        "_idle_ticks",
         "_input_ended",
+        "_is_let_go",
         "_keys",
         "_matched",
         "_pending",
@@ -69,6 +79,8 @@ class Client:
         self._pending_bytes = 0
         self._sent_bytes = 0
         self._stall: Timer | None = None
+        self._idle_ticks = 0
+        self._is_let_go = False
         self._wants_input = True
         self._input_ended = False
         self._events = EPOLLIN
@@ -82,11 +94,12 @@ class Client:
 
     @property
     def is_full(self) -> bool:
-        return self._pending_bytes > _HIGH_BYTES
+        """The process is to wait."""
+        return self._pending_bytes > _HIGH_BYTES and not self.is_closing
 
     @property
     def has_room(self) -> bool:
-        return self._pending_bytes <= _LOW_BYTES
+        return self._pending_bytes <= _LOW_BYTES or self.is_closing
 
     # Output
 
@@ -147,19 +160,38 @@ class Client:
             self._half_close()
 
     def _arm(self) -> None:
-        """Look again in 30 s whether anything was taken meanwhile."""
+        """Look again whether anything was taken meanwhile."""
         before = self._sent_bytes
 
         def check() -> None:
             self._stall = None
             if not self._pending:
                 return
-            if self._sent_bytes == before and (not self.holds or self.is_closing):
+            self._idle_ticks = self._idle_ticks + 1 if self._sent_bytes == before else 0
+            if self._idle_ticks and self.is_full and not self.holds:
+                self._let_go()
+            if self._has_stalled:
                 self.abort()
             else:
                 self._arm()
 
-        self._stall = self._stdio.loop.call_later(_STALL_S, check)
+        self._stall = self._stdio.loop.call_later(_TICK_S, check)
+
+    @property
+    def _has_stalled(self) -> bool:
+        """One that was let go may come back as long as the process runs: it delays nobody."""
+        is_over = self.is_closing and (not self._is_let_go or self._stdio.is_finished)
+        return is_over and self._idle_ticks >= _STALL_TICKS
+
+    def _let_go(self) -> None:
+        """Give it no more than it was kept, and the reason."""
+        if self.options.multiplexed:
+            frame = _FRAME.pack(_SYSTEM_ERROR, len(_LET_GO)) + _LET_GO
+            self._pending.append(memoryview(frame))
+            self._pending_bytes += len(frame)
+        self._is_let_go = True
+        self.is_closing = True
+        self._stdio.on_room(self)
 
     # Input
 
