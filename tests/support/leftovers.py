@@ -69,10 +69,8 @@ def _cgroups(instance: str) -> list[str]:
 
 def nft_tables(instance: str) -> list[str]:
     """The nftables tables of this network namespace that carry the instance's name."""
-    from pyroute2.nftables.main import NFTables
-
-    with NFTables(nfgen_family=0) as nft:
-        names = [table.get_attr("NFTA_TABLE_NAME") for table in nft.get_tables()]
+    with netlink.Socket(netlink.NETLINK_NETFILTER) as sock:
+        names = nftables.tables(sock, family=0)
     return [f"nft table {name}" for name in names if name == f"wharf-{instance}"]
 
 

@@ -21,6 +21,7 @@ from engine.container.model import (
 )
 from engine.engine import Engine
 from tests.support import images
+from tests.support import leftovers as on_host
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,6 +35,7 @@ class House:
     """An engine that can be closed, killed and opened again on the same data."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self.config = EngineConfig(data_root=str(root / "data"), exec_root=str(root / "run"))
         self.engine: Engine
 
@@ -93,6 +95,11 @@ class House:
             await self.engine.containers.remove(handle.id, force=True, volumes=True)
         await self.engine.close()
 
+    def remove(self) -> None:
+        """The end, however it came to it: nothing of the engine stays on the host."""
+        on_host.remove(self.root, self.config.instance)
+        shutil.rmtree(self.root, ignore_errors=True)
+
 
 async def _one(data: bytes) -> AsyncIterator[bytes]:
     yield data
@@ -115,7 +122,7 @@ async def house() -> AsyncIterator[House]:
             await asyncio.sleep(0.05)
         assert not left, f"left behind: {left}"
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        made.remove()
 
 
 def leftovers(config: EngineConfig) -> list[str]:
@@ -127,8 +134,8 @@ def leftovers(config: EngineConfig) -> list[str]:
     mounts = Path("/proc/self/mountinfo").read_text()
     found += [line for line in mounts.splitlines() if config.data_root in line]
     found += [line for line in mounts.splitlines() if config.exec_root in line]
-    links = os.listdir("/sys/class/net")
-    return found + [name for name in links if name.startswith(f"wh{config.instance[:4]}")]
+    looks = (on_host.links, on_host.cgroups, on_host.nft_tables, on_host.accepts)
+    return found + [line for look in looks for line in look(config.instance)]
 
 
 def in_house(body: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -56,7 +55,7 @@ def test_what_ran_goes_on_and_what_ended_is_known() -> None:
     try:
         asyncio.run(after(*_kill_the_first(root)))
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        house.remove()
 
 
 async def _check(house: House, short_exec: str, long_exec: str) -> None:
