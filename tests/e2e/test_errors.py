@@ -1,6 +1,7 @@
 """Refusals: the status and the sentence of each, as dockerd 28.5.2 gives them.
 
-`refusals.json` has a row a request: method, path, body, status, sentence.
+`refusals.json` has a row a request: method, path, body, status, sentence; `{cpus}` in a sentence
+stands for the CPUs of this machine.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
+
+from tests.support import host
 
 if TYPE_CHECKING:
     from tests.support.engine import Engine
@@ -26,6 +29,6 @@ def test_refusal(
     headers = {} if body is None else {"Content-Type": "application/json"}
     data = None if body is None else body.encode()
     reply = engine.call(method, quote(path, safe="/?=&:%"), data, headers=headers)
-    assert reply.message == sentence
+    assert reply.message == sentence.replace("{cpus}", host.online_cpus())
     # where dockerd blames itself for a mistake of the user, Wharf answers 400
     assert reply.status == status or (engine.is_wharf and (status, reply.status) == (500, 400))
