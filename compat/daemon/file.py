@@ -22,7 +22,6 @@ LIMIT_BYTES = 16 * 1024 * 1024
 """More than anybody writes into such a file; what is longer is not read."""
 
 _NESTED = "proxies"
-_SKIPPED = frozenset({"allow-nondistributable-artifacts", "deprecated-key-path"})
 
 
 class FileError(Exception):

@@ -49,10 +49,6 @@ class Listener:
     path: str = ""
     inode: int = 0
 
-    @property
-    def is_tcp(self) -> bool:
-        return self.socket.family != socket.AF_UNIX
-
     def close(self) -> None:
         if self.path:
             with contextlib.suppress(FileNotFoundError):

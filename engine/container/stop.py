@@ -10,7 +10,7 @@ import msgspec
 
 from engine import offload
 from engine.container import signals
-from engine.container.model import WaitCondition
+from engine.container.model import Status, WaitCondition
 from engine.container.publish import publish
 from engine.container.state import ACTIVE, Event, next_status
 from engine.errors import EngineError
@@ -79,7 +79,7 @@ async def send(rooms: Rooms, handle: Handle, signo: int) -> None:
             await handle.task.signal(signo)
         except ProcessLookupError:
             return  # it ended by itself; its exit is on the way
-        if state.status == "paused" and _ends(handle, signo):
+        if state.status is Status.PAUSED and _ends(handle, signo):
             await offload.kernel(cgroup.thaw, handle.container.cgroup_path)
             await _set_paused(rooms, handle, Event.UNPAUSE)
     publish(rooms.events, handle.container, "kill", signal=str(signo))

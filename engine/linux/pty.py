@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import errno
 import fcntl
 import os
@@ -44,10 +43,3 @@ def adopt(fd: int) -> None:
     fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
     for standard in (0, 1, 2):
         os.dup2(fd, standard, inheritable=True)
-
-
-def unread_bytes(fd: int) -> int:
-    """FIONREAD: how much can be read now."""
-    buffer = array.array("i", [0])
-    fcntl.ioctl(fd, termios.FIONREAD, buffer)
-    return buffer[0]

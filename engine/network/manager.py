@@ -111,13 +111,6 @@ class Networks:
         if self._firewall is not None:
             await offload.kernel(self._firewall.close)
 
-    async def remove_engine(self) -> None:
-        """As `close_engine`, for a caller who knows that nothing runs any more."""
-        await self.close_engine()
-        await self._remove_from_host()
-        if self._firewall is not None:
-            await offload.kernel(self._firewall.close)
-
     async def _remove_from_host(self) -> None:
         try:
             if self._firewall is not None:

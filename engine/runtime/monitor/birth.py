@@ -74,10 +74,6 @@ class Birth:
         except OSError:
             return  # it died: the end of file says so
 
-    def give_up(self) -> None:
-        """Without its other end the child ends by itself."""
-        self._close()
-
     def _close(self) -> None:
         if self._channel.fileno() >= 0:
             self._loop.remove(self._channel.fileno())
