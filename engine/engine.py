@@ -174,7 +174,7 @@ class Engine:
 
 
 def _make_directories(config: EngineConfig) -> None:
-    """Closed to others from the first instant (attack case A5)."""
+    """Closed to others from the first instant."""
     for path, mode in (
         (config.data_root, 0o710),
         (os.path.join(config.data_root, "containers"), 0o710),

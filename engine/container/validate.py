@@ -1,7 +1,7 @@
 """What dockerd finds wrong with a create request before it does anything.
 
 Pure: sentences and order are those of moby daemon/container.go and daemon_unix.go; on top stand
-the refusals of what would be written raw into files (attack case A8).
+the refusals of what would be written raw into files.
 """
 
 from __future__ import annotations

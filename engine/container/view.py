@@ -131,7 +131,7 @@ def _has_ended(pidfd: int) -> bool:
 def read_file(root: int, name: str, limit_bytes: int = LARGEST_FILE_BYTES) -> bytes:
     """A regular file beneath `root`; b"" if there is none.
 
-    Raises InvalidParameter for what is no regular file or far too large (attack case R9).
+    Raises InvalidParameter for what is no regular file or far too large.
     """
     try:
         return path.read_in_root(root, name, limit_bytes=limit_bytes)

@@ -403,7 +403,7 @@ def test_connecting_reads_the_network_from_the_path(tmp_path: Path) -> None:
 
 
 def test_many_hostile_bodies_leave_the_server_well(tmp_path: Path) -> None:
-    """Attack case A2: each is a 400 with a message, never a 500."""
+    """Each is a 400 with a message, never a 500."""
     bodies = [
         b"[" * 100_000,
         b'{"a":' * 100_000,

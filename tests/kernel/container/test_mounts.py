@@ -115,7 +115,7 @@ async def test_shared_memory_between_two(house: House) -> None:
 
 @in_house
 async def test_a_passwd_that_is_a_fifo(house: House) -> None:
-    """Attack case R9: an error at once, not a wait for a writer."""
+    """An error at once, not a wait for a writer."""
     ref = await house.create("true", user="bob")
     upper = house.engine.containers._rooms.snapshots.upper(ref)
     os.makedirs(os.path.join(upper, "etc"), exist_ok=True)
@@ -126,7 +126,7 @@ async def test_a_passwd_that_is_a_fifo(house: House) -> None:
 
 @in_house
 async def test_a_passwd_that_points_at_the_host(house: House) -> None:
-    """Attack case R9: links are resolved within the container."""
+    """Links are resolved within the container."""
     ref = await house.create("true", user="hostuser")
     secret = os.path.join(house.config.data_root, "secret")
     _write(secret, "hostuser:x:0:0::/:/bin/sh\n")

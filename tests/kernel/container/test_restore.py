@@ -135,7 +135,6 @@ async def test_two_engines_never_share_a_root(house: House) -> None:
 
 @in_house
 async def test_directories_are_closed_to_others(house: House) -> None:
-    """Attack case A5."""
     for path in (house.config.data_root, house.config.exec_root):
         assert os.stat(path).st_mode & 0o007 == 0, path
     assert os.stat(os.path.join(house.config.data_root, "wharf.db")).st_mode & 0o077 == 0
