@@ -11,13 +11,12 @@ import errno
 import os
 import re
 import secrets
-import shutil
 import socket
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from engine.errors import InvalidParameter
-from engine.linux import mount, syscalls
+from engine.linux import mount, syscalls, tree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +76,7 @@ def remove(root: str, name: str) -> None:
         os.rename(os.path.join(root, name), rubbish)
     except FileNotFoundError:
         return
-    shutil.rmtree(rubbish)
+    tree.remove(rubbish)
 
 
 def sweep(root: str) -> None:
@@ -85,7 +84,8 @@ def sweep(root: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(root):
             if name.startswith(_RUBBISH):
-                shutil.rmtree(os.path.join(root, name), ignore_errors=True)
+                with contextlib.suppress(OSError):  # it stays for the next time
+                    tree.remove(os.path.join(root, name))
 
 
 def names(root: str) -> list[str]:
