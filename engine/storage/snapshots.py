@@ -36,6 +36,7 @@ different stacks is unpacked once, as long as nothing in it depends on what lies
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -69,6 +70,12 @@ LARGEST_OPTIONS_BYTES = 4095
 """mount(2) copies one page of options, the last byte of it a NUL."""
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_BASE = "base/diff"
+_OWN_FOLDERS = frozenset(("base", "l", "stage", "trash"))
+# What every container finds even if its image has none (moby daemon/initlayer/setup_unix.go).
+_BASE_DIRECTORIES = ("dev", "dev/pts", "dev/shm", "etc", "proc", "sys")
+_BASE_FILES = (".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/resolv.conf")
+_BASE_LINKS = (("etc/mtab", "/proc/mounts"),)
 _LINK_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _LINK_LENGTH = 8
 
@@ -196,6 +203,24 @@ class StagedLayer:
         tree.remove(self.staged.folder)
 
 
+def _make_base(root: str) -> None:
+    """The layer below all others of a container. Being lowest, it changes nothing of an image."""
+    if os.path.exists(os.path.join(root, _BASE_FILES[0])):
+        return
+    for name in ("", *_BASE_DIRECTORIES):
+        path = os.path.join(root, name)
+        os.makedirs(path, exist_ok=True)
+        os.chmod(path, 0o755)
+    for name, target in _BASE_LINKS:
+        with contextlib.suppress(FileExistsError):
+            os.symlink(target, os.path.join(root, name))
+    # The first of the files comes last: it says that all are there.
+    for name in reversed(_BASE_FILES):
+        fd = os.open(os.path.join(root, name), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o755)
+        os.fchmod(fd, 0o755)
+        os.close(fd)
+
+
 class Snapshots:
     """The one snapshotter. Thread-safe; all rows are kept in memory too."""
 
@@ -206,6 +231,7 @@ class Snapshots:
         self._links = os.path.join(self.root, "l")
         for folder in (self.root, self._stage, self._trash, self._links):
             os.makedirs(folder, mode=0o710, exist_ok=True)
+        _make_base(os.path.join(self.root, _BASE))
         self._database = database
         self._layer_rows = database.table("layer")
         self._snapshot_rows = database.table("snapshot")
@@ -460,7 +486,7 @@ class Snapshots:
 
         Raises LayerMissing; FileExistsError if the key is taken.
         """
-        if not _KEY.fullmatch(key) or key in ("l", "stage", "trash"):
+        if not _KEY.fullmatch(key) or key in _OWN_FOLDERS:
             raise ValueError(f"unusable snapshot key {key!r}")
         with self._lock:
             if parent is not None:
@@ -497,10 +523,8 @@ class Snapshots:
 
     def mounts(self, key: str) -> list[Mount]:
         """What to mount at the container's root; nothing is mounted here."""
-        own = os.path.join(self.root, key)
-        lowers = self._lowers(self._snapshot(key).parent)
-        if not lowers:
-            return [Mount("bind", f"{own}/diff", ("rbind", "rw"))]
+        links = self._lowers(self._snapshot(key).parent)
+        lowers = [*(f"l/{link}" for link in links), _BASE]
         return [self._overlay(lowers, (f"{key}/diff", f"{key}/work"))]
 
     def view_mounts(self, parent: ChainId) -> list[Mount]:
@@ -508,7 +532,7 @@ class Snapshots:
         lowers = self._lowers(parent)
         if len(lowers) == 1:
             return [Mount("bind", os.path.join(self._links, lowers[0]), ("rbind", "ro"))]
-        return [self._overlay(lowers, None)]
+        return [self._overlay([f"l/{link}" for link in lowers], None)]
 
     def _lowers(self, parent: ChainId | None) -> list[str]:
         """The links of the stack, topmost first.
@@ -525,7 +549,7 @@ class Snapshots:
 
     def _overlay(self, lowers: list[str], own: tuple[str, str] | None) -> Mount:
         def options(base: str) -> tuple[str, ...]:
-            stack = ":".join(f"{base}l/{link}" for link in lowers)
+            stack = ":".join(f"{base}{lower}" for lower in lowers)
             upper = (f"upperdir={base}{own[0]}", f"workdir={base}{own[1]}") if own else ()
             return (f"lowerdir={stack}", *upper)
 
@@ -535,10 +559,11 @@ class Snapshots:
         return Mount("overlay", "overlay", options(""), base=self.root)
 
     def directories(self, key: str) -> dict[str, str]:
-        """GraphDriver.Data of a container; dockerd gives one a layer -init that we need not."""
+        """GraphDriver.Data of a container; one base serves all, dockerd makes each its own."""
         own = os.path.join(self.root, key)
+        lowers = [self._lower_dir(self._snapshot(key).parent), os.path.join(self.root, _BASE)]
         found = {
-            "LowerDir": self._lower_dir(self._snapshot(key).parent),
+            "LowerDir": ":".join(filter(None, lowers)),
             "MergedDir": f"{own}/merged",
             "UpperDir": f"{own}/diff",
             "WorkDir": f"{own}/work",
@@ -572,7 +597,7 @@ class Snapshots:
     def remove(self, key: str) -> None:
         """Remove a container's directory; none there is fine."""
         with self._lock:
-            if not _KEY.fullmatch(key) or key in ("l", "stage", "trash"):
+            if not _KEY.fullmatch(key) or key in _OWN_FOLDERS:
                 return
             if any(found.folder == key for found in self._layers.values()):
                 return
@@ -595,7 +620,7 @@ class Snapshots:
             known = {found.folder for found in self._layers.values()} | set(self._snapshots)
             links = {found.link for found in self._layers.values()}
         for name in os.listdir(self.root):
-            if name not in known and name not in ("l", "stage", "trash"):
+            if name not in known and name not in _OWN_FOLDERS:
                 log.info("removing %s, which nothing refers to", name)
                 self._throw_away(os.path.join(self.root, name))
         for name in os.listdir(self._links):

@@ -49,6 +49,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning
 
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)
 
+BASE = {".dockerenv", "dev", "etc", "proc", "sys"}
+"""What a container's root has even above an image that is empty."""
+
 
 def digest_of(data: bytes) -> DiffId:
     return DiffId("sha256:" + hashlib.sha256(data).hexdigest())
@@ -479,8 +482,8 @@ def test_the_same_tar_is_unpacked_once(stores: Stores, tmp_path: Path) -> None:
     assert alone.folder == upon.folder == twice.folder
     assert len(stores.folders()) == 2
     stores.snapshots.prepare("c", twice.chain_id)
-    found = mounted(stores.snapshots.mounts("c"), lambda r: sorted(os.listdir(r)), tmp_path / "m")
-    assert found == ["a", "o"]
+    found = mounted(stores.snapshots.mounts("c"), lambda r: {*os.listdir(r)}, tmp_path / "m")
+    assert found - BASE == {"a", "o"}
     assert stores.snapshots.release(alone.chain_id, top_layers=()) == [alone]
     assert stores.tar(upon) == archive
 
@@ -490,7 +493,9 @@ def test_a_stack_as_deep_as_may_be(stores: Stores, tmp_path: Path) -> None:
     for n in range(128):
         parent = stores.extract(tar({f"f{n}": file(b"x")}), parent).chain_id
     stores.snapshots.prepare("deep", parent)
-    found = mounted(stores.snapshots.mounts("deep"), lambda r: len(os.listdir(r)), tmp_path / "m")
+    found = mounted(
+        stores.snapshots.mounts("deep"), lambda r: len({*os.listdir(r)} - BASE), tmp_path / "m"
+    )
     assert found == 128
     with pytest.raises(TooDeep, match="max depth exceeded"):
         stores.extract(tar({"more": file()}), parent)
@@ -551,3 +556,17 @@ def test_a_sweep_takes_what_nobody_needs(stores: Stores) -> None:
     assert stores.snapshots.sweep_layers(()) == [alone]
     assert stores.folders() == set()
     assert os.listdir(os.path.join(stores.snapshots.root, "l")) == []
+
+
+def test_what_every_container_finds_is_not_its_own(stores: Stores, tmp_path: Path) -> None:
+    stores.snapshots.prepare("bare", None)
+
+    def look(root: str) -> tuple[list[str], str, int]:
+        etc = os.path.join(root, "etc")
+        mode = stat.S_IMODE(os.stat(os.path.join(root, ".dockerenv")).st_mode)
+        return sorted(os.listdir(etc)), os.readlink(os.path.join(etc, "mtab")), mode
+
+    found = mounted(stores.snapshots.mounts("bare"), look, tmp_path / "m")
+    assert found == (["hostname", "hosts", "mtab", "resolv.conf"], "/proc/mounts", 0o755)
+    assert os.listdir(stores.snapshots.upper("bare")) == []
+    assert stores.snapshots.usage("bare") == 0
