@@ -47,7 +47,8 @@ def inspect(view: model.ContainerView, *, short_id_is_alias: bool) -> wire.Conta
         resolv_conf_path=container.resolv_conf_path,
         hostname_path=container.hostname_path,
         hosts_path=container.hosts_path,
-        log_path=container.log_path,
+        # dockerd chooses it at the first start.
+        log_path=container.log_path if container.state.started_ns else "",
         name=f"/{container.name}",
         restart_count=container.state.restart_count,
         driver=DRIVER,

@@ -40,6 +40,7 @@ def complete(
     return msgspec.structs.replace(
         host_config,
         resources=resources,
+        security_opt=_security_opt(host_config),
         shm_size_bytes=host_config.shm_size_bytes or config.default_shm_size_bytes,
         ipc_mode=_resolve(host_config.ipc_mode, find_id) or config.default_ipc_mode,
         pid_mode=_resolve(host_config.pid_mode, find_id),
@@ -57,6 +58,15 @@ def _resolve(mode: str, find_id: Callable[[str], str]) -> str:
     """A container is named by its id from here on, so that it may be renamed."""
     ref = modes.other(mode)
     return modes.shared_with(find_id(ref)) if ref else mode
+
+
+def _security_opt(host_config: HostConfig) -> tuple[str, ...] | None:
+    """What shares the host's processes or IPC has no label of its own (generateSecurityOpt)."""
+    asked = host_config.security_opt
+    is_open = host_config.privileged or "host" in (host_config.ipc_mode, host_config.pid_mode)
+    if not is_open or any(each.partition("=")[0] == "label" for each in asked or ()):
+        return asked
+    return (*(asked or ()), "label=disable")
 
 
 def _network_mode(mode: str) -> str:

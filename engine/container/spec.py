@@ -251,8 +251,11 @@ def _asked_mounts(container: Container, around: Surroundings) -> list[oci.Mount]
     ]
     asked = sorted([*tmpfs, *points], key=lambda mount: mounts.depth(mount.destination))
     taken = {mount.destination for mount in asked}
+    # moby container_unix.go NetworkMounts: written by the engine, and with the root read-only.
+    is_read_only = container.host_config.readonly_rootfs
+    options = ("rbind", "ro", "rprivate") if is_read_only else ("rbind", "rprivate")
     files = [
-        _bind(target, source, ("rbind", "rprivate"))
+        _bind(target, source, options)
         for target, source in around.network_files.items()
         if target not in taken
     ]

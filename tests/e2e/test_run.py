@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import resource
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -597,3 +598,47 @@ def test_a_process_that_ends_at_once_never_hangs(engine: Engine) -> None:
     for _ in range(10):
         assert engine.docker("run", "--rm", "busybox", "true").returncode == 0
     assert time.monotonic() - started < 60
+
+
+def test_every_container_finds_what_dockerd_makes(engine: Engine) -> None:
+    looked = "stat -c '%n %A %s' /.dockerenv; readlink /etc/mtab"
+    found = engine.out("run", "--rm", "busybox", "sh", "-c", looked)
+    assert found.splitlines() == ["/.dockerenv -rwxr-xr-x 0", "/proc/mounts"]
+
+
+@pytest.mark.parametrize("path", ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"])
+def test_a_read_only_root_holds_for_the_engines_own_files(engine: Engine, path: str) -> None:
+    touch = ("busybox", "touch", path)
+    done = engine.docker("run", "--rm", "--read-only", *touch, check=False)
+    assert done.returncode == 1
+    assert b"Read-only file system" in done.stderr
+    engine.docker("run", "--rm", *touch)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ((), None),
+        (("--privileged",), ["label=disable"]),
+        (("--pid", "host"), ["label=disable"]),
+        (
+            ("--ipc", "host", "--security-opt", "seccomp=unconfined"),
+            ["seccomp=unconfined", "label=disable"],
+        ),
+        (("--privileged", "--security-opt", "label=level:s0"), ["label=level:s0"]),
+    ],
+)
+def test_a_created_container_as_inspect_shows_it(
+    engine: Engine, name: str, flags: tuple[str, ...], expected: list[str] | None
+) -> None:
+    engine.docker("create", "--name", name, *flags, "busybox", "true")
+    shown = engine.inspect(name)
+    assert shown["HostConfig"]["SecurityOpt"] == expected
+    assert shown["LogPath"] == ""
+    engine.docker("start", "-a", name)
+    assert engine.inspect(name)["LogPath"].endswith("-json.log")
+
+
+def test_the_open_files_of_a_container_are_the_daemons_own(engine: Engine) -> None:
+    soft, hard = engine.out("run", "--rm", "busybox", "sh", "-c", "ulimit -n; ulimit -Hn").split()
+    assert (int(soft), int(hard)) == resource.getrlimit(resource.RLIMIT_NOFILE)
