@@ -132,3 +132,23 @@ def running(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
+
+
+@pytest.fixture
+def built(engine: Engine, name: str) -> Iterator[Callable[..., str]]:
+    """Loads an image of busybox and some more files; its tag."""
+    tags: list[str] = []
+
+    def build(*trees: images.Tree, **config: object) -> str:
+        tag = f"{name}:{len(tags)}"
+        tags.append(tag)
+        engine.docker(
+            "load", input=images.docker_archive({tag: images.on_busybox(*trees, config=config)})
+        )
+        return tag
+
+    yield build
+    for tag in tags:
+        for ref in engine.out("ps", "-aq", "--filter", f"ancestor={tag}").split():
+            engine.docker("rm", "-f", ref, check=False)
+        engine.docker("rmi", "-f", tag, check=False)

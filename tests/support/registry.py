@@ -251,6 +251,13 @@ class Registry:
         repo = self._repository(repository)
         return repo.manifests[repo.tags.get(ref, ref)][1]
 
+    def offer(self, reference: str, manifest: bytes, media_type: str) -> None:
+        """Keep a manifest as it is, however wrong, and call it `media_type` in its answers."""
+        name, _, tag = reference.rpartition(":")
+        repo = self._repository(name)
+        repo.manifests[sha256(manifest)] = (media_type, manifest)
+        repo.tags[tag] = sha256(manifest)
+
     def fault(self, method: str, path: str, fault: Fault, *, times: int = 1 << 30) -> None:
         """From now on answer `times` requests whose path contains the pattern `path` like this."""
         self._faults.append(_Armed(method, re.compile(path), fault, times))

@@ -1,0 +1,158 @@
+"""More output than anyone wanted, and disks with no room; ids as in the list of attack cases."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.conftest import running, wait_for_nothing
+from tests.support import images, leftovers
+from tests.support.engine import Wharf, named_by_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.engine import Engine
+
+# Wharf rotates logs unless told otherwise.
+WHOLE_LOG = ["--log-opt", "max-size=1g"]
+STREAMED_MB = int(os.environ.get("WHARF_TEST_STREAM_MB", "256"))
+
+
+@pytest.mark.stock
+def test_a7_a_flood_of_lines_leaves_others_served(engine: Engine, name: str) -> None:
+    engine.docker(
+        "run", "-d", "--name", name, *WHOLE_LOG, "busybox", "sh", "-c", "timeout 2 yes; exit 4"
+    )
+    slowest = 0.0
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        started = time.monotonic()
+        state = engine.call("GET", f"/containers/{name}/json").json()["State"]
+        slowest = max(slowest, time.monotonic() - started)
+        if not state["Running"]:
+            break
+        time.sleep(0.05)
+    assert (state["Status"], state["ExitCode"]) == ("exited", 4)
+    assert slowest < 2
+    lines = engine.docker("logs", "--tail", "100000", name).stdout
+    assert lines == b"y\n" * 100_000
+
+
+@pytest.mark.stock
+def test_a7_a_line_of_a_hundred_megabytes(engine: Engine, name: str) -> None:
+    size = 100_000_000
+    script = f"head -c {size} /dev/zero | tr '\\0' x; exit 6"
+    engine.docker("run", "-d", "--name", name, *WHOLE_LOG, "busybox", "sh", "-c", script)
+    assert engine.out("wait", name, timeout=90) == "6"
+    with running(engine.popen("logs", name, stdout=subprocess.PIPE)) as logs:
+        assert logs.stdout is not None
+        seen = 0
+        while chunk := logs.stdout.read(1 << 20):
+            assert chunk.count(b"x") == len(chunk)
+            seen += len(chunk)
+    assert seen == size
+
+
+@pytest.mark.stock
+def test_a7_binary_output_is_attached_to_as_it_is(engine: Engine, name: str) -> None:
+    """Its log has replacement characters where the bytes are no text, and each line is whole."""
+    script = "head -c 1000000 /dev/urandom > /x; md5sum < /x >&2; cat /x"
+    done = engine.docker("run", "--name", name, "busybox", "sh", "-c", script)
+    assert hashlib.md5(done.stdout).hexdigest() == done.stderr.split()[0].decode()
+    logged = engine.docker("logs", name)
+    assert logged.stderr == done.stderr
+    assert logged.stdout.count(b"\n") == done.stdout.count(b"\n")
+    assert logged.stdout.decode().count("\ufffd") > 100_000
+
+
+@pytest.mark.stock
+def test_what_goes_in_comes_out_the_same(engine: Engine) -> None:
+    """`run -i cat` with WHARF_TEST_STREAM_MB megabytes."""
+    block = os.urandom(1 << 20)
+    sent, received = hashlib.sha256(), hashlib.sha256()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with running(
+        engine.popen("run", "-i", "--rm", "--log-driver", "none", "busybox", "cat", **pipes)
+    ) as cat:
+        assert cat.stdin is not None
+        assert cat.stdout is not None
+        writer = os.fork()
+        if writer == 0:
+            with contextlib.suppress(OSError):
+                for _ in range(STREAMED_MB):
+                    cat.stdin.write(block)
+                cat.stdin.close()
+            os._exit(0)
+        cat.stdin.close()
+        for _ in range(STREAMED_MB):
+            sent.update(block)
+        count = 0
+        while chunk := cat.stdout.read(1 << 20):
+            received.update(chunk)
+            count += len(chunk)
+        os.waitpid(writer, 0)
+        assert cat.wait(30) == 0
+    assert count == STREAMED_MB << 20
+    assert received.digest() == sent.digest()
+
+
+# A disk with no room
+
+
+@pytest.fixture
+def small() -> Iterator[Wharf]:
+    """An instance whose data lies on a disk of 40 MB."""
+    if named_by_environment() is not None:
+        pytest.skip("only Wharf is asked for this")
+    wharf = Wharf()
+    wharf.data_root.mkdir(mode=0o710)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40m,mode=710", "wharf-test", str(wharf.data_root)]
+    subprocess.run(mount, check=True)
+    try:
+        wharf.start()
+        base = {"busybox:latest": images.busybox()}
+        wharf.docker("load", input=images.docker_archive(base), timeout=120)
+        yield wharf
+        if wharf.process is not None:
+            wharf.stop()
+    finally:
+        if wharf.process is not None:
+            wharf.kill()
+        leftovers.kill(wharf.root, wharf.instance)
+        subprocess.run(["umount", "-l", str(wharf.data_root)], check=False)
+        leftovers.remove(wharf.root, wharf.instance)
+        wharf.close()
+    left = wait_for_nothing(lambda: leftovers.of(wharf.root, wharf.instance))
+    assert not left, "\n".join(left)
+
+
+@pytest.mark.beyond
+def test_a7_a_full_disk_can_be_freed(small: Wharf) -> None:
+    """The container whose log filled it goes on, can be removed, and then all is as before."""
+    flood = "head -c 60000000 /dev/zero | tr '\\0' '\\n'; exit 3"
+    small.docker("run", "-d", "--name", "full", "busybox", "sh", "-c", flood)
+    assert small.out("wait", "full", timeout=90) == "3"
+    filler = small.data_root / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as rest:
+        while rest.write(bytes(4096)):
+            pass
+    for refused in (
+        small.call("POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"]}),
+        small.call("POST", "/volumes/create", {"Name": "more"}),
+        small.call("POST", "/networks/create", {"Name": "more"}),
+    ):
+        if refused.status >= 400:
+            assert "no space left on device" in refused.message.lower(), refused.message
+    assert small.inspect("full")["State"]["ExitCode"] == 3
+    small.docker("rm", "-f", "full")
+    filler.unlink()
+    assert small.call("GET", "/containers/full/json").status == 404
+    assert small.out("run", "--rm", "busybox", "echo", "again") == "again"
+    assert "Traceback" not in small.log_path.read_text(errors="replace"), small.log_tail()
