@@ -248,6 +248,30 @@ def test_dns_flags(engine: Engine) -> None:
     assert lines == ["nameserver 9.9.9.9", "search example.test", "options ndots:2"]
 
 
+def test_the_hosts_file_follows_a_containers_networks(engine: Engine, name: str) -> None:
+    networks = [f"{name}-{letter}" for letter in "ab"]
+    for network in networks:
+        engine.docker("network", "create", network)
+    first, second = networks
+    engine.docker("run", "-d", "-h", "web", "--name", name, "--network", first, "busybox", *SERVER)
+
+    def named_web() -> list[str]:
+        lines = engine.out("exec", name, "cat", "/etc/hosts").splitlines()
+        return [line.split()[0] for line in lines if line.split()[1:] == ["web"]]
+
+    def address(network: str) -> str:
+        return str(engine.inspect(name)["NetworkSettings"]["Networks"][network]["IPAddress"])
+
+    assert named_web() == [address(first)]
+    engine.docker("network", "connect", second, name)
+    assert named_web() == [address(first), address(second)]
+    assert "default via" in engine.out("exec", name, "ip", "route")
+    engine.docker("network", "disconnect", first, name)
+    assert named_web() == [address(second)]
+    gateway = engine.inspect(name)["NetworkSettings"]["Networks"][second]["Gateway"]
+    assert f"default via {gateway} " in engine.out("exec", name, "ip", "route")
+
+
 def test_network_none(engine: Engine) -> None:
     out = engine.out("run", "--rm", "--network", "none", "busybox", "ls", "/sys/class/net")
     assert "eth0" not in out
