@@ -316,7 +316,7 @@ def untruths(engine: Wharf, stopped: set[str]) -> list[str]:
     named = {mount["Name"] for one in found for mount in one["Mounts"]}
     volumes = {v["Name"] for v in engine.call("GET", "/volumes").json()["Volumes"] or []}
     nets = {path.name[:12] for path in (engine.exec_root / "netns").iterdir()}
-    # TODO: a kill at the wrong moment leaves anonymous volumes; to be asserted when boot sweeps them.
+    # TODO: assert this once a boot sweeps the anonymous volumes that a kill left.
     if volumes - named:
         print(f"{len(volumes - named)} volumes of no container")
     wrong += [f"volume {name} is gone" for name in named - volumes]
