@@ -27,7 +27,9 @@ BUILTIN = ("", "builtin")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """`seccomp` is the file of the compiled filter, None to run without one."""
+    """`seccomp` is the file of the compiled filter and the flags to load it with, None to run
+    without one.
+    """
 
     rootfs: list[Mount]
     user: user.User
@@ -36,7 +38,7 @@ class Findings:
     devices: list[oci.Device]
     device_rules: tuple[oci.DeviceRule, ...]
     sources: dict[str, str]
-    seccomp: str | None
+    seccomp: tuple[str, int] | None
     shm_source: str
     apparmor_profile: str
 
@@ -141,7 +143,7 @@ def _ensure_source(rooms: Rooms, point: MountPoint) -> None:
 
 
 def _beneath(directory: str, subpath: str) -> str:
-    """The place inside a volume or image, links resolved within it (attack case C7)."""
+    """The place inside a volume or image, links resolved within it."""
     root = paths.open_root(directory)
     try:
         fd = paths.open_in_root(root, subpath)
@@ -202,8 +204,8 @@ def _seccomp(
     container: Container,
     options: security.SecurityOptions,
     granted: tuple[str, ...],
-) -> str | None:
-    """The compiled filter's file, made once for each profile and set of capabilities."""
+) -> tuple[str, int] | None:
+    """The compiled filter's file, made once for each profile and set of capabilities; flags."""
     if container.host_config.privileged:
         return None
     profile = options.seccomp or rooms.config.seccomp_profile
@@ -212,10 +214,12 @@ def _seccomp(
     text = b"" if profile in BUILTIN else _profile_text(profile, options)
     digest = hashlib.sha256(b"\0".join([text, ",".join(sorted(granted)).encode()])).hexdigest()
     file = os.path.join(rooms.config.exec_root, "seccomp", digest)
+    parsed = seccomp.parse(text) if text else seccomp.default_profile()
     if not os.path.exists(file):
-        parsed = seccomp.parse(text) if text else seccomp.default_profile()
         atomic.write_file(file, seccomp.compile(parsed, capabilities=frozenset(granted)))
-    return file if os.path.getsize(file) else None  # a profile may ask for no filter at all
+    if not os.path.getsize(file):
+        return None  # a profile may ask for no filter at all
+    return file, seccomp.filter_flags(parsed)
 
 
 def _profile_text(profile: str, options: security.SecurityOptions) -> bytes:

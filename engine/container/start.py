@@ -229,7 +229,8 @@ def _bundle(rooms: Rooms, container: Container, found: Findings, sandbox: Sandbo
             }
             for mount in found.rootfs
         ],
-        seccomp=found.seccomp,
+        seccomp=found.seccomp[0] if found.seccomp else None,
+        seccomp_flags=found.seccomp[1] if found.seccomp else None,
         log=logconfig.plan(
             host_config.log_config,
             container.log_path,

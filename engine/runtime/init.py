@@ -59,7 +59,8 @@ class Confinement:
         self.process: Json = bundle.spec["process"]
         self.cgroup_path: str = bundle.spec.get("linux", {}).get("cgroupsPath") or ""
         self.seccomp = bundle.seccomp
-        self.flags = syscalls.SECCOMP_FILTER_FLAG_SPEC_ALLOW
+        flags = bundle.seccomp_flags
+        self.flags = syscalls.SECCOMP_FILTER_FLAG_SPEC_ALLOW if flags is None else flags
 
 
 # The two sequences

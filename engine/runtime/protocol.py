@@ -115,7 +115,8 @@ class Bundle(Document):
     `spec` is runtime-spec JSON; `linux.cgroupsPath` is relative to the cgroup roots and
     `root.path` an empty directory that init mounts `rootfs` on, in the container's own mount
     namespace. `seccomp` is the file of a compiled filter; if it is None no filter is loaded,
-    whatever `linux.seccomp` says. `log` is {"driver", "path", "max_size", "max_file", "attrs"};
+    whatever `linux.seccomp` says; `seccomp_flags` are SECCOMP_FILTER_FLAG_*, None for SPEC_ALLOW as
+    runc has it. `log` is {"driver", "path", "max_size", "max_file", "compress", "attrs"};
     sizes in bytes, -1 for no limit. `console_size` is [height, width]. The last three are kept for
     later versions of this document.
     """
@@ -131,6 +132,7 @@ class Bundle(Document):
         "restart",
         "rootfs",
         "seccomp",
+        "seccomp_flags",
         "spec",
         "stdin_once",
         "tty",
@@ -143,6 +145,7 @@ class Bundle(Document):
         spec: Json,
         rootfs: list[Json] | None = None,
         seccomp: str | None = None,
+        seccomp_flags: int | None = None,
         log: Json | None = None,
         tty: bool = False,
         open_stdin: bool = False,
@@ -157,6 +160,7 @@ class Bundle(Document):
         self.spec = spec
         self.rootfs = rootfs or []
         self.seccomp = seccomp
+        self.seccomp_flags = seccomp_flags
         self.log = log or {"driver": "none"}
         self.tty = tty
         self.open_stdin = open_stdin
