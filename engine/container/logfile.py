@@ -83,7 +83,13 @@ def names(path: str) -> list[str]:
         number = _number(name, base)
         if number is not None:
             numbered.append((number, os.path.join(folder, name)))
-    return [name for _, name in sorted(numbered, reverse=True)]
+    # One that is being packed is there twice: the packed one is not whole until the other is gone.
+    plain = {number for number, name in numbered if not name.endswith(".gz")}
+    return [
+        name
+        for number, name in sorted(numbered, reverse=True)
+        if number not in plain or not name.endswith(".gz")
+    ]
 
 
 def _number(name: str, base: str) -> int | None:

@@ -10,14 +10,18 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import time
+
+from engine.linux import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
 PARTIAL_BYTES = 16 << 10
 _MODE = 0o640
+_PACK_BYTES = 256 << 10
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 # Bytes that stand for themselves in a JSON string as Go's encoder writes it, newline apart.
@@ -145,14 +149,17 @@ class LogFile:
     """Writes records of both streams to one file, rotating it as dockerd does.
 
     `max_size` bytes, -1 for no limit. A full disk costs whole records only: what does not fit is
-    counted, and said in a record of its own once there is room.
+    counted, and said in a record of its own once there is room. With `compress` a file that was
+    rotated is packed by a process of its own; the next rotation waits for that.
     """
 
     __slots__ = (
+        "_compress",
         "_encoders",
         "_fd",
         "_max_file",
         "_max_size",
+        "_packer",
         "_path",
         "_size",
         "lost_bytes",
@@ -164,6 +171,8 @@ class LogFile:
         self._path: str = config["path"]
         self._max_size = int(config.get("max_size") or -1)
         self._max_file = int(config.get("max_file") or 1)
+        self._compress = bool(config.get("compress"))
+        self._packer = -1
         attrs = config.get("attrs") or None
         self._encoders = {1: Encoder("stdout", attrs), 2: Encoder("stderr", attrs)}
         self._fd = self._open(os.O_APPEND) if fd is None else fd
@@ -184,6 +193,7 @@ class LogFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        self._await_packer()
 
     def _open(self, flags: int) -> int:
         return _open(self._path, flags)
@@ -242,11 +252,10 @@ class LogFile:
 
     def _rotate(self) -> bool:
         """path → path.1 → … → path.(max_file - 1), the oldest dropped; False if that failed."""
+        self._await_packer()
         try:
             if self._max_file > 1:
-                for number in range(self._max_file - 1, 1, -1):
-                    _rename(f"{self._path}.{number - 1}", f"{self._path}.{number}")
-                _rename(self._path, f"{self._path}.1")
+                self._renumber()
             else:
                 # Whoever reads the old file goes on doing so: it is not cut off under them.
                 os.unlink(self._path)
@@ -255,7 +264,37 @@ class LogFile:
             return False
         os.close(self._fd)
         self._fd, self._size = fresh, 0
+        if self._compress and self._max_file > 1:
+            self._start_packer()
         return True
+
+    def _renumber(self) -> None:
+        suffixes = ("", ".gz") if self._compress else ("",)
+        for suffix in suffixes:
+            # Renaming drops only a file that is packed, or not, as its successor is.
+            if self._compress:
+                _unlink(f"{self._path}.{self._max_file - 1}{suffix}")
+            for number in range(self._max_file - 1, 1, -1):
+                _rename(f"{self._path}.{number - 1}{suffix}", f"{self._path}.{number}{suffix}")
+        _rename(self._path, f"{self._path}.1")
+
+    def _start_packer(self) -> None:
+        try:
+            pid = os.fork()
+        except OSError:
+            return  # it stays as it is, and is read all the same
+        if pid == 0:
+            _pack(f"{self._path}.1")
+        # It is not reaped before the loop runs again, so the pid is still its own.
+        self._packer = os.pidfd_open(pid)
+
+    def _await_packer(self) -> None:
+        if self._packer >= 0:
+            poll = select.poll()
+            poll.register(self._packer, select.POLLIN)
+            poll.poll()
+            os.close(self._packer)
+            self._packer = -1
 
 
 def open_log(config: dict[str, Any]) -> int:
@@ -277,3 +316,34 @@ def _rename(old: str, new: str) -> None:
         os.rename(old, new)
     except FileNotFoundError:
         return  # not that many yet
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+def _pack(path: str) -> NoReturn:
+    """Put `path`.gz in the place of a file; a fresh child of the monitor, which ends with it.
+
+    While both are there, whoever reads takes the one that is not packed.
+    """
+    code = 1
+    try:
+        process.keep_only([])
+        # Here, so that no monitor carries it.
+        import zlib
+
+        packer = zlib.compressobj(wbits=31)  # with gzip's header and check
+        with open(path, "rb") as source, open(path + ".gz.tmp", "wb") as target:
+            os.fchmod(target.fileno(), _MODE)
+            while data := source.read(_PACK_BYTES):
+                target.write(packer.compress(data))
+            target.write(packer.flush())
+        os.rename(path + ".gz.tmp", path + ".gz")
+        os.unlink(path)
+        code = 0
+    finally:
+        os._exit(code)

@@ -42,7 +42,8 @@ def test_a_damaged_record_costs_only_itself(damage: bytes) -> None:
 
 
 def test_files_are_ordered_oldest_first(tmp_path: Path) -> None:
-    for name in ("x.log", "x.log.1", "x.log.2.gz", "x.log.10", "x.log.tmp", "y.log"):
+    there = ("x.log", "x.log.1", "x.log.1.gz", "x.log.2.gz", "x.log.10", "x.log.1.gz.tmp", "y.log")
+    for name in there:
         (tmp_path / name).touch()
     names = [path.rpartition("/")[2] for path in logfile.names(str(tmp_path / "x.log"))]
     assert names == ["x.log.10", "x.log.2.gz", "x.log.1", "x.log"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 from typing import TYPE_CHECKING
@@ -138,6 +139,21 @@ def test_rotation_numbers_files_as_dockerd(tmp_path: Path) -> None:
         size = (tmp_path / name).stat().st_size
         last = (tmp_path / name).read_bytes().rstrip(b"\n").rfind(b"\n") + 1
         assert last < 1000 <= size
+
+
+def test_rotated_files_are_packed_if_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = LogFile({"path": str(path), "max_size": 1000, "max_file": 4, "compress": True})
+    (tmp_path / "log.3").write_bytes(b"of a packer that was killed")
+    for number in range(80):
+        log.write(1, b"line %03d\n" % number)
+    log.close()
+    os.waitpid(-1, 0)
+    names = ["log.3.gz", "log.2.gz", "log.1.gz", "log"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names[::-1]
+    packed = b"".join(gzip.decompress((tmp_path / name).read_bytes()) for name in names[:3])
+    texts = [record["log"] for record in records(packed + path.read_bytes())]
+    assert texts == [f"line {n:03d}\n" for n in range(80 - len(texts), 80)]
 
 
 def test_one_read_may_fill_several_files(tmp_path: Path) -> None:
