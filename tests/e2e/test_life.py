@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.stock
 ZERO_TIME = "0001-01-01T00:00:00Z"
-DEAF = ("sh", "-c", "trap '' TERM; while true; do sleep 0.1; done")
-POLITE = ("sh", "-c", "trap 'exit 3' TERM; while true; do sleep 0.1; done")
+DEAF = ("sh", "-c", "trap '' TERM; echo ready; while true; do sleep 0.1; done")
+POLITE = ("sh", "-c", "trap 'exit 3' TERM; echo ready; while true; do sleep 0.1; done")
 
 
 def status(engine: Engine, ref: str) -> str:
     return str(engine.inspect(ref)["State"]["Status"])
+
+
+def wait_until_ready(engine: Engine, ref: str) -> None:
+    """A first process has its handlers: before, the kernel would drop the signal."""
+    text = eventually(lambda: engine.out("logs", ref), lambda text: "ready" in text)
+    assert "ready" in text
 
 
 def test_from_created_to_removed(engine: Engine, name: str) -> None:
@@ -33,6 +39,7 @@ def test_from_created_to_removed(engine: Engine, name: str) -> None:
     assert (state["Status"], state["Running"], state["Pid"]) == ("created", False, 0)
     assert (state["StartedAt"], state["FinishedAt"]) == (ZERO_TIME, ZERO_TIME)
     assert engine.out("start", name) == name
+    wait_until_ready(engine, name)
     state = engine.inspect(name)["State"]
     assert (state["Status"], state["Running"]) == ("running", True)
     assert state["Pid"] > 0
@@ -54,6 +61,7 @@ def test_found_by_name_id_and_prefix(engine: Engine, name: str) -> None:
 
 def test_stop_waits_then_kills(engine: Engine, name: str) -> None:
     engine.docker("run", "-d", "--name", name, "busybox", *DEAF)
+    wait_until_ready(engine, name)
     started = time.monotonic()
     engine.docker("stop", "-t", "1", name)
     assert 0.9 < time.monotonic() - started < 6
@@ -73,8 +81,9 @@ def test_stop_signal_and_timeout_of_the_container(engine: Engine, name: str) -> 
         "busybox",
         "sh",
         "-c",
-        "trap 'exit 9' USR1; while true; do sleep 0.1; done",
+        "trap 'exit 9' USR1; echo ready; while true; do sleep 0.1; done",
     )
+    wait_until_ready(engine, name)
     engine.docker("stop", name)
     found = engine.inspect(name)
     assert found["State"]["ExitCode"] == 9
@@ -83,6 +92,7 @@ def test_stop_signal_and_timeout_of_the_container(engine: Engine, name: str) -> 
 
 def test_stop_twice_is_not_modified(engine: Engine, name: str) -> None:
     engine.docker("run", "-d", "--name", name, "busybox", *POLITE)
+    wait_until_ready(engine, name)
     assert engine.call("POST", f"/containers/{name}/stop").status == 204
     assert engine.call("POST", f"/containers/{name}/stop").status == 304
     assert engine.call("POST", f"/containers/{name}/start").status == 204
@@ -98,10 +108,12 @@ def test_kill_with_a_signal(engine: Engine, name: str) -> None:
         "busybox",
         "sh",
         "-c",
-        "trap 'echo hup' HUP; while true; do sleep 0.1; done",
+        "trap 'echo hup' HUP; echo ready; while true; do sleep 0.1; done",
     )
+    wait_until_ready(engine, name)
     engine.docker("kill", "-s", "HUP", name)
-    assert eventually(lambda: engine.out("logs", name), lambda text: text == "hup") == "hup"
+    seen = eventually(lambda: engine.out("logs", name), lambda text: "hup" in text)
+    assert seen.split() == ["ready", "hup"]
     assert status(engine, name) == "running"
     engine.docker("kill", name)
     assert eventually(lambda: status(engine, name), lambda s: s == "exited") == "exited"
@@ -122,6 +134,7 @@ def test_kill_refusals(engine: Engine, name: str) -> None:
 
 def test_restart_gives_a_new_process(engine: Engine, name: str) -> None:
     engine.docker("run", "-d", "--name", name, "busybox", *POLITE)
+    wait_until_ready(engine, name)
     first = engine.inspect(name)["State"]
     engine.docker("restart", "-t", "5", name)
     second = engine.inspect(name)["State"]
@@ -154,6 +167,7 @@ def test_pause_stops_time(engine: Engine, name: str) -> None:
 
 def test_a_paused_container_can_be_stopped_and_removed(engine: Engine, name: str) -> None:
     engine.docker("run", "-d", "--name", name, "busybox", *POLITE)
+    wait_until_ready(engine, name)
     engine.docker("pause", name)
     engine.docker("stop", "-t", "2", name)
     assert status(engine, name) == "exited"
@@ -364,6 +378,7 @@ def test_events_of_a_whole_life(engine: Engine, name: str) -> None:
         time.sleep(0.7)
         engine.docker("create", "--name", name, "busybox", *POLITE)
         engine.docker("start", name)
+        wait_until_ready(engine, name)
         engine.docker("pause", name)
         engine.docker("unpause", name)
         engine.docker("stop", name)
