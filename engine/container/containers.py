@@ -401,10 +401,14 @@ class Containers:
         ]
 
     def users_of_volume(self, name: str) -> Sequence[str]:
+        """Containers that refer to it; one that is being removed with it does not count."""
         return [
             handle.id
             for handle in self._rooms.store.all()
-            if any(point.name == name for point in handle.container.mount_points)
+            if any(
+                point.name == name and not (point.is_anonymous and handle.state.gives_up_volumes)
+                for point in handle.container.mount_points
+            )
         ]
 
     def counts(self) -> dict[str, int]:

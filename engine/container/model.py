@@ -302,6 +302,7 @@ class State(Frozen, frozen=True, kw_only=True):
     finished_ns: int = 0
     restart_count: int = 0
     is_manually_stopped: bool = False
+    gives_up_volumes: bool = False  # being removed together with its anonymous volumes
     health: Health | None = None
 
 

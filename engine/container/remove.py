@@ -48,8 +48,9 @@ async def _remove_locked(rooms: Rooms, handle: Handle, *, ref: str, volumes: boo
     """The state it had; one that cannot be removed is dead from here on."""
     status = next_status(handle.state.status, Event.REMOVE, handle.id, ref=ref)
     before = handle.state
+    removing = msgspec.structs.replace(before, status=status, gives_up_volumes=volumes)
     with contextlib.suppress(NoSpace):  # a full disk: removing it is what helps
-        await rooms.store.save_state(handle, msgspec.structs.replace(before, status=status))
+        await rooms.store.save_state(handle, removing)
     try:
         await _remove(rooms, handle, volumes=volumes)
     except Exception as exc:
@@ -71,14 +72,15 @@ async def _remove(rooms: Rooms, handle: Handle, *, volumes: bool) -> None:
     container = handle.container
     await teardown(rooms, container)
     await offload.disk(remove_from_disk, rooms, container.id, container.snapshot_key)
+    # The row last: it says what is still to be done when the engine is killed on the way.
+    for point in container.mount_points:
+        if volumes and point.is_anonymous and point.type is MountType.VOLUME:
+            await _remove_volume(rooms, point.name)
     await rooms.store.delete(handle)
     for attachment in handle.queued:
         with contextlib.suppress(OSError):
             os.close(attachment.fd)
     handle.queued.clear()
-    for point in container.mount_points:
-        if volumes and point.is_anonymous and point.type is MountType.VOLUME:
-            await _remove_volume(rooms, point.name)
 
 
 def remove_from_disk(rooms: Rooms, container_id: str, snapshot_key: str) -> None:

@@ -142,11 +142,12 @@ async def _settle(rooms: Rooms, handle: Handle) -> None:
 
 async def _finish(rooms: Rooms, handle: Handle) -> None:
     """A removal that was under way is brought to its end."""
+    volumes = handle.state.gives_up_volumes
     async with handle.lock:
         state = msgspec.structs.replace(handle.state, status=Status.DEAD)
         await rooms.store.save_state(handle, state)
     try:
-        await remove.remove(rooms, handle, ref=handle.id, force=True, volumes=True)
+        await remove.remove(rooms, handle, ref=handle.id, force=True, volumes=volumes)
     except WharfError:
         log.exception("container %s stays dead", handle.id)
 
