@@ -97,18 +97,24 @@ async def test_a_create_that_never_came_to_its_row_is_swept(house: House) -> Non
 
 
 @in_house
-async def test_a_removal_under_way_is_finished(house: House) -> None:
+async def test_a_removal_under_way_is_finished_as_it_was_asked_for(house: House) -> None:
     import msgspec
 
-    ref = await house.create("true", name="going")
-    store = house.engine.containers._rooms.store
-    handle = store.find(ref)
-    state = msgspec.structs.replace(handle.state, status=Status.REMOVING)
-    await store.save_state(handle, state)
-    await house.engine.close()
-    await house.open()
-    with pytest.raises(NoSuchContainer):
-        await house.view("going")
+    for name, with_volumes in (("alone", False), ("whole", True)):
+        ref = await house.create("true", name=name, volumes=("/data",))
+        store = house.engine.containers._rooms.store
+        handle = store.find(ref)
+        (point,) = handle.container.mount_points
+        state = msgspec.structs.replace(
+            handle.state, status=Status.REMOVING, gives_up_volumes=with_volumes
+        )
+        await store.save_state(handle, state)
+        await house.engine.close()
+        await house.open()
+        with pytest.raises(NoSuchContainer):
+            await house.view(name)
+        left = [volume.name for volume in await house.engine.volumes.list()]
+        assert (point.name in left) is not with_volumes
 
 
 @in_house
