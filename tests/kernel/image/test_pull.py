@@ -104,7 +104,7 @@ class Stores:
         )
         wanted = {d.folder for d in self.snapshots.layers()}
         named = {d for p in images_here for d in p.documents}
-        found = set(os.listdir(self.snapshots.root)) - wanted - {"l", "stage", "trash"}
+        found = set(os.listdir(self.snapshots.root)) - wanted - {"base", "l", "stage", "trash"}
         for folder in ("stage", "trash"):
             found |= set(os.listdir(os.path.join(self.snapshots.root, folder)))
         found |= set(os.listdir(self.content.ingest_root))
