@@ -40,7 +40,8 @@ def test_a7_a_flood_of_lines_leaves_others_served(engine: Engine, name: str) -> 
             break
         time.sleep(0.05)
     assert (state["Status"], state["ExitCode"]) == ("exited", 4)
-    assert slowest < 2
+    # dockerd waits seconds for the streams of a container whose end an inspect meets.
+    assert slowest < 2 or not engine.is_wharf
     lines = engine.docker("logs", "--tail", "100000", name).stdout
     assert lines.removesuffix(b"y").replace(b"y\n", b"") == b""  # the last one may be cut off
     assert len(lines) >= 199_000

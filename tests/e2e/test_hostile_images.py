@@ -255,10 +255,14 @@ def test_c5_names_that_are_no_utf8_keep_their_bytes(engine: Engine, name: str, g
     assert engine.out(*run).split() == ["ff", "fe", "2d", "6e", "61", "6d", "65"]
 
 
+@pytest.mark.beyond
 def test_c5_overlay_attributes_do_not_come_from_a_layer(
     engine: Engine, name: str, give: Give
 ) -> None:
-    """`opaque` would hide what is below, `redirect` show another folder: neither has an effect."""
+    """`opaque` would hide what is below, `redirect` show another folder: neither has an effect.
+
+    dockerd unpacks both from a loaded layer.
+    """
     own = images.Entry(
         type=tarfile.DIRTYPE,
         mode=0o755,

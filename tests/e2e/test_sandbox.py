@@ -159,6 +159,7 @@ def test_r5_the_whole_real_proc_may_be_bound(engine: Engine) -> None:
     assert out == "proc"
 
 
+@pytest.mark.beyond
 @pytest.mark.parametrize("where", ["proc", "sys"])
 def test_r6_system_folders_that_are_symlinks(
     engine: Engine, built: Callable[..., str], where: str
@@ -172,6 +173,7 @@ def test_r6_system_folders_that_are_symlinks(
     assert f" /etc/{where}" not in Path("/proc/self/mountinfo").read_text()
 
 
+@pytest.mark.beyond
 def test_r6_a_dev_that_is_a_symlink_stays_in_the_container(
     engine: Engine, built: Callable[..., str]
 ) -> None:
