@@ -308,6 +308,7 @@ async def _resolve(
         point.driver,
         options.driver_options if options else {},
         options.labels if options else {},
+        made_for=container.id,
     )
     if not known:
         fresh.append(volume.name)

@@ -11,7 +11,7 @@ import msgspec
 from engine.container import remove
 from engine.container.publish import publish, publish_unmounts
 from engine.container.state import ACTIVE, ALIVE, Event, next_status
-from engine.container.teardown import teardown
+from engine.container.teardown import forget, take_away
 from engine.errors import WharfError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
     status = next_status(state.status, Event.EXIT, handle.id)
     handle.task = None
     await end_execs(rooms, handle, exit)
-    await teardown(rooms, handle.container)
+    await take_away(rooms, handle.container)
     publish_unmounts(rooms.events, handle.container)
     state = msgspec.structs.replace(
         handle.state,
@@ -42,7 +42,7 @@ async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
         finished_ns=exit.at_ns or time.time_ns(),
         oom_killed=handle.state.oom_killed or exit.oom,
     )
-    await _keep(rooms, handle, without_sandbox(handle.container, state))
+    is_kept = await _keep(rooms, handle, without_sandbox(handle.container, state))
     handle.waiters.stopped(state)
     seconds = max(0, state.finished_ns - state.started_ns) // 10**9
     publish(
@@ -52,18 +52,22 @@ async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
         exitCode=str(exit.code),
         execDuration=str(seconds),
     )
+    if is_kept:  # not before: an engine that is killed in between learns from the journal
+        await forget(rooms, handle.id)
 
 
-async def _keep(rooms: Rooms, handle: Handle, container: Container) -> None:
+async def _keep(rooms: Rooms, handle: Handle, container: Container) -> bool:
     """The one belief that does not wait for the disk: the process is gone, whatever can be written.
 
-    A full disk must not leave anyone waiting; the next boot finds the exit in the journal's place.
+    A full disk must not leave anyone waiting; the next boot finds the exit in the journal.
     """
     try:
         await rooms.store.save(handle, container)
     except Exception:
         log.exception("the exit of container %s could not be written", container.id)
         handle.container = container
+        return False
+    return True
 
 
 def without_sandbox(container: Container, state: object) -> Container:

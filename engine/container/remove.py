@@ -74,8 +74,10 @@ async def _remove(rooms: Rooms, handle: Handle, *, volumes: bool) -> None:
     await offload.disk(remove_from_disk, rooms, container.id, container.snapshot_key)
     # The row last: it says what is still to be done when the engine is killed on the way.
     for point in container.mount_points:
-        if volumes and point.is_anonymous and point.type is MountType.VOLUME:
-            await _remove_volume(rooms, point.name)
+        if point.is_anonymous and point.type is MountType.VOLUME:
+            if volumes:
+                await _remove_volume(rooms, point.name)
+            await rooms.volumes.keep(point.name, container.id)
     await rooms.store.delete(handle)
     for attachment in handle.queued:
         with contextlib.suppress(OSError):

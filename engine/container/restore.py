@@ -44,8 +44,9 @@ async def restore(rooms: Rooms, reports: Reports) -> None:
     await _each([_settle(rooms, h) for h in handles if h.state.status is Status.RESTARTING])
     await rooms.networks.settle()
     await rooms.volumes.settle()
+    await rooms.volumes.sweep(rooms.store.has_row)
     await _sweep_runs(rooms)
-    await offload.disk(_sweep_folders, rooms, frozenset(h.id for h in handles))
+    await offload.disk(_sweep_folders, rooms)
     await _each([_finish(rooms, h) for h in handles if h.state.status is Status.REMOVING])
     await _each(
         [
@@ -199,12 +200,12 @@ def _names(folder: str) -> list[str]:
         return []
 
 
-def _sweep_folders(rooms: Rooms, known: frozenset[str]) -> None:
+def _sweep_folders(rooms: Rooms) -> None:
     """Layers and folders of a create that never came to its row."""
     for key in rooms.snapshots.keys():  # noqa: SIM118 (a method of ours, not of a dict)
-        if key not in known:
+        if not rooms.store.has_row(key):
             rooms.snapshots.remove(key)
     folder = os.path.join(rooms.config.data_root, "containers")
     for name in _names(folder):
-        if name not in known:
+        if not rooms.store.has_row(name):
             tree.remove(os.path.join(folder, name))

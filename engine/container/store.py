@@ -84,6 +84,7 @@ class Store:
         self._handles: dict[str, Handle] = {}
         self._by_name: dict[str, Handle] = {}
         self._by_exec: dict[str, Handle] = {}
+        self._unreadable: set[str] = set()
 
     async def load(self) -> None:
         """Read all rows; one that cannot be read is left alone and said."""
@@ -102,6 +103,7 @@ class Store:
                 containers.append(_decode_container(document))
             except msgspec.MsgspecError:
                 log.exception("the row of container %s cannot be read", key)
+                self._unreadable.add(key)
         execs: list[Exec] = []
         for key, document in self._execs.items():
             try:
@@ -128,6 +130,10 @@ class Store:
 
     def get(self, container_id: str) -> Handle | None:
         return self._handles.get(container_id)
+
+    def has_row(self, container_id: str) -> bool:
+        """Also true of one that cannot be read, whose files and volumes are to stay."""
+        return container_id in self._handles or container_id in self._unreadable
 
     def named(self, name: str) -> Handle | None:
         return self._by_name.get(name)

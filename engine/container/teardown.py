@@ -26,7 +26,13 @@ log = logging.getLogger(__name__)
 
 async def teardown(rooms: Rooms, container: Container) -> None:
     """End what may still run and take away what is held; failures are logged, never raised."""
-    await sweep(rooms, container.id, container.cgroup_path)
+    await take_away(rooms, container)
+    await forget(rooms, container.id)
+
+
+async def take_away(rooms: Rooms, container: Container) -> None:
+    """The same but for the run's folder, whose journal tells how it ended until a row does."""
+    await _release(rooms, container.id, container.cgroup_path)
     for point in container.mount_points:
         if point.name and point.driver:
             await _step(container.id, rooms.volumes.release(point.name, container.id))
@@ -34,11 +40,21 @@ async def teardown(rooms: Rooms, container: Container) -> None:
 
 async def sweep(rooms: Rooms, container_id: str, cgroup_path: str) -> None:
     """The same for a container of which only the id is known."""
+    await _release(rooms, container_id, cgroup_path)
+    await forget(rooms, container_id)
+
+
+async def forget(rooms: Rooms, container_id: str) -> None:
+    """Remove the folder of the run, and with it the journal."""
+    await _step(container_id, offload.disk(rooms.runtime.forget, container_id))
+
+
+async def _release(rooms: Rooms, container_id: str, cgroup_path: str) -> None:
     # First what keeps the rest busy: no process may be left in the group or the namespace.
     await _step(container_id, offload.kernel(_end_group, cgroup_path))
     await asyncio.gather(
         _step(container_id, rooms.networks.close(ContainerId(container_id))),
-        _step(container_id, offload.disk(_remove_files, rooms, container_id)),
+        _step(container_id, offload.disk(gather.release_shared_memory, rooms, container_id)),
     )
 
 
@@ -54,8 +70,3 @@ def _end_group(path: str) -> None:
         return
     cgroup.kill(path)
     cgroup.remove(path)
-
-
-def _remove_files(rooms: Rooms, container_id: str) -> None:
-    gather.release_shared_memory(rooms, container_id)
-    rooms.runtime.forget(container_id)

@@ -88,13 +88,24 @@ def sweep(root: str) -> None:
                     tree.remove(os.path.join(root, name))
 
 
+def remove_empty(root: str, name: str) -> bool:
+    """Remove the volume's directories if there is nothing in them; whether they are gone."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(mountpoint(root, name))
+        os.rmdir(os.path.join(root, name))
+    except OSError:
+        return False
+    return True
+
+
 def names(root: str) -> list[str]:
-    """The volumes that have a directory."""
+    """Whatever has the directory of a volume."""
     try:
         found = os.listdir(root)
     except FileNotFoundError:
         return []
-    return [n for n in found if _NAME.fullmatch(n) and os.path.isdir(mountpoint(root, n))]
+    return [n for n in found if _NAME.fullmatch(n) and os.path.isdir(os.path.join(root, n))]
 
 
 def size_bytes(path: str) -> int:

@@ -69,7 +69,8 @@ class Volumes:
     async def open_engine(self) -> None:
         """Read the rows and finish what a crash interrupted.
 
-        A directory without a row is somebody's data, and taken up again.
+        A directory without a row is somebody's data, and taken up again; an empty one that nobody
+        named was about to be made.
         """
         rows = await offload.disk(self._table.items)
         kept = [msgspec.json.decode(document, type=Volume) for _, document in rows]
@@ -77,6 +78,9 @@ class Volumes:
         await offload.disk(local.sweep, self._root)
         for name in await offload.disk(local.names, self._root):
             if name not in self._volumes:
+                if ids.is_id(name) and await offload.disk(local.remove_empty, self._root, name):
+                    continue
+                await offload.disk(local.create, self._root, name)
                 log.warning("volume %s has a directory and no record, it is taken up again", name)
                 await self._keep(self._new(name, None, None))
 
@@ -85,6 +89,14 @@ class Volumes:
         for volume in list(self._volumes.values()):
             if local.needs_mount(volume.options) and not self._holders[volume.name]:
                 await self._detach(volume)
+
+    async def sweep(self, is_container: Callable[[str], bool]) -> None:
+        """Remove what was made for containers that never came to be."""
+        for volume in list(self._volumes.values()):
+            if volume.made_for and not is_container(volume.made_for):
+                log.info("removing volume %s of a container that was never made", volume.name)
+                with contextlib.suppress(VolumeInUse):
+                    await self.remove(volume.name, force=True)
 
     # Which there are
 
@@ -127,9 +139,16 @@ class Volumes:
         driver: str = "",
         options: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
+        *,
+        made_for: str = "",
     ) -> Volume:
-        """The volume of that name, new or not; without a name a new anonymous one."""
-        if not name:
+        """The volume of that name, new or not; without a name a new anonymous one.
+
+        `made_for` is the container that an anonymous one is made for, which may have no row yet.
+        """
+        if name:
+            made_for = ""
+        else:
             name, labels = ids.generate(), {**(labels or {}), ANONYMOUS: ""}
         if driver not in ("", LOCAL):
             raise NoSuchVolumeDriver(name, driver)
@@ -141,7 +160,7 @@ class Volumes:
                 local.check_options(options or {})
             except InvalidParameter as error:
                 raise InvalidParameter(f"create {name}: {error}") from None
-            volume = self._new(name, options, labels)
+            volume = msgspec.structs.replace(self._new(name, options, labels), made_for=made_for)
             try:
                 await offload.disk(local.create, self._root, name)
             except OSError as error:
@@ -165,6 +184,13 @@ class Volumes:
         document = msgspec.json.encode(volume)
         await offload.disk(self._table.put, volume.name, document, name=volume.name)
         self._volumes[volume.name] = volume
+
+    async def keep(self, name: str, container_id: str) -> None:
+        """The volume outlives the container that it was made for."""
+        async with self._locks[name]:
+            volume = self.find(name)
+            if volume is not None and volume.made_for == container_id:
+                await self._keep(msgspec.structs.replace(volume, made_for=""))
 
     async def remove(self, name: str, *, force: bool = False) -> None:
         """Raises VolumeInUse, NoSuchVolume; with `force` none of that name is enough."""

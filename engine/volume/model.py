@@ -15,7 +15,11 @@ ANONYMOUS = "com.docker.volume.anonymous"
 
 
 class Volume(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The stored document of one volume; `options` are what its driver was told."""
+    """The stored document of one volume; `options` are what its driver was told.
+
+    `made_for` is the container that an anonymous volume came into being with, until that is removed
+    without it: a volume made for a container that there is not was left by a crash.
+    """
 
     version: int = VERSION
     name: str
@@ -25,6 +29,7 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     labels: dict[str, str] | None = None  # None where nobody gave any
     options: dict[str, str] | None = None
     scope: str = "local"
+    made_for: str = ""
 
     @property
     def is_anonymous(self) -> bool:

@@ -75,6 +75,40 @@ def test_volumes_are_there_after_a_restart(tmp_path: Path) -> None:
     run(tmp_path, second)
 
 
+def test_a_boot_removes_what_was_made_for_a_container_that_never_was(tmp_path: Path) -> None:
+    names: dict[str, str] = {}
+
+    async def first(volumes: Volumes, events: EventBus) -> None:
+        for container_id in ("there", "never", "removed"):
+            names[container_id] = (await volumes.create(made_for=container_id)).name
+        await volumes.create("named", made_for="never")
+        await volumes.keep(names["removed"], "removed")
+        await volumes.keep(names["there"], "another")
+
+    async def second(volumes: Volumes, events: EventBus) -> None:
+        await volumes.sweep(lambda container_id: container_id == "there")
+        left = {volume.name for volume in await volumes.list()}
+        assert left == {names["there"], names["removed"], "named"}
+        assert not (tmp_path / "volumes" / names["never"]).exists()
+
+    run(tmp_path, first)
+    run(tmp_path, second)
+
+
+@pytest.mark.parametrize("data", [[], ["_data"]])
+def test_the_empty_directory_of_a_create_that_was_killed_goes(
+    tmp_path: Path, data: list[str]
+) -> None:
+    name = "0123456789abcdef" * 4
+    os.makedirs(tmp_path.joinpath("volumes", name, *data))
+
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        assert await volumes.list() == ()
+        assert os.listdir(tmp_path / "volumes") == []
+
+    run(tmp_path, test)
+
+
 def test_a_directory_without_a_record_is_taken_up(tmp_path: Path) -> None:
     os.makedirs(tmp_path / "volumes/found/_data")
     (tmp_path / "volumes/found/_data/file").write_text("somebody's")
