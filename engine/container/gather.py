@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class Findings:
     devices: list[oci.Device]
     device_rules: tuple[oci.DeviceRule, ...]
     sources: dict[str, str]
+    subpaths: dict[str, str]
     seccomp: tuple[str, int] | None
     shm_source: str
     apparmor_profile: str
@@ -57,6 +59,7 @@ def gather(rooms: Rooms, container: Container) -> Findings:
     )
     _refuse_device_requests(container)
     rootfs = rooms.snapshots.mounts(container.snapshot_key)
+    sources = _sources(rooms, container)
     os.makedirs(rooms.root(container.id), 0o700, exist_ok=True)
     return Findings(
         rootfs=rootfs,
@@ -65,7 +68,8 @@ def gather(rooms: Rooms, container: Container) -> Findings:
         capabilities=granted,
         devices=nodes,
         device_rules=tuple(rules),
-        sources=_sources(rooms, container),
+        sources=sources,
+        subpaths=_subpaths(container, sources),
         seccomp=_seccomp(rooms, container, options, granted),
         shm_source=_shared_memory(rooms, container),
         apparmor_profile=apparmor.profile(options.apparmor, privileged=host_config.privileged),
@@ -116,8 +120,6 @@ def _sources(rooms: Rooms, container: Container) -> dict[str, str]:
         match point.type:
             case MountType.BIND:
                 _ensure_source(rooms, point)
-            case MountType.VOLUME if point.subpath:
-                sources[point.destination] = _beneath(point.source, point.subpath)
             case MountType.IMAGE:
                 sources[point.destination] = _image_source(rooms, point)
             case _:
@@ -142,22 +144,47 @@ def _ensure_source(rooms: Rooms, point: MountPoint) -> None:
         ) from exc
 
 
-def _beneath(directory: str, subpath: str) -> str:
-    """The place inside a volume or image, links resolved within it."""
+def _subpaths(container: Container, sources: dict[str, str]) -> dict[str, str]:
+    """Which part of a volume or image each mount shows, by its destination.
+
+    It is init that resolves and mounts them: between a look from here and the mount, another
+    container may exchange what lies in the volume. Looking here is for dockerd's sentences.
+    """
+    found: dict[str, str] = {}
+    for point in container.mount_points:
+        if point.subpath and point.type in (MountType.VOLUME, MountType.IMAGE):
+            _look_at(sources.get(point.destination, point.source), point.subpath)
+            found[point.destination] = point.subpath
+    return found
+
+
+def _look_at(directory: str, subpath: str) -> None:
+    """Raise what dockerd says of a path that is not there or leads out (internal/safepath)."""
     root = paths.open_root(directory)
     try:
-        fd = paths.open_in_root(root, subpath)
+        os.close(paths.open_beneath(root, subpath))
     except OSError as exc:
-        raise InvalidParameter(
-            f"cannot access path {os.path.join(directory, subpath)}: "
-            f"{(exc.strerror or str(exc)).lower()}"
-        ) from exc
+        raise InvalidParameter(_inaccessible(directory, subpath, exc)) from exc
     finally:
         os.close(root)
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}")
-    finally:
-        os.close(fd)
+
+
+def _inaccessible(directory: str, subpath: str, exc: OSError) -> str:
+    where = os.path.join(directory, subpath)
+    reason = (exc.strerror or str(exc)).lower()
+    match exc.errno:
+        case errno.EXDEV:
+            return (
+                "path concatenation escapes the base directory, "
+                f"base: {directory}, subpath: {subpath}"
+            )
+        case errno.ENOENT:
+            return f"cannot access path {where}: lstat {where}: {reason}"
+        case errno.ELOOP:
+            reason = "EvalSymlinks: too many links"
+        case _:
+            pass
+    return f'error while resolving symlinks in combined path "{where}": {reason}'
 
 
 def _image_source(rooms: Rooms, point: MountPoint) -> str:
@@ -168,7 +195,7 @@ def _image_source(rooms: Rooms, point: MountPoint) -> str:
     tree = rooms.snapshots.view_mounts(image.chain_id)[0]
     if tree.type != "bind":
         raise NotImplementedHere(f"image mounts of several layers: {point.name}")
-    return _beneath(tree.source, point.subpath) if point.subpath else tree.source
+    return tree.source
 
 
 def _shared_memory(rooms: Rooms, container: Container) -> str:

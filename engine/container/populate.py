@@ -13,6 +13,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from engine.container import view
+from engine.linux import path as paths
 from engine.linux import tree
 
 if TYPE_CHECKING:
@@ -69,13 +70,14 @@ def is_file(root: int, destination: str) -> bool:
 
 
 class _Level:
-    """One directory under way: what is left of it to copy."""
+    """One directory under way, `where` it is beneath the volume, and what is left of it to copy."""
 
-    __slots__ = ("names", "source", "target")
+    __slots__ = ("names", "source", "target", "where")
 
-    def __init__(self, source: int, target: int) -> None:
+    def __init__(self, source: int, target: int, where: str) -> None:
         self.source = source
         self.target = target
+        self.where = where
         self.names = os.listdir(source)
 
     def close(self) -> None:
@@ -86,11 +88,10 @@ class _Level:
 def _copy_tree(source: int, target: int) -> None:
     """Directories are a stack, not a recursion: an image may nest them by the thousand.
 
-    `links` maps what has several names to the first of them, as a path that opens it. A directory
-    gets its own attributes last, when nothing more is made in it.
+    A directory gets its own attributes last, when nothing more is made in it.
     """
-    links: dict[tuple[int, int], str] = {}
-    levels = [_Level(os.dup(source), os.dup(target))]
+    links = _Links(target)
+    levels = [_Level(os.dup(source), os.dup(target), "")]
     try:
         while levels:
             level = levels[-1]
@@ -98,7 +99,7 @@ def _copy_tree(source: int, target: int) -> None:
                 _copy_attributes(level.source, level.target)
                 levels.pop().close()
                 continue
-            deeper = _copy_entry(level.source, level.target, level.names.pop(), links)
+            deeper = _copy_entry(level, level.names.pop(), links)
             if deeper is not None:
                 levels.append(deeper)
     finally:
@@ -106,20 +107,42 @@ def _copy_tree(source: int, target: int) -> None:
             level.close()
 
 
-def _copy_entry(
-    source: int, target: int, name: str, links: dict[tuple[int, int], str]
-) -> _Level | None:
+class _Links:
+    """Where the first copy lies of each file that has several names in the image.
+
+    By its place beneath the volume, not by a path of the host: another container may use the
+    volume already, and put a link in the place of any directory of it.
+    """
+
+    __slots__ = ("_first", "_root")
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._first: dict[tuple[int, int], tuple[str, str]] = {}
+
+    def link(self, info: os.stat_result, level: _Level, name: str) -> bool:
+        """Make `name` another name of the copy; False, and remembered, if it is the first."""
+        folder, base = self._first.setdefault((info.st_dev, info.st_ino), (level.where, name))
+        if (folder, base) == (level.where, name):
+            return False
+        there = paths.open_beneath(self._root, folder, os.O_PATH | os.O_DIRECTORY)
+        try:
+            os.link(base, name, src_dir_fd=there, dst_dir_fd=level.target, follow_symlinks=False)
+        finally:
+            os.close(there)
+        return True
+
+
+def _copy_entry(level: _Level, name: str, links: _Links) -> _Level | None:
     """Copy one entry; a directory is only made, and what is in it given back to be copied."""
+    source, target = level.source, level.target
     info = os.stat(name, dir_fd=source, follow_symlinks=False)
-    key = (info.st_dev, info.st_ino)
-    if not stat.S_ISDIR(info.st_mode) and info.st_nlink > 1:
-        if key in links:
-            os.link(links[key], name, dst_dir_fd=target, follow_symlinks=False)
-            return None
-        links[key] = os.path.join(os.readlink(f"/proc/self/fd/{target}"), name)
+    is_shared = not stat.S_ISDIR(info.st_mode) and info.st_nlink > 1
+    if is_shared and links.link(info, level, name):
+        return None
     match stat.S_IFMT(info.st_mode):
         case stat.S_IFDIR:
-            return _enter(source, target, name)
+            return _enter(level, name)
         case stat.S_IFREG:
             _copy_file(source, target, name)
         case stat.S_IFLNK:
@@ -131,17 +154,17 @@ def _copy_entry(
     return None
 
 
-def _enter(source: int, target: int, name: str) -> _Level:
-    os.mkdir(name, 0o700, dir_fd=target)
+def _enter(level: _Level, name: str) -> _Level:
+    os.mkdir(name, 0o700, dir_fd=level.target)
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
     with contextlib.ExitStack() as stack:
-        inner_source = os.open(name, flags, dir_fd=source)
+        inner_source = os.open(name, flags, dir_fd=level.source)
         stack.callback(os.close, inner_source)
-        inner_target = os.open(name, flags, dir_fd=target)
+        inner_target = os.open(name, flags, dir_fd=level.target)
         stack.callback(os.close, inner_target)
-        level = _Level(inner_source, inner_target)
+        inner = _Level(inner_source, inner_target, os.path.join(level.where, name))
         stack.pop_all()
-    return level
+    return inner
 
 
 def _copy_file(source: int, target: int, name: str) -> None:
@@ -180,7 +203,7 @@ def _xattrs(fd: int) -> Iterable[str]:
 def _own(target: int, name: str, info: os.stat_result) -> None:
     os.chown(name, info.st_uid, info.st_gid, dir_fd=target, follow_symlinks=False)
     if not stat.S_ISLNK(info.st_mode):
-        os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=target)
+        paths.chmod(target, name, stat.S_IMODE(info.st_mode))
     times = (info.st_atime_ns, info.st_mtime_ns)
     os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
 

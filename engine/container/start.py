@@ -229,6 +229,7 @@ def _bundle(rooms: Rooms, container: Container, found: Findings, sandbox: Sandbo
             }
             for mount in found.rootfs
         ],
+        subpaths=found.subpaths,
         seccomp=found.seccomp[0] if found.seccomp else None,
         seccomp_flags=found.seccomp[1] if found.seccomp else None,
         log=logconfig.plan(

@@ -57,6 +57,18 @@ def stat_in_root(root: int, path: str, *, follow: bool = True) -> os.stat_result
         os.close(fd)
 
 
+def chmod(directory: int, name: str, mode: int) -> None:
+    """fchmodat(2) that follows no link; one that is found in the place of `name` is ELOOP."""
+    fd = os.open(name, syscalls.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        if stat.S_ISLNK(os.fstat(fd).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+        # A descriptor of O_PATH takes no fchmod(2); this magic link leads to what it is open on.
+        os.chmod(f"/proc/self/fd/{fd}", mode)
+    finally:
+        os.close(fd)
+
+
 def mkdir_in_root(root: int, path: str, mode: int = 0o755) -> int:
     """`mkdir -p`; an O_PATH descriptor of the directory, the caller's to close.
 

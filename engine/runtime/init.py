@@ -134,7 +134,7 @@ def _container(bundle: protocol.Bundle, sync: socket.socket, stdio: tuple[int, i
     )
     root.mount_root(bundle.rootfs, linux.get("rootfsPropagation") or "")
     for entry in spec.get("mounts") or ():
-        root.add(entry)
+        root.add(entry, bundle.subpaths.get(entry["destination"], ""))
     if not _has_own_dev(spec):
         root.make_devices(linux.get("devices") or [])
     # 6. The terminal, from the container's devpts; the master goes to the monitor with Ready.

@@ -114,11 +114,12 @@ class Bundle(Document):
 
     `spec` is runtime-spec JSON; `linux.cgroupsPath` is relative to the cgroup roots and
     `root.path` an empty directory that init mounts `rootfs` on, in the container's own mount
-    namespace. `seccomp` is the file of a compiled filter; if it is None no filter is loaded,
-    whatever `linux.seccomp` says; `seccomp_flags` are SECCOMP_FILTER_FLAG_*, None for SPEC_ALLOW as
-    runc has it. `log` is {"driver", "path", "max_size", "max_file", "compress", "attrs"};
-    sizes in bytes, -1 for no limit. `console_size` is [height, width]. The last three are kept for
-    later versions of this document.
+    namespace. `subpaths` maps the destination of a bind to the path below its source that is meant;
+    init resolves it, and it may not lead out. `seccomp` is the file of a compiled filter; if it is
+    None no filter is loaded, whatever `linux.seccomp` says; `seccomp_flags` are
+    SECCOMP_FILTER_FLAG_*, None for SPEC_ALLOW as runc has it. `log` is {"driver", "path",
+    "max_size", "max_file", "compress", "attrs"}; sizes in bytes, -1 for no limit. `console_size` is
+    [height, width]. The last three are kept for later versions of this document.
     """
 
     __slots__ = (
@@ -135,6 +136,7 @@ class Bundle(Document):
         "seccomp_flags",
         "spec",
         "stdin_once",
+        "subpaths",
         "tty",
     )
 
@@ -144,6 +146,7 @@ class Bundle(Document):
         id: str,
         spec: Json,
         rootfs: list[Json] | None = None,
+        subpaths: dict[str, str] | None = None,
         seccomp: str | None = None,
         seccomp_flags: int | None = None,
         log: Json | None = None,
@@ -159,6 +162,7 @@ class Bundle(Document):
         self.id = id
         self.spec = spec
         self.rootfs = rootfs or []
+        self.subpaths = subpaths or {}
         self.seccomp = seccomp
         self.seccomp_flags = seccomp_flags
         self.log = log or {"driver": "none"}

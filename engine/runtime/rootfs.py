@@ -2,7 +2,8 @@
 
 Runs in the container's own mount namespace while the host's tree is still "/". What the image, a
 volume or another container controls is resolved beneath the new root's descriptor and used by
-descriptor only; what the host gives (sources of bind mounts) is trusted. Failures are `StepFailed`
+descriptor only; what the host gives (sources of bind mounts) is trusted, a path below such a
+source, where other containers may write, is not. Failures are `StepFailed`
 with the sentence of the reference runtime.
 """
 
@@ -122,8 +123,8 @@ class Root:
         finally:
             os.chdir("/")
 
-    def add(self, entry: Json) -> None:
-        """Carry out one entry of the spec's `mounts`."""
+    def add(self, entry: Json, subpath: str = "") -> None:
+        """Carry out one entry of the spec's `mounts`; of a bind, `subpath` is what is bound."""
         destination = "/" + str(entry["destination"]).strip("/")
         fstype = entry.get("type") or "bind"
         source = entry.get("source") or fstype
@@ -131,7 +132,7 @@ class Root:
             options = mount.parse(entry.get("options") or ())
             if fstype == "bind" or options.is_bind:
                 options.flags |= syscalls.MS_BIND
-                self._mount_bind(source, destination, options)
+                self._mount_bind(source, subpath, destination, options)
             elif fstype == "cgroup":
                 self._mount_cgroup(destination, options)
             else:
@@ -142,11 +143,13 @@ class Root:
             what = f'error mounting "{source}" to rootfs at "{destination}": {_where(exc)}'
             raise StepFailed.of("mounts", what, exc) from exc
 
-    def _mount_bind(self, source: str, destination: str, options: mount.Options) -> None:
+    def _mount_bind(
+        self, source: str, subpath: str, destination: str, options: mount.Options
+    ) -> None:
         try:
-            origin = os.open(source, os.O_PATH | os.O_CLOEXEC)
+            origin = _open_source(source, subpath)
         except OSError as exc:
-            raise _at(exc, f"stat {source}") from exc
+            raise _at(exc, f"stat {os.path.join(source, subpath)}") from exc
         try:
             is_directory = stat.S_ISDIR(os.fstat(origin).st_mode)
             target = self._make_target(destination, is_directory=is_directory)
@@ -397,6 +400,16 @@ def open_terminal(root: int) -> tuple[int, int]:
         raise
 
 
+def _open_source(source: str, subpath: str) -> int:
+    if not subpath:
+        return os.open(source, os.O_PATH | os.O_CLOEXEC)
+    root = path.open_root(source)
+    try:
+        return path.open_beneath(root, subpath)
+    finally:
+        os.close(root)
+
+
 def _self_bind(where: str) -> Json:
     return {"type": "bind", "source": where, "options": ["rbind"]}
 
@@ -454,8 +467,9 @@ def _copy_entry(source: int, target: int, name: str, facts: os.stat_result) -> N
     else:
         os.mknod(name, mode, facts.st_rdev, dir_fd=target)
     os.chown(name, facts.st_uid, facts.st_gid, dir_fd=target, follow_symlinks=False)
-    os.chmod(name, stat.S_IMODE(mode), dir_fd=target)
-    os.utime(name, ns=(facts.st_atime_ns, facts.st_mtime_ns), dir_fd=target)
+    path.chmod(target, name, stat.S_IMODE(mode))
+    times = (facts.st_atime_ns, facts.st_mtime_ns)
+    os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
 
 
 def _between(
@@ -489,7 +503,7 @@ def _make_node(folder: int, name: str, mode: int, device: int, uid: int, gid: in
         if stat.S_IFMT(facts.st_mode) != stat.S_IFMT(mode) or facts.st_rdev != device:
             os.unlink(name, dir_fd=folder)
             os.mknod(name, mode, device, dir_fd=folder)
-    os.chmod(name, stat.S_IMODE(mode), dir_fd=folder)
+    path.chmod(folder, name, stat.S_IMODE(mode))
     os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False)
 
 

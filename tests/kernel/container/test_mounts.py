@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.container import populate, view
-from engine.container.model import HostConfig, MountRequest, TmpfsOptions
-from engine.errors import InvalidParameter
+from engine.container import gather, populate, view
+from engine.container.model import HostConfig, MountRequest, TmpfsOptions, VolumeOptions
+from engine.errors import EngineError, InvalidParameter
 from engine.linux import tree
 from engine.storage.snapshots import Mount
 from tests.kernel.container.engine import in_house
@@ -100,6 +100,52 @@ async def test_tmpfs_as_mount(house: House) -> None:
     )
     assert "size=1024k" in output
     assert "noexec" in output
+
+
+def _part(volume: str, subpath: str) -> HostConfig:
+    options = VolumeOptions(subpath=subpath)
+    request = MountRequest(type="volume", source=volume, target="/x", volume_options=options)
+    return HostConfig(mounts=(request,))
+
+
+_FILL = (
+    "mkdir /v/a; echo hi > /v/a/f; ln -s a /v/in; ln -s /etc /v/abs; "
+    "ln -s ../../../../../../etc /v/rel; ln -s loop /v/loop"
+)
+
+
+@in_house
+async def test_a_part_of_a_volume(house: House) -> None:
+    await house.run("sh", "-c", _FILL, host=HostConfig(binds=("parts:/v",)))
+    for subpath, file in (("a", "/x/f"), ("in", "/x/f"), ("a/f", "/x")):
+        _, output = await house.run("cat", file, host=_part("parts", subpath))
+        assert output == "hi\n"
+    for subpath, sentence in (
+        ("abs", "path concatenation escapes the base directory, base: .*, subpath: abs"),
+        ("rel", "path concatenation escapes the base directory, base: .*, subpath: rel"),
+        ("none", "cannot access path .*/none: lstat .*/none: no such file or directory"),
+        ("loop", 'error while resolving symlinks in combined path ".*/loop": EvalSymlinks: too'),
+        ("a/f/g", 'error while resolving symlinks in combined path ".*/a/f/g": not a directory'),
+    ):
+        with pytest.raises(InvalidParameter, match=sentence):
+            await house.run("true", host=_part("parts", subpath))
+
+
+@in_house
+async def test_a_part_of_a_volume_that_is_exchanged_before_it_is_mounted(house: House) -> None:
+    """Whoever has the volume may put a link to the host there after it was looked at."""
+    await house.run("sh", "-c", "mkdir /v/a", host=HostConfig(binds=("parts:/v",)))
+    looked_at = gather._look_at
+
+    def exchange(directory: str, subpath: str) -> None:
+        looked_at(directory, subpath)
+        os.rmdir(os.path.join(directory, subpath))
+        os.symlink("/etc", os.path.join(directory, subpath))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gather, "_look_at", exchange)
+        with pytest.raises(EngineError, match="error mounting"):
+            await house.run("true", host=_part("parts", "a"))
 
 
 @in_house
@@ -207,6 +253,29 @@ def test_populate_keeps_what_files_are(tmp_path: Path) -> None:
     assert os.getxattr(volume / "file", "user.note") == b"kept"
     assert (own.st_uid, own.st_gid, own.st_mode & 0o777) == (7, 8, 0o711)
     assert (volume / "fifo").is_fifo()
+
+
+def test_populate_links_only_within_the_volume(tmp_path: Path) -> None:
+    """A container that has the volume may put a link to the host in a directory's place."""
+    volume, outside = tmp_path / "volume", tmp_path / "outside"
+    for folder in (volume / "sub", outside):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text(folder.name)
+    root = os.open(volume, os.O_PATH)
+    top, sub = (populate._Level(os.open(volume, os.O_RDONLY), os.dup(root), w) for w in ("", "sub"))
+    links, info = populate._Links(root), os.stat(volume / "sub/file")
+    try:
+        assert not links.link(info, sub, "file")
+        assert links.link(info, top, "same")
+        assert (volume / "same").read_text() == "sub"
+        os.rename(volume / "sub", volume / "moved")
+        os.symlink(outside, volume / "sub")
+        with pytest.raises(OSError, match="cross-device"):
+            links.link(info, top, "other")
+    finally:
+        top.close()
+        sub.close()
+        os.close(root)
 
 
 def test_populate_leaves_a_volume_that_has_something(tmp_path: Path) -> None:

@@ -68,6 +68,16 @@ def test_magic_links_are_refused(tree: Path) -> None:
         path.open_in_root(root, f"proc/self/fd/{root}/etc")
 
 
+def test_chmod_follows_no_link(tree: Path) -> None:
+    (tree / "target").touch(0o600)
+    (tree / "link").symlink_to("target")
+    with opened(tree) as root:
+        path.chmod(root, "target", 0o4751)
+        with pytest.raises(OSError, match="symbolic links"):
+            path.chmod(root, "link", 0o777)
+    assert os.stat(tree / "target").st_mode & 0o7777 == 0o4751
+
+
 def test_mkdir_makes_what_is_missing(tree: Path) -> None:
     with opened(tree) as root:
         assert place(path.mkdir_in_root(root, "/a/./b//c/")) == f"{tree}/a/b/c"
