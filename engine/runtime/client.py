@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 # dead.
 _ADOPT_TIMEOUT_S = 10.0
 _NO_FDS: list[int] = []
+# As every line of a journal does.
+_ENTRY_BEGINS = protocol.dump(Entry(event="", at_ns=0).to_json()).encode().partition(b":")[0]
 AnswerT = TypeVar("AnswerT", bound=protocol.Answer)
 
 
@@ -524,9 +526,8 @@ class Runtime:
     async def _create(self, container_id: str, request: protocol.Create, given: list[int]) -> Task:
         for attempt in (1, 2):
             task = await self._launch(container_id)
-            fds = [os.dup(fd) for fd in given]
             try:
-                return await task.create(request, fds)
+                return await task.create(request, _duplicates(given))
             except MonitorGone:
                 task.close()
                 # The launcher died with the request unread: nothing has happened yet.
@@ -544,6 +545,9 @@ class Runtime:
         self._tasks.add(task)
         try:
             await launched.launch(container_id, theirs.fileno())
+        except BaseException:
+            task.close()
+            raise
         finally:
             theirs.close()
         return task
@@ -561,6 +565,16 @@ class Runtime:
         return os.path.join(self.exec_root, "containers", container_id)
 
 
+def _duplicates(fds: Sequence[int]) -> list[int]:
+    with contextlib.ExitStack() as undo:
+        made: list[int] = []
+        for fd in fds:
+            made.append(os.dup(fd))
+            undo.callback(os.close, made[-1])
+        undo.pop_all()
+    return made
+
+
 class _Launcher:
     """The fork server as a child of ours. Its socket keeps message borders; it says nothing."""
 
@@ -568,6 +582,8 @@ class _Launcher:
         self.process = process
         self.is_alive = True
         self._sock = sock
+        self._sending = asyncio.Lock()
+        self._room: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         sock.setblocking(False)
         self._loop.add_reader(sock.fileno(), self._on_end)
@@ -578,29 +594,37 @@ class _Launcher:
 
     async def launch(self, container_id: str, fd: int) -> None:
         """Have a monitor forked that is told of by `fd`, which stays ours."""
-        while self.is_alive:
-            try:
-                self._sock.sendmsg([container_id.encode()], protocol.pack_fds([fd]))
-            except BlockingIOError:
-                await self._writable()
-            except OSError:
-                return  # it died: the other end of `fd` says so
-            else:
-                return
+        # One at a time: a loop knows one writer a socket, and who waits wants to be the next.
+        async with self._sending:
+            while self.is_alive:
+                try:
+                    self._sock.sendmsg([container_id.encode()], protocol.pack_fds([fd]))
+                except BlockingIOError:
+                    await self._has_room()
+                except OSError:
+                    return  # it died: the other end of `fd` says so
+                else:
+                    return
 
     async def close(self) -> None:
         """The launcher ends with its connection."""
         self._let_go()
         await offload.kernel(_reap, self.process)
 
-    async def _writable(self) -> None:
-        ready = asyncio.Event()
-        self._loop.add_writer(self._sock.fileno(), ready.set)
+    async def _has_room(self) -> None:
+        """Wait until it takes more, or is no more."""
+        self._room = self._loop.create_future()
+        self._loop.add_writer(self._sock.fileno(), self._wake)
         try:
-            await ready.wait()
+            await self._room
         finally:
+            self._room = None
             if self.is_alive:
                 self._loop.remove_writer(self._sock.fileno())
+
+    def _wake(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
 
     def _on_end(self) -> None:
         log.warning("the launcher's connection ended")
@@ -610,22 +634,34 @@ class _Launcher:
         if self.is_alive:
             self.is_alive = False
             self._loop.remove_reader(self._sock.fileno())
+            self._loop.remove_writer(self._sock.fileno())
             self._sock.close()
+            self._wake()
 
 
 def read_journal(path: str) -> list[Entry]:
-    """The entries of a journal file; a line torn by a crash ends it."""
+    """The entries of a journal file; a line torn by a crash or a full disk is left out."""
     entries: list[Entry] = []
-    try:
-        with open(path, "rb") as file:
-            for line in file:
-                document: dict[str, Any] = json.loads(line)
-                entries.append(Entry.from_json(document))
-    except FileNotFoundError:
-        pass
-    except (ValueError, TypeError, AttributeError):
-        log.warning("journal %s ends in a torn line", path)
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        for line in file:
+            entry = _read_entry(line)
+            if entry is None:
+                log.warning("journal %s has a torn line", path)
+            else:
+                entries.append(entry)
     return entries
+
+
+def _read_entry(line: bytes) -> Entry | None:
+    """None for what is none; one that follows a torn line without a break is found behind it."""
+    start = 0
+    while start >= 0:
+        try:
+            document: dict[str, Any] = json.loads(line[start:])
+            return Entry.from_json(document)
+        except (ValueError, TypeError, AttributeError):
+            start = line.find(_ENTRY_BEGINS, start + 1)
+    return None
 
 
 def _make_folder(exec_root: str) -> None:

@@ -38,10 +38,15 @@ _DRAIN_S = 2.0
 _KILL_RETRY_S = 0.01
 _KILL_TRIES = 500
 _EVENT_BYTES = 4096
+_RECORD_AGAIN_S = 5.0
+_PACK_S = 60.0
 
 
 class Container:
-    """Made of what its creation handed over; `exit` stands once it is over."""
+    """Made of what its creation handed over.
+
+    `exit` stands once it is over, and `is_recorded` says whether it stands in the journal too.
+    """
 
     __slots__ = (
         "_bundle",
@@ -59,6 +64,7 @@ class Container:
         "_started_ns",
         "_stdio",
         "exit",
+        "is_recorded",
         "journal",
         "loop",
         "pid",
@@ -79,6 +85,7 @@ class Container:
         self.reaper = reaper
         self.journal = journal
         self.exit: Exit | None = None
+        self.is_recorded = False
         self.pid: int = facts["pid"]
         self.pidfd = taken.fd(facts["pidfd"])
         self._owner = owner
@@ -264,8 +271,18 @@ class Container:
             return
         self._is_told = True
         ended = self.exit.to_json()
-        self.journal.append(Entry.EXITED, self.exit.at_ns, ended)
+        self._record_exit(self.exit)
         self.say(protocol.Exited(exit=ended))
+        self._owner.on_idle()
+
+    def _record_exit(self, ended: Exit) -> None:
+        self.is_recorded = self.journal.append(Entry.EXITED, ended.at_ns, ended.to_json())
+        if not self.is_recorded:
+            self.loop.call_later(_RECORD_AGAIN_S, lambda: self._record_again(ended))
+
+    def _record_again(self, ended: Exit) -> None:
+        """Until there is room: a daemon that was away has it from nowhere else."""
+        self._record_exit(ended)
         self._owner.on_idle()
 
     def _on_change(self) -> None:

@@ -1,11 +1,14 @@
 """What happened to a container, appended as it happens: a line of JSON an event.
 
 The file lies under the exec-root, which does not survive a reboot, nor does what it tells of; so a
-line is written with one write(2) and never synced.
+line is written with one write(2) and never synced. Where there is no room for a whole line none of
+it stays, so that the next one stands on a line of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 
@@ -38,14 +41,15 @@ class Journal:
     def fileno(self) -> int:
         return self._fd
 
-    def append(self, event: str, at_ns: int, facts: dict[str, Any]) -> None:
+    def append(self, event: str, at_ns: int, facts: dict[str, Any]) -> bool:
+        """False if it could not be written: an exec-root without room stops no container."""
         line = _line(Entry(event=event, at_ns=at_ns, facts=facts))
         exec_id = facts.get("exec_id")
         if exec_id is not None:
             if self._size > _COMPACT_BYTES:
                 self._compact()
             self._open_execs.add(exec_id)
-        self._write(line)
+        return self._write(line)
 
     def acknowledge(self, exec_id: str) -> None:
         """The daemon knows how an exec ended: its lines may go."""
@@ -54,27 +58,52 @@ class Journal:
     def close(self) -> None:
         os.close(self._fd)
 
-    def _write(self, line: bytes) -> None:
-        # An exec-root without room cannot stop a container; the daemon, if there, is told anyway.
+    def _write(self, line: bytes) -> bool:
         try:
-            self._size += os.write(self._fd, line)
+            written = os.write(self._fd, line)
         except OSError:
-            self._size += 0
+            return False
+        if written < len(line):
+            with contextlib.suppress(OSError):  # a reader skips what stays of it
+                os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
+            return False
+        self._size += written
+        return True
 
     def _compact(self) -> None:
-        """Write anew what is about the container itself or not acknowledged yet."""
-        kept: list[bytes] = []
-        with open(self._path, "rb") as file:
-            for line in file:
-                exec_id = json.loads(line)["facts"].get("exec_id")
-                if exec_id is None or exec_id in self._open_execs:
-                    kept.append(line)
-        old = self._fd
-        self._fd = _create(self._path + ".new")
+        """Write anew what is about the container itself or not acknowledged yet.
+
+        Whatever keeps that from being done leaves the journal as it is, until it has grown again.
+        """
         self._size = 0
-        self._write(b"".join(kept))
-        os.rename(self._path + ".new", self._path)
-        os.close(old)
+        fresh = self._path + ".new"
+        fd = -1
+        try:
+            kept = self._worth_keeping()
+            fd = _create(fresh)
+            if os.write(fd, kept) < len(kept):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), fresh)
+            os.rename(fresh, self._path)
+        except OSError:
+            if fd >= 0:
+                os.close(fd)
+            with contextlib.suppress(OSError):
+                os.unlink(fresh)
+            return
+        os.close(self._fd)
+        self._fd = fd
+        self._size = len(kept)
+
+    def _worth_keeping(self) -> bytes:
+        with open(self._path, "rb") as file:
+            return b"".join(line for line in file if self._is_worth_keeping(line))
+
+    def _is_worth_keeping(self, line: bytes) -> bool:
+        try:
+            exec_id = json.loads(line)["facts"].get("exec_id")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return False  # torn
+        return exec_id is None or exec_id in self._open_execs
 
 
 def _create(path: str) -> int:

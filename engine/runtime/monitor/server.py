@@ -271,8 +271,10 @@ class Server:
 
     def on_idle(self) -> None:
         """End once the container is over, told, and nobody takes output any more."""
-        told = self._channel is None or self._is_acknowledged
-        if self._container.is_idle and told:
+        container = self._container
+        # Without a daemon the journal will tell; if it could not be written, the next one is told.
+        told = self._is_acknowledged or (self._channel is None and container.is_recorded)
+        if container.is_idle and told:
             self._loop.is_running = False
 
     def _flush_last(self) -> None:
