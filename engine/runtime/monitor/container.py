@@ -11,6 +11,7 @@ from engine.linux import cgroup, process
 from engine.runtime import init, protocol
 from engine.runtime.monitor.exec import Exec
 from engine.runtime.monitor.logfile import LogFile
+from engine.runtime.monitor.loop import EPOLLIN
 from engine.runtime.monitor.relay import Relay
 from engine.runtime.monitor.stdio import Stdio
 from engine.runtime.protocol import AttachOptions, Entry, Exit, ListenerOptions, StateReply
@@ -260,6 +261,9 @@ class Container:
     def _drained(self, ended: Exit) -> None:
         """All processes are gone: what they wrote lies in the pipes."""
         self._release()
+        self._await_packer(lambda: self._over(ended))
+
+    def _over(self, ended: Exit) -> None:
         self.exit = ended
         if self._stdio.has_clients:
             self.loop.call_later(_DRAIN_S, self._tell_exit)
@@ -298,11 +302,26 @@ class Container:
         self._relays.clear()
         self._stdio.finish()
         if self._log is not None:
+            self._log.close()
             if self._log.lost_records:
                 facts = {"records": self._log.lost_records, "bytes": self._log.lost_bytes}
                 self.journal.append(Entry.LOG_LOST, time.time_ns(), facts)
-            self._log.close()
-            self._log = None
+
+    def _await_packer(self, then: Callable[[], None]) -> None:
+        """A next run renames the files that a packer may still be at; bounded in time."""
+        log, self._log = self._log, None
+        if log is None or log.packer < 0:
+            then()
+            return
+
+        def go_on() -> None:
+            timer.cancel()
+            self.loop.remove(log.packer)
+            log.end_packer()
+            then()
+
+        timer = self.loop.call_later(_PACK_S, go_on)
+        self.loop.add(log.packer, EPOLLIN, lambda _events: go_on())
 
     def _end_cgroup(self, then: Callable[[], None]) -> None:
         """Kill what is left in the group, remove it, go on; bounded in time."""

@@ -1,4 +1,4 @@
-"""The json-file log: Docker's records, 16 KiB partial lines, rotation, and a disk that is full.
+"""The json-file log: Docker's records, 16 KiB partial lines, rotation, and a disk that fails.
 
 A record is `{"log":"…\\n","stream":"stdout","time":"…"}`; a line longer than 16 KiB is several, of
 which only the last ends in a newline and all of which carry the time of the first. Lines that came
@@ -7,10 +7,11 @@ in one read share a time. Work is done on whole reads: a line costs no Python by
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
-import select
+import signal
 import time
 
 from engine.linux import process
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 PARTIAL_BYTES = 16 << 10
 _MODE = 0o640
 _PACK_BYTES = 256 << 10
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 # Bytes that stand for themselves in a JSON string as Go's encoder writes it, newline apart.
 _PLAIN = bytes(b for b in range(0x20, 0x7F) if b not in b'"\\<>&') + b"\x7f\n"
@@ -148,22 +148,26 @@ def _records(lines: bytes, tail: bytes) -> bytes:
 class LogFile:
     """Writes records of both streams to one file, rotating it as dockerd does.
 
-    `max_size` bytes, -1 for no limit. A full disk costs whole records only: what does not fit is
-    counted, and said in a record of its own once there is room. With `compress` a file that was
-    rotated is packed by a process of its own; the next rotation waits for that.
+    `max_size` bytes, -1 for no limit. A disk that is full or broken costs whole records only: what
+    cannot be written is counted, and said in a record of its own once there is room. With
+    `compress` a file that was rotated is packed by a process of its own, and the next rotation
+    waits for that: what should come behind it is kept meanwhile, and nothing more should be given
+    (`is_waiting`) before the pidfd `packer` is readable and `on_packed` was called.
     """
 
     __slots__ = (
         "_compress",
         "_encoders",
         "_fd",
+        "_kept",
         "_max_file",
         "_max_size",
-        "_packer",
         "_path",
+        "_reason",
         "_size",
         "lost_bytes",
         "lost_records",
+        "packer",
     )
 
     def __init__(self, config: dict[str, Any], fd: int | None = None) -> None:
@@ -172,7 +176,9 @@ class LogFile:
         self._max_size = int(config.get("max_size") or -1)
         self._max_file = int(config.get("max_file") or 1)
         self._compress = bool(config.get("compress"))
-        self._packer = -1
+        self.packer = -1
+        self._kept = b""
+        self._reason = ""
         attrs = config.get("attrs") or None
         self._encoders = {1: Encoder("stdout", attrs), 2: Encoder("stderr", attrs)}
         self._fd = self._open(os.O_APPEND) if fd is None else fd
@@ -187,13 +193,35 @@ class LogFile:
     def finish(self, stream: int) -> None:
         self._append(self._encoders[stream].finish(time.time_ns()))
 
+    @property
+    def is_waiting(self) -> bool:
+        """The limit of the file is reached, and the one before it is still being packed."""
+        return bool(self._kept)
+
+    def on_packed(self) -> None:
+        """The packer has ended: go on with what was kept."""
+        self._close_packer()
+        records, self._kept = self._kept, b""
+        self._append(records)
+
     def close(self) -> None:
+        """A packer goes on; the log is somebody else's to write to once it has ended."""
         for stream in self._encoders:
             self.finish(stream)
+        if self._kept:
+            # The last file grows beyond its limit by what was in the pipes.
+            self._write(self._kept)
+            self._kept = b""
         if self._fd >= 0:
-            os.close(self._fd)
+            with contextlib.suppress(OSError):  # what a server on the net says of earlier writes
+                os.close(self._fd)
             self._fd = -1
-        self._await_packer()
+
+    def end_packer(self) -> None:
+        """Do without, if it has not ended: the file stays as it is, and is read all the same."""
+        if self.packer >= 0:
+            process.send_signal(self.packer, signal.SIGKILL)
+            self._close_packer()
 
     def _open(self, flags: int) -> int:
         return _open(self._path, flags)
@@ -201,13 +229,20 @@ class LogFile:
     def _append(self, records: bytes) -> None:
         if not records:
             return
+        if self._kept:
+            self._kept += records
+            return
         if self.lost_records and not self._tell_loss():
             self._lose(records)
             return
         while records:
-            if self._max_size > 0 and self._size >= self._max_size and not self._rotate():
-                self._lose(records)
-                return
+            if self._max_size > 0 and self._size >= self._max_size:
+                if self.packer >= 0:
+                    self._kept = records
+                    return
+                if not self._rotate():
+                    self._lose(records)
+                    return
             room = len(records)
             if self._max_size > 0:
                 # The record that reaches the limit is the file's last, as with dockerd.
@@ -219,17 +254,19 @@ class LogFile:
                 return
 
     def _write(self, records: bytes) -> bool:
-        """False when not all could be written; the file then ends with a whole record."""
+        """False when not all could be written; the file then ends with a whole record, if the disk
+        still does that much: who reads finds the next record behind a torn one.
+        """
         written = 0
         try:
             while written < len(records):
                 written += os.write(self._fd, records[written:] if written else records)
         except OSError as exc:
-            if exc.errno not in _FULL:
-                raise
             kept = records.rfind(b"\n", 0, written) + 1
-            os.ftruncate(self._fd, self._size + kept)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._size + kept)
             self._size += kept
+            self._reason = exc.strerror or str(exc)
             self._lose(records[kept:])
             return False
         self._size += written
@@ -241,7 +278,7 @@ class LogFile:
 
     def _tell_loss(self) -> bool:
         """Say what is missing; False while there is still no room."""
-        text = f"wharf: {self.lost_records} log records were lost here: no space left on device\n"
+        text = f"wharf: {self.lost_records} log records were lost here: {self._reason.lower()}\n"
         notice = Encoder("stderr", None).feed(text.encode(), time.time_ns())
         lost = self.lost_records, self.lost_bytes
         self.lost_records = self.lost_bytes = 0
@@ -252,7 +289,6 @@ class LogFile:
 
     def _rotate(self) -> bool:
         """path → path.1 → … → path.(max_file - 1), the oldest dropped; False if that failed."""
-        self._await_packer()
         try:
             if self._max_file > 1:
                 self._renumber()
@@ -260,9 +296,11 @@ class LogFile:
                 # Whoever reads the old file goes on doing so: it is not cut off under them.
                 os.unlink(self._path)
             fresh = self._open(os.O_TRUNC | os.O_APPEND)
-        except OSError:
+        except OSError as exc:
+            self._reason = exc.strerror or str(exc)
             return False
-        os.close(self._fd)
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
         self._fd, self._size = fresh, 0
         if self._compress and self._max_file > 1:
             self._start_packer()
@@ -286,15 +324,14 @@ class LogFile:
         if pid == 0:
             _pack(f"{self._path}.1")
         # It is not reaped before the loop runs again, so the pid is still its own.
-        self._packer = os.pidfd_open(pid)
+        try:
+            self.packer = os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)  # nobody could wait for it
 
-    def _await_packer(self) -> None:
-        if self._packer >= 0:
-            poll = select.poll()
-            poll.register(self._packer, select.POLLIN)
-            poll.poll()
-            os.close(self._packer)
-            self._packer = -1
+    def _close_packer(self) -> None:
+        os.close(self.packer)
+        self.packer = -1
 
 
 def open_log(config: dict[str, Any]) -> int:

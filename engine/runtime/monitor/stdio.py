@@ -4,8 +4,8 @@ What the process writes goes to the log and to every client; what clients send g
 Nothing grows without bound and nothing is lost silently: a client's socket that is full is buffered
 up to 1 MB, then the process is not read from until that client takes some. One that holds neither
 stdin nor a terminal may hold the process only as long as it takes something: when it took nothing
-for 5 to 10 s it is let go. It keeps what waits for it, an error at the end of that says that there
-was more, and process, log and other clients go on.
+for 30 s it is let go. It keeps what waits for it, an error at the end of that says that there was
+more, and process, log and other clients go on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import collections
 import os
 import socket
 import struct
+import time
 
 from engine.linux import pty
 from engine.runtime.monitor.loop import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
@@ -30,10 +31,9 @@ STDOUT, STDERR = 1, 2
 _READ_BYTES = 1 << 16
 _HIGH_BYTES = 1 << 20
 _LOW_BYTES = _HIGH_BYTES // 2
-# How often a client is looked at that does not take all at once; how many times in a row one that
-# shall end may have taken nothing.
-_TICK_S = 5.0
-_STALL_TICKS = 6
+# How long a client may take nothing of what is kept for it before it is let go or, once it shall
+# end, cut off.
+_STALL_S = 30.0
 _LINGER_S = 5.0
 _STDIN_BYTES = 1 << 16
 _DETACH_KEYS = b"\x10\x11"
@@ -50,7 +50,7 @@ class Client:
 
     __slots__ = (
         "_events",
-        "_idle_ticks",
+        "_idle_since",
         "_input_ended",
         "_is_let_go",
         "_keys",
@@ -58,7 +58,6 @@ class Client:
         "_pending",
         "_pending_bytes",
         "_registered",
-        "_sent_bytes",
         "_stall",
         "_stdio",
         "_wants_input",
@@ -77,9 +76,8 @@ class Client:
         self._matched = 0
         self._pending: collections.deque[memoryview] = collections.deque()
         self._pending_bytes = 0
-        self._sent_bytes = 0
         self._stall: Timer | None = None
-        self._idle_ticks = 0
+        self._idle_since = 0.0
         self._is_let_go = False
         self._wants_input = True
         self._input_ended = False
@@ -113,11 +111,15 @@ class Client:
             parts.insert(0, _FRAME.pack(stream, len(data)))
         if not self._pending:
             parts = self._send_now(parts)
+        was_full = self.is_full
         for part in parts:
             self._pending.append(memoryview(part))
             self._pending_bytes += len(part)
         if self._pending and self._stall is None:
             self._watch()
+            self._arm()
+        elif self.is_full and not was_full:
+            # From here on it delays the process; before, it delayed nobody.
             self._arm()
 
     def _send_now(self, parts: list[bytes]) -> list[bytes]:
@@ -142,7 +144,7 @@ class Client:
                 part = self._pending[0]
                 sent = self.sock.send(part, socket.MSG_NOSIGNAL)
                 self._pending_bytes -= sent
-                self._sent_bytes += sent
+                self._idle_since = time.monotonic()
                 if sent < len(part):
                     self._pending[0] = part[sent:]
                     return
@@ -160,28 +162,29 @@ class Client:
             self._half_close()
 
     def _arm(self) -> None:
-        """Look again whether anything was taken meanwhile."""
-        before = self._sent_bytes
+        """Begin to count the time in which nothing is taken."""
+        if self._stall is not None:
+            self._stall.cancel()
+        self._idle_since = time.monotonic()
+        self._stall = self._stdio.loop.call_later(_STALL_S, self._check)
 
-        def check() -> None:
-            self._stall = None
-            if not self._pending:
-                return
-            self._idle_ticks = self._idle_ticks + 1 if self._sent_bytes == before else 0
-            if self._idle_ticks and self.is_full and not self.holds:
+    def _check(self) -> None:
+        self._stall = None
+        if not self._pending:
+            return
+        left = self._idle_since + _STALL_S - time.monotonic()
+        if left <= 0:
+            if self.is_full and not self.holds:
                 self._let_go()
-            if self._has_stalled:
+            if self._may_be_cut_off:
                 self.abort()
-            else:
-                self._arm()
-
-        self._stall = self._stdio.loop.call_later(_TICK_S, check)
+                return
+        self._stall = self._stdio.loop.call_later(left if left > 0 else _STALL_S, self._check)
 
     @property
-    def _has_stalled(self) -> bool:
+    def _may_be_cut_off(self) -> bool:
         """One that was let go may come back as long as the process runs: it delays nobody."""
-        is_over = self.is_closing and (not self._is_let_go or self._stdio.is_finished)
-        return is_over and self._idle_ticks >= _STALL_TICKS
+        return self.is_closing and (not self._is_let_go or self._stdio.is_finished)
 
     def _let_go(self) -> None:
         """Give it no more than it was kept, and the reason."""
@@ -285,7 +288,7 @@ class Client:
         self.is_closing = True
         if not self._pending:
             self._half_close()
-        elif self._stall is None:
+        else:
             self._arm()
 
     def _half_close(self) -> None:
@@ -329,6 +332,7 @@ class Stdio:
         "_input_closed",
         "_input_fd",
         "_input_watched",
+        "_is_log_waiting",
         "_log",
         "_on_change",
         "_on_detach",
@@ -360,6 +364,7 @@ class Stdio:
         self._outputs: dict[int, int] = {}  # fd → stream
         self._clients: list[Client] = []
         self._paused = False
+        self._is_log_waiting = False
         self._input_fd = -1  # until there is one, input is kept
         self._input_closed = False
         self._input: collections.deque[memoryview] = collections.deque()
@@ -438,6 +443,7 @@ class Stdio:
     def _distribute(self, stream: int, data: bytes) -> None:
         if self._log is not None:
             self._log.write(stream, data)
+            self._await_log(self._log)
         for client in tuple(self._clients):
             client.write(stream, data)
         if any(client.is_full for client in self._clients):
@@ -452,10 +458,29 @@ class Stdio:
 
     def on_room(self, _client: Client) -> None:
         """A client took some of what it was kept."""
-        if self._paused and all(client.has_room for client in self._clients):
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._is_log_waiting or not self._paused:
+            return
+        if all(client.has_room for client in self._clients):
             self._paused = False
             for fd, stream in self._outputs.items():
                 self.loop.add(fd, EPOLLIN, self._reader(fd, stream))
+
+    def _await_log(self, log: LogFile) -> None:
+        """The process waits as long as its log cannot be rotated, as with dockerd."""
+        if log.is_waiting and not self._is_log_waiting:
+            self._is_log_waiting = True
+            self._pause()
+            self.loop.add(log.packer, EPOLLIN, lambda _events: self._on_packed(log))
+
+    def _on_packed(self, log: LogFile) -> None:
+        self.loop.remove(log.packer)
+        self._is_log_waiting = False
+        log.on_packed()
+        self._await_log(log)
+        self._go_on()
 
     def _end_output(self, fd: int) -> None:
         self.loop.remove(fd)
@@ -463,6 +488,7 @@ class Stdio:
         os.close(fd)
         if self._log is not None:
             self._log.finish(stream)
+            self._await_log(self._log)
         self._on_change()
 
     # Input
@@ -574,6 +600,9 @@ class Stdio:
             return
         self.is_finished = True
         self.drain()
+        if self._log is not None and self._is_log_waiting:
+            self.loop.remove(self._log.packer)
+            self._is_log_waiting = False
         self._close_input()
         for client in tuple(self._clients):
             client.close()

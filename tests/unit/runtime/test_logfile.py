@@ -6,6 +6,7 @@ import errno
 import gzip
 import json
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -147,13 +148,60 @@ def test_rotated_files_are_packed_if_asked_for(tmp_path: Path) -> None:
     (tmp_path / "log.3").write_bytes(b"of a packer that was killed")
     for number in range(80):
         log.write(1, b"line %03d\n" % number)
+        while log.is_waiting:
+            os.waitpid(-1, 0)
+            log.on_packed()
     log.close()
     os.waitpid(-1, 0)
+    log.end_packer()
     names = ["log.3.gz", "log.2.gz", "log.1.gz", "log"]
     assert sorted(p.name for p in tmp_path.iterdir()) == names[::-1]
     packed = b"".join(gzip.decompress((tmp_path / name).read_bytes()) for name in names[:3])
     texts = [record["log"] for record in records(packed + path.read_bytes())]
     assert texts == [f"line {n:03d}\n" for n in range(80 - len(texts), 80)]
+
+
+def test_the_next_rotation_waits_for_the_packer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes meanwhile is kept; a log that is closed does not wait."""
+    sleeper = subprocess.Popen(["sleep", "1000"])
+    monkeypatch.setattr(
+        LogFile, "_start_packer", lambda self: setattr(self, "packer", os.pidfd_open(sleeper.pid))
+    )
+    path = tmp_path / "log"
+    log = LogFile({"path": str(path), "max_size": 500, "max_file": 3, "compress": True})
+    log.write(1, b"".join(b"line %03d\n" % n for n in range(20)))
+    assert log.is_waiting
+    log.write(2, b"more\n")
+    log.close()
+    kept = b"".join((tmp_path / name).read_bytes() for name in ("log.1", "log"))
+    assert [r["log"] for r in records(kept)] == [*(f"line {n:03d}\n" for n in range(20)), "more\n"]
+    log.end_packer()
+    assert sleeper.wait() == -9
+    assert log.packer == -1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.EIO])
+def test_a_disk_that_fails_costs_records_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    log = LogFile({"path": str(tmp_path / "log")})
+    log.write(1, b"before\n")
+
+    def fail(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", fail)
+        patch.setattr(os, "ftruncate", fail)
+        log.write(1, b"a\nb\n")
+    assert log.lost_records == 2
+    log.write(1, b"after\n")
+    log.close()
+    _, notice, after = records((tmp_path / "log").read_bytes())
+    text = f"wharf: 2 log records were lost here: {os.strerror(number).lower()}\n"
+    assert (notice["log"], after["log"]) == (text, "after\n")
 
 
 def test_one_read_may_fill_several_files(tmp_path: Path) -> None:
@@ -196,7 +244,7 @@ def test_a_full_disk_costs_whole_records_and_is_told(
     def write(fd: int, data: bytes) -> int:
         nonlocal left
         if left <= 0:
-            raise OSError(errno.ENOSPC, "full")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written = real_write(fd, data[:left])
         left -= written
         return written

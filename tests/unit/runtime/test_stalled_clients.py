@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import types
 from typing import TYPE_CHECKING
 
 import pytest
 
+from engine.runtime.monitor import stdio
 from engine.runtime.monitor.loop import EPOLLIN, EPOLLOUT, Loop, Timer
 from engine.runtime.monitor.stdio import STDOUT, Stdio
 from engine.runtime.protocol import AttachOptions
@@ -24,8 +26,9 @@ class FakeLoop(Loop):
     """Runs what a test tells it to: descriptors are ready, and time passes, at its word."""
 
     def __init__(self) -> None:
+        self.now_s = 0.0
         self.handlers: dict[int, Callable[[int], None]] = {}
-        self.timers: list[Timer] = []
+        self.timers: list[tuple[float, Timer]] = []
 
     def add(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         self.handlers[fd] = handler
@@ -38,15 +41,18 @@ class FakeLoop(Loop):
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
         timer = Timer(callback)
-        self.timers.append(timer)
+        self.timers.append((self.now_s + seconds, timer))
         return timer
 
-    def tick(self) -> None:
-        """All timers that are set now are due."""
-        timers, self.timers = self.timers, []
-        for timer in timers:
-            if timer.callback is not None:
-                timer.callback()
+    def pass_time(self, seconds: float) -> None:
+        end = self.now_s + seconds
+        while due := [each for each in self.timers if each[0] <= end]:
+            first = min(due, key=lambda each: each[0])
+            self.timers.remove(first)
+            self.now_s = max(self.now_s, first[0])
+            if first[1].callback is not None:
+                first[1].callback()
+        self.now_s = end
 
 
 class Process:
@@ -76,7 +82,7 @@ class Process:
 
     def close(self) -> None:
         self.stdio.forgo()
-        self.loop.tick()  # one that has all is closed a little later
+        self.loop.pass_time(60)  # one that has all is closed a little later
         os.close(self._end)
         for reader in self._readers:
             reader.sock.close()
@@ -130,8 +136,10 @@ class Reader:
 
 
 @pytest.fixture
-def process() -> Iterator[Process]:
+def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]:
     process = Process()
+    clock = types.SimpleNamespace(monotonic=lambda: process.loop.now_s)
+    monkeypatch.setattr(stdio, "time", clock)
     yield process
     process.close()
 
@@ -150,7 +158,9 @@ def test_a_full_client_holds_the_process_until_it_is_let_go(process: Process) ->
     process.attach()
     taken = process.write(8 * MEGABYTE)
     assert MEGABYTE < taken < 2 * MEGABYTE
-    process.loop.tick()
+    process.loop.pass_time(29)
+    assert process.is_held
+    process.loop.pass_time(1)
     assert not process.is_held
     assert process.write(4 * MEGABYTE) == 4 * MEGABYTE
 
@@ -158,8 +168,7 @@ def test_a_full_client_holds_the_process_until_it_is_let_go(process: Process) ->
 def test_who_was_let_go_gets_what_waited_and_an_error_at_its_end(process: Process) -> None:
     reader = process.attach()
     taken = process.write(8 * MEGABYTE)
-    for _ in range(20):
-        process.loop.tick()
+    process.loop.pass_time(100)
     process.write(MEGABYTE)
     *output, (stream, text) = frames(reader.read())
     assert sum(len(part) for _stream, part in output) == taken
@@ -173,7 +182,7 @@ def test_one_that_reads_slowly_loses_nothing(process: Process) -> None:
     taken, written = 0, process.write(8 * MEGABYTE)
     for _ in range(20):
         taken += len(reader.take(2 * len(CHUNK)))
-        process.loop.tick()
+        process.loop.pass_time(29)
         written += process.write(len(CHUNK))
     rest = reader.read()
     assert taken + len(rest) >= written
@@ -183,25 +192,45 @@ def test_one_that_reads_slowly_loses_nothing(process: Process) -> None:
 def test_one_with_stdin_holds_the_process_however_long(process: Process) -> None:
     process.attach(stdin=True)
     process.write(8 * MEGABYTE)
-    for _ in range(20):
-        process.loop.tick()
+    process.loop.pass_time(1000)
     assert process.is_held
 
 
 def test_one_that_is_not_full_is_left_alone(process: Process) -> None:
     reader = process.attach()
     taken = process.write(MEGABYTE // 2)
-    for _ in range(20):
-        process.loop.tick()
+    process.loop.pass_time(1000)
     assert sum(len(part) for _stream, part in frames(reader.read())) == taken
 
 
 def test_after_the_end_nobody_is_waited_for_longer_than_half_a_minute(process: Process) -> None:
     process.attach()
     process.write(8 * MEGABYTE)
-    process.loop.tick()
     process.stdio.finish()
+    process.loop.pass_time(29)
     assert process.stdio.has_clients
-    for _ in range(6):
-        process.loop.tick()
+    process.loop.pass_time(1)
     assert not process.stdio.has_clients
+
+
+def test_one_that_idled_before_it_was_full_has_as_long_as_any(process: Process) -> None:
+    process.attach()
+    process.write(MEGABYTE // 2)
+    process.loop.pass_time(100)
+    process.write(8 * MEGABYTE)
+    process.loop.pass_time(29)
+    assert process.is_held
+    process.loop.pass_time(1)
+    assert not process.is_held
+
+
+def test_one_that_idled_and_caught_up_has_as_long_as_any_at_the_end(process: Process) -> None:
+    reader = process.attach()
+    written = process.write(MEGABYTE // 2)
+    process.loop.pass_time(100)
+    taken = reader.read()
+    written += process.write(MEGABYTE // 2)
+    process.stdio.finish()
+    process.loop.pass_time(25)
+    taken += reader.read()
+    assert sum(len(part) for _stream, part in frames(taken)) == written
