@@ -48,7 +48,7 @@ async def attach(
     """
     try:
         if options.logs:
-            await _replay(handle, options, fd)
+            await _replay(rooms, handle, options, fd)
         if options.stream:
             fd = await _hand_over(rooms, handle, options, fd, prefix)
     finally:
@@ -95,10 +95,10 @@ def _drop_departed(handle: Handle) -> None:
     handle.queued[:] = kept
 
 
-async def _replay(handle: Handle, options: AttachOptions, fd: int) -> None:
+async def _replay(rooms: Rooms, handle: Handle, options: AttachOptions, fd: int) -> None:
     query = LogsQuery(stdout=options.stdout, stderr=options.stderr)
     multiplexed = not handle.container.config.tty
-    async for batch in logs.read(handle, query):
+    async for batch in logs.read(rooms.folders, handle, query):
         data = b"".join(frame(stream, line) if multiplexed else line for stream, line in batch)
         await asyncio.wait_for(send(fd, data), _REPLAY_TIMEOUT_S)
 

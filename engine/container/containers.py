@@ -301,7 +301,7 @@ class Containers:
         """All checks are made here; what comes back is iterated, and closed to end it."""
         handle = self._rooms.store.find(ref)
         logs.check(handle, query)
-        return logs.read(handle, query)
+        return logs.read(self._rooms.folders, handle, query)
 
     # Streams
 

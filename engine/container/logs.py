@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
+import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 from urllib.parse import quote
 
 from engine import offload, timestamp
@@ -19,16 +21,19 @@ from engine.container import logfile
 from engine.container.model import WaitCondition
 from engine.container.state import ALIVE, Event, next_status
 from engine.errors import InvalidParameter, NotImplementedHere
-from engine.linux import inotify, syscalls
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
+    from engine.container.folders import Folders
     from engine.container.logfile import Chain, Part, Record
     from engine.container.model import LogsQuery, WaitResult
     from engine.container.store import Handle
 
     Batch = list[tuple[int, bytes]]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _STREAMS = {"stdout": 1, "stderr": 2}
 
@@ -49,7 +54,7 @@ def check(handle: Handle, query: LogsQuery) -> None:
         raise NoLogs
 
 
-async def read(handle: Handle, query: LogsQuery) -> AsyncGenerator[Batch, None]:
+async def read(folders: Folders, handle: Handle, query: LogsQuery) -> AsyncGenerator[Batch, None]:
     """The log as `query` wants it; with `follow` until the container has ended."""
     path = handle.container.log_path
     if not query.follow:
@@ -57,14 +62,54 @@ async def read(handle: Handle, query: LogsQuery) -> AsyncGenerator[Batch, None]:
             yield batch
         return
     follower = _Follower(path, query)
-    try:
-        # Watched before it is read: what is written between is not missed.
+    # Watched before it is read: what is written between is not missed.
+    with folders.watch(os.path.dirname(path)) as changed, follower.reading:
         async for batch in _past(path, query, follower):
             yield batch
-        async for batch in _live(handle, follower):
+        async for batch in _live(handle, follower, changed):
             yield batch
-    finally:
-        follower.close()
+
+
+class _Reading:
+    """What threads of the disk's pool read from.
+
+    A caller who is cancelled leaves a read behind, which goes on; to close under it would let it
+    read from whatever takes the descriptor's number next. So the last of the two closes.
+    """
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        self._close = close
+        self._lock = threading.Lock()
+        self._is_busy = False
+        self._is_over = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._is_over = True
+            if self._is_busy:
+                return
+        self._close()
+
+    async def disk(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `fn` in the pool; one at a time."""
+        return await offload.disk(self._run, functools.partial(fn, *args, **kwargs))
+
+    def _run(self, call: Callable[[], T]) -> T:
+        with self._lock:
+            if self._is_over:
+                raise asyncio.CancelledError  # nobody hears it: who asked has gone
+            self._is_busy = True
+        try:
+            return call()
+        finally:
+            with self._lock:
+                self._is_busy = False
+                is_over = self._is_over
+            if is_over:
+                self._close()
 
 
 # What is there
@@ -74,16 +119,18 @@ async def _past(
     path: str, query: LogsQuery, follower: _Follower | None = None
 ) -> AsyncIterator[Batch]:
     parts = await offload.disk(logfile.open_all, path)
-    try:
+    with _Reading(lambda: _close(parts)) as reading:
         if follower is not None and parts:
             follower.begin(parts[-1], skip=query.tail is not None)
         pieces = _pieces(parts, query, follower)
-        while (batch := await offload.disk(_next_batch, pieces, query)) is not None:
+        while (batch := await reading.disk(_next_batch, pieces, query)) is not None:
             if batch:
                 yield batch
-    finally:
-        for part in parts:
-            part.close()
+
+
+def _close(parts: list[Part]) -> None:
+    for part in parts:
+        part.close()
 
 
 def _pieces(parts: list[Part], query: LogsQuery, follower: _Follower | None) -> Iterator[bytes]:
@@ -149,8 +196,7 @@ class _Follower:
         self.query = query
         self._fd = -1
         self._rest = b""
-        self._watch = inotify.Inotify()
-        self._watch.add(os.path.dirname(path), _MASK)
+        self.reading = _Reading(self._close)
 
     def begin(self, newest: Part, *, skip: bool) -> None:
         """Hold the newest file open: from its beginning, or behind what others read of it."""
@@ -212,55 +258,38 @@ class _Follower:
         self._fd, self._rest = os.dup(part.file.fileno()), b""
         part.close()
 
-    async def changed(self) -> None:
-        """Wait until something happened in the log's folder."""
-        loop = asyncio.get_running_loop()
-        ready = loop.create_future()
-        loop.add_reader(self._watch.fileno(), _resolve, ready)
-        try:
-            await ready
-        finally:
-            loop.remove_reader(self._watch.fileno())
-        self._watch.read()
-
-    def close(self) -> None:
-        self._watch.close()
+    def _close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
-_MASK = syscalls.IN_MODIFY | syscalls.IN_CREATE | syscalls.IN_MOVED_TO
-
-
-def _resolve(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)
-
-
-async def _live(handle: Handle, follower: _Follower) -> AsyncIterator[Batch]:
+async def _live(
+    handle: Handle, follower: _Follower, changed: asyncio.Event
+) -> AsyncIterator[Batch]:
     until_ns = follower.query.until_ns
     ended = asyncio.ensure_future(handle.waiters.register(WaitCondition.NOT_RUNNING, handle.state))
     try:
         while True:
             is_over = ended.done() or handle.state.status not in ALIVE
-            while (batch := await offload.disk(follower.read)) is not None:
+            changed.clear()
+            while (batch := await follower.reading.disk(follower.read)) is not None:
                 if batch:
                     yield batch
             if is_over or (until_ns is not None and time.time_ns() > until_ns):
                 return
-            await _either(follower.changed(), ended, until_ns)
+            await _either(changed, ended, until_ns)
     finally:
         ended.cancel()
 
 
 async def _either(
-    changed: Coroutine[object, object, None],
+    changed: asyncio.Event,
     ended: asyncio.Future[WaitResult],
     until_ns: int | None,
 ) -> None:
     """Until there is more to read, the container has ended, or the time is over."""
-    change = asyncio.ensure_future(changed)
+    change = asyncio.ensure_future(changed.wait())
     timeout_s = None if until_ns is None else max(0.0, (until_ns - time.time_ns()) / 1e9)
     both: set[asyncio.Future[Any]] = {change, ended}
     try:

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from engine.container.folders import Folders
+
 if TYPE_CHECKING:
     from engine.config import EngineConfig
     from engine.container.limits import Host
@@ -37,6 +39,7 @@ class Rooms:
     cgroup_version: int
     cgroup_parent: str
     masked_paths: tuple[str, ...] = field(default=())
+    folders: Folders = field(default_factory=Folders)
 
     def folder(self, container_id: str) -> str:
         """Where the container's files are under the data-root."""
