@@ -30,6 +30,7 @@ from engine.errors import (
     NoSuchContainer,
     WharfError,
 )
+from engine.linux import namespace, process
 from engine.oci import runtime as oci
 from engine.runtime.client import Bundle, Listener, RuntimeFailure
 
@@ -91,11 +92,12 @@ async def _start(rooms: Rooms, handle: Handle) -> Container:
             _with_sandbox(rooms, container, sandbox), apparmor_profile=findings.apparmor_profile
         )
         bundle = _bundle(rooms, container, findings, sandbox)
+        joined = _open_shared(rooms, container)
         unused.pop_all()
     queued, handle.queued = handle.queued, []
-    # Sockets of ports and clients are the runtime's from here on, whatever comes.
+    # What is open is the runtime's from here on, whatever comes.
     handle.task = await rooms.runtime.create(
-        bundle, listeners=_listeners(sandbox), attachments=queued
+        bundle, listeners=_listeners(sandbox), attachments=queued, namespaces=joined
     )
     await handle.task.start()
     return container
@@ -142,12 +144,13 @@ _JOINING = {
 }
 
 
-def _shared(rooms: Rooms, mode: str, kind: str) -> Container:
+def _shared(rooms: Rooms, mode: str, kind: str) -> Handle:
     """The running container whose namespace is joined; dockerd's refusals otherwise."""
     try:
-        target = rooms.store.find(modes.other(mode) or "").container
+        handle = rooms.store.find(modes.other(mode) or "")
     except NoSuchContainer as exc:
         raise InvalidParameter(f"{_JOINING[kind]}: {exc}") from exc
+    target = handle.container
     if target.state.status is Status.RESTARTING:
         raise Conflict(f"{_JOINING[kind]}: {ContainerRestarting(target.id)}")
     if target.state.status not in ALIVE:
@@ -162,7 +165,42 @@ def _shared(rooms: Rooms, mode: str, kind: str) -> Container:
             f"{_JOINING[kind]}: container {target.id}: non-shareable IPC "
             "(hint: use IpcMode:shareable for the donor container)"
         )
-    return target
+    return handle
+
+
+def _open_shared(rooms: Rooms, container: Container) -> dict[str, int]:
+    """The namespaces of other containers, by their type; the caller's to close."""
+    with contextlib.ExitStack() as undo:
+        opened: dict[str, int] = {}
+        for kind, mode in _process_modes(container):
+            if modes.other(mode) is not None:
+                opened[kind] = _open_namespace(_shared(rooms, mode, kind), kind)
+                undo.callback(os.close, opened[kind])
+        undo.pop_all()
+    return opened
+
+
+def _process_modes(container: Container) -> tuple[tuple[str, str], ...]:
+    host_config = container.host_config
+    return ("pid", host_config.pid_mode), ("ipc", host_config.ipc_mode)
+
+
+def _open_namespace(handle: Handle, kind: str) -> int:
+    """Its first process may end at any moment, and its pid be given to another; what was opened
+    is its own if it is still there afterwards.
+    """
+    ended = Conflict(f"{_JOINING[kind]}: {ContainerNotRunning(handle.id)}")
+    task = handle.task
+    if task is None or task.pidfd < 0:
+        raise ended
+    try:
+        fd = namespace.open_file(f"/proc/{task.pid}/ns/{kind}")
+    except OSError as exc:
+        raise ended from exc
+    if process.has_ended(task.pidfd):
+        os.close(fd)
+        raise ended
+    return fd
 
 
 async def _open_sandbox(rooms: Rooms, container: Container) -> Sandbox:
@@ -262,7 +300,7 @@ def _namespaces(rooms: Rooms, container: Container, sandbox: Sandbox) -> dict[st
         found["network"] = sandbox.netns_path
     if host_config.uts_mode != "host":
         found["uts"] = spec.OWN
-    for kind, mode in (("pid", host_config.pid_mode), ("ipc", host_config.ipc_mode)):
+    for kind, mode in _process_modes(container):
         if modes.other(mode) is not None:
             found[kind] = f"/proc/{_shared(rooms, mode, kind).state.pid}/ns/{kind}"
         elif mode != "host":

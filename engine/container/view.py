@@ -11,12 +11,11 @@ import contextlib
 import errno
 import os
 import re
-import select
 import threading
 from typing import TYPE_CHECKING
 
 from engine.errors import InvalidParameter
-from engine.linux import path, syscalls
+from engine.linux import path, process, syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -115,17 +114,11 @@ def of_process(pid: int, pidfd: int) -> Iterator[int]:
     except FileNotFoundError as exc:
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from exc
     try:
-        if _has_ended(pidfd):
+        if process.has_ended(pidfd):
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         yield fd
     finally:
         os.close(fd)
-
-
-def _has_ended(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def read_file(root: int, name: str, limit_bytes: int = LARGEST_FILE_BYTES) -> bytes:

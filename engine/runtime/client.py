@@ -31,7 +31,7 @@ from engine.runtime import protocol
 from engine.runtime.protocol import AttachOptions, Bundle, Entry, Exit, ListenerOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from engine.runtime.protocol import Json, Message
 
@@ -479,17 +479,21 @@ class Runtime:
         *,
         listeners: Sequence[Listener] = (),
         attachments: Sequence[Attachment] = (),
+        namespaces: Mapping[str, int] | None = None,
     ) -> Task:
         """Bring a container to the point where `Task.start` is all that is missing.
 
-        The descriptors of `listeners` and `attachments` are the runtime's from here on, whatever
-        comes. Raises RuntimeFailure; nothing is left running then.
+        `namespaces` are those of others to join, by their type in the runtime spec. All
+        descriptors are the runtime's from here on, whatever comes. Raises RuntimeFailure; nothing
+        is left running then.
         """
-        given = [*(x.fd for x in listeners), *(x.fd for x in attachments)]
+        joined = dict(namespaces or {})
+        given = [*(x.fd for x in listeners), *(x.fd for x in attachments), *joined.values()]
         request = protocol.Create(
             bundle=bundle.to_json(),
             listeners=[x.options().to_json() for x in listeners],
             attachments=[x.options().to_json() for x in attachments],
+            namespaces=list(joined),
         )
         try:
             return await self._create(bundle.id, request, given)

@@ -67,10 +67,15 @@ class Confinement:
 
 
 def run_container(
-    bundle: protocol.Bundle, sync: socket.socket, stdio: tuple[int, int, int]
+    bundle: protocol.Bundle,
+    sync: socket.socket,
+    stdio: tuple[int, int, int],
+    joined: dict[str, int],
 ) -> NoReturn:
-    """Become PID 1 of a container, or its only process. `stdio` is unused with a terminal."""
-    _guard(sync, lambda: _container(bundle, sync, stdio))
+    """Become PID 1 of a container, or its only process. `stdio` is unused with a terminal; `joined`
+    are the namespaces of others that came as descriptors.
+    """
+    _guard(sync, lambda: _container(bundle, sync, stdio, joined))
 
 
 def run_exec(
@@ -104,7 +109,12 @@ def _guard(sync: socket.socket, sequence: Callable[[], None]) -> NoReturn:
     os._exit(_EXEC_FAILED)
 
 
-def _container(bundle: protocol.Bundle, sync: socket.socket, stdio: tuple[int, int, int]) -> None:
+def _container(
+    bundle: protocol.Bundle,
+    sync: socket.socket,
+    stdio: tuple[int, int, int],
+    joined: dict[str, int],
+) -> None:
     spec: Json = bundle.spec
     linux: Json = spec.get("linux") or {}
     namespaces: list[Json] = linux.get("namespaces") or []
@@ -112,14 +122,14 @@ def _container(bundle: protocol.Bundle, sync: socket.socket, stdio: tuple[int, i
     confinement = Confinement(bundle)
 
     # 1. A session of its own with nothing of the monitor's but its stdio.
-    _leave_monitor(sync, None if bundle.tty else stdio)
+    _leave_monitor(sync, None if bundle.tty else stdio, *joined.values())
     # 2. What lies on the host: group, OOM score, filter, security label. The cgroup comes before
     #    its namespace, which takes what the process is in for its root.
     _enter_cgroup(confinement.cgroup_path)
     host = _Host(confinement, spec["process"])
     # 3. Namespaces: those of others are joined, the rest is new. The pid namespace was chosen
     #    by the monitor before the fork.
-    _enter_namespaces(wanted)
+    _enter_namespaces(wanted, joined)
     _join_keyring(bundle.id)
     # 4. Names and interfaces of the new namespaces.
     _set_names(spec, wanted)
@@ -270,23 +280,26 @@ def _set_oom_score(adjustment: int) -> None:
         raise StepFailed.of("oom_score_adj", "write /proc/self/oom_score_adj", exc) from exc
 
 
-def _enter_namespaces(wanted: dict[str, str]) -> None:
+def _enter_namespaces(wanted: dict[str, str], joined: dict[str, int]) -> None:
     new = 0
     for kind, where in wanted.items():
         if kind == "user":
             raise StepFailed("namespaces", "user namespaces are not supported by this runtime")
         if kind == "pid":
             continue
-        if not where:
+        if not where and kind not in joined:
             new |= namespace.flag(kind)
             continue
         try:
-            fd = namespace.open_file(where)
+            fd = joined[kind] if kind in joined else namespace.open_file(where)
             syscalls.setns(fd, namespace.flag(kind))
-            os.close(fd)
+            if kind not in joined:
+                os.close(fd)
         except OSError as exc:
             what = f"failed to join {kind} namespace {where}"
             raise StepFailed.of("namespaces", what, exc) from exc
+    for fd in joined.values():
+        os.close(fd)
     try:
         syscalls.unshare(new)
     except OSError as exc:

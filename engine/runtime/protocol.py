@@ -285,9 +285,11 @@ class Hello(Message):
 
 
 class Create(Request):
-    """Descriptors: a socket a listener, then one an attachment."""
+    """Descriptors: a socket a listener, then one an attachment, then a namespace for each type in
+    `namespaces`, which is joined whatever path the specification has for it.
+    """
 
-    __slots__ = ("attachments", "bundle", "listeners")
+    __slots__ = ("attachments", "bundle", "listeners", "namespaces")
 
     def __init__(
         self,
@@ -296,9 +298,11 @@ class Create(Request):
         bundle: Json,
         listeners: list[Json] | None = None,
         attachments: list[Json] | None = None,
+        namespaces: list[str] | None = None,
     ) -> None:
         super().__init__(seq=seq)
         self.bundle = bundle
+        self.namespaces = namespaces or []
         self.listeners = listeners or []
         self.attachments = attachments or []
 

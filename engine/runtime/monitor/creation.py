@@ -88,6 +88,7 @@ class _Creation:
         self._master = -1
         self._listeners: list[tuple[int, protocol.Json]] = []
         self._clients: list[tuple[int, protocol.Json]] = []
+        self._joined: dict[str, int] = {}
         self._oom: cgroup.OomWatch | None = None
         self._sync: protocol.Channel | None = None
         self._pid = 0
@@ -100,9 +101,10 @@ class _Creation:
         self._seq = request.seq
         self._bundle = Bundle.from_json(request.bundle)
         self._cgroup = self._bundle.spec.get("linux", {}).get("cgroupsPath") or ""
-        split = len(request.listeners)
-        self._listeners = list(zip(fds[:split], request.listeners, strict=True))
-        self._clients = list(zip(fds[split:], request.attachments, strict=True))
+        given = iter(fds)
+        self._listeners = [(next(given), options) for options in request.listeners]
+        self._clients = [(next(given), options) for options in request.attachments]
+        self._joined = {kind: next(given) for kind in request.namespaces}
         # 2. What init is born into.
         self._do("journal", self._open_journal)
         self._do("log", self._open_log)
@@ -210,18 +212,21 @@ class _Creation:
         linux: dict[str, Any] = self._bundle.spec.get("linux") or {}
         namespaces: list[dict[str, str]] = linux.get("namespaces") or []
         where = {n["type"]: n.get("path") or "" for n in namespaces}.get("pid")
-        joined = namespace.open_file(where) if where else None
+        joined = self._joined.get("pid")
+        if joined is None and where:
+            joined = self._joined["pid"] = namespace.open_file(where)
         ours, sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._pid = fork_into(joined, new=where == "")
+        self._pid = fork_into(joined, new=where == "" and joined is None)
         if self._pid == 0:
-            init.run_container(self._bundle, sync, theirs)
+            init.run_container(self._bundle, sync, theirs, self._joined)
         # It is not reaped before this process ends, so the pid is still its own.
         self._pidfd = os.pidfd_open(self._pid)
         sync.close()
         self._sync = protocol.Channel(ours)
-        for fd in (*theirs, -1 if joined is None else joined):
+        for fd in (*theirs, *self._joined.values()):
             if fd >= 0:
                 os.close(fd)
+        self._joined.clear()
 
     def _open_pipes(self) -> tuple[int, int, int]:
         if self._bundle.open_stdin:

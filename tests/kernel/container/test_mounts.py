@@ -160,6 +160,18 @@ async def test_shared_memory_between_two(house: House) -> None:
 
 
 @in_house
+async def test_processes_and_queues_of_another(house: House) -> None:
+    donor = HostConfig(ipc_mode="shareable")
+    ref = await house.start("sleep", "1000", name="donor", host=donor)
+    pid = (await house.view(ref)).container.state.pid
+    wanted = [os.readlink(f"/proc/{pid}/ns/{kind}") for kind in ("pid", "ipc")]
+    joining = HostConfig(pid_mode="container:donor", ipc_mode="container:donor")
+    script = "cd /proc/self/ns; readlink pid; readlink ipc; ls /proc/self/fd | wc -l"
+    _, output = await house.run("sh", "-c", script, host=joining)
+    assert output.split() == [*wanted, "4"]  # 0, 1, 2 and the folder itself
+
+
+@in_house
 async def test_a_passwd_that_is_a_fifo(house: House) -> None:
     """An error at once, not a wait for a writer."""
     ref = await house.create("true", user="bob")
