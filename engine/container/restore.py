@@ -22,6 +22,7 @@ from engine.container.state import ALIVE
 from engine.container.teardown import sweep, teardown
 from engine.errors import WharfError
 from engine.linux import cgroup, tree
+from engine.runtime.client import NewerMonitor
 from engine.runtime.protocol import Entry, Exit
 
 if TYPE_CHECKING:
@@ -60,17 +61,25 @@ async def restore(rooms: Rooms, reports: Reports) -> None:
 
 
 async def _each(work: list[Awaitable[None]]) -> None:
-    """A bounded number at a time; one that fails is logged and harms no other."""
+    """A bounded number at a time; one that fails is logged and harms no other.
+
+    But what a newer engine runs is not this one's to judge: nothing is done beyond that.
+    """
     limit = asyncio.Semaphore(_AT_ONCE)
+    refusals: list[NewerMonitor] = []
 
     async def one(each: Awaitable[None]) -> None:
         async with limit:
             try:
                 await each
+            except NewerMonitor as exc:
+                refusals.append(exc)
             except Exception:
                 log.exception("a container could not be restored")
 
     await asyncio.gather(*(one(each) for each in work))
+    if refusals:
+        raise refusals[0]
 
 
 # Running ones

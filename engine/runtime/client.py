@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 import engine
 from engine import offload
 from engine.errors import EngineError
-from engine.linux import syscalls
+from engine.linux import cgroup, syscalls
 from engine.runtime import protocol
 from engine.runtime.protocol import AttachOptions, Bundle, Entry, Exit, ListenerOptions
 
@@ -41,6 +41,7 @@ __all__ = [
     "Entry",
     "Exit",
     "Listener",
+    "NewerMonitor",
     "Runtime",
     "RuntimeEvents",
     "RuntimeFailure",
@@ -49,9 +50,12 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-# A monitor answers a state request in microseconds; one that does not in this time is taken for
-# dead.
-_ADOPT_TIMEOUT_S = 10.0
+# A monitor answers in microseconds what it need not wait for; one that does not in this time is
+# taken for dead.
+_ANSWER_TIMEOUT_S = 10.0
+# Until a program runs there are disks to wait for, with mounts to be made from them.
+_BIRTH_TIMEOUT_S = 120.0
+_KILL_TIMEOUT_S = 5.0
 _NO_FDS: list[int] = []
 # As every line of a journal does.
 _ENTRY_BEGINS = protocol.dump(Entry(event="", at_ns=0).to_json()).encode().partition(b":")[0]
@@ -76,6 +80,27 @@ class MonitorGone(RuntimeFailure):
 
     def __init__(self) -> None:
         super().__init__("monitor", errno.EPIPE, "the container's monitor ended unexpectedly")
+
+
+class MonitorSilent(RuntimeFailure):
+    """The monitor did not answer in time."""
+
+    def __init__(self, timeout_s: float) -> None:
+        text = f"the container's monitor has not answered for {timeout_s:g} seconds"
+        super().__init__("monitor", errno.ETIMEDOUT, text)
+
+
+class NewerMonitor(EngineError):
+    """A container was started by a later version, whose monitor this one does not understand."""
+
+    def __init__(self, container_id: str, version: int) -> None:
+        super().__init__(
+            f"container {container_id} runs under a newer version of this engine (monitor protocol "
+            f"{version}, known is {protocol.VERSION}): use that version again, or stop the "
+            "container with it first"
+        )
+        self.container_id = container_id
+        self.version = version
 
 
 class Attachment:
@@ -206,10 +231,21 @@ class _Connection:
         return future
 
     async def ask(
-        self, request: protocol.Request, kind: type[AnswerT], fds: Sequence[int] = ()
+        self,
+        request: protocol.Request,
+        kind: type[AnswerT],
+        fds: Sequence[int] = (),
+        *,
+        timeout_s: float = _ANSWER_TIMEOUT_S,
     ) -> tuple[AnswerT, list[int]]:
-        """The answer; raises RuntimeFailure if the monitor says so or is gone."""
-        return answer_of(await self.post(request, fds), kind)
+        """The answer; raises RuntimeFailure if the monitor says so, is gone or says nothing."""
+        future = self.post(request, fds)
+        try:
+            answer = await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            self._waiting.pop(request.seq, None)
+            raise MonitorSilent(timeout_s) from None
+        return answer_of(answer, kind)
 
     def close(self) -> None:
         if not self.is_open:
@@ -287,12 +323,15 @@ class Task:
         self.started_ns = 0
         self.exit: Exit | None = None
         self._runtime = runtime
+        self._cgroup = ""
+        self._version = 0
+        self._greeted = asyncio.Event()
         self._connection = _Connection(sock, on_message=self._on_message, on_end=self._on_end)
         self._quiet = True
 
     async def start(self) -> int:
         """Let the program run. Returns the time of its execve in ns; raises RuntimeFailure."""
-        answer, _fds = await self._connection.ask(protocol.Start(), protocol.Started)
+        answer, _fds = await self._bear(protocol.Start(), protocol.Started)
         self.started_ns = answer.at_ns
         return answer.at_ns
 
@@ -340,7 +379,14 @@ class Task:
             options=None if attachment is None else attachment.options().to_json(),
         )
         fds = [] if attachment is None else [attachment.fd]
-        answer, _fds = await self._connection.ask(request, protocol.Executed, fds)
+        try:
+            answer, _fds = await self._connection.ask(
+                request, protocol.Executed, fds, timeout_s=_BIRTH_TIMEOUT_S
+            )
+        except MonitorSilent:
+            # It may hang on a disk, or in a frozen group: it shall not run once nobody waits.
+            self._connection.send(protocol.Signal(signo=signal.SIGKILL, exec_id=exec_id))
+            raise
         return answer.pid
 
     async def state(self) -> Json:
@@ -355,6 +401,21 @@ class Task:
         self._runtime.drop(self)
         self._connection.close()
         self._close_pidfd()
+
+    async def _bear(
+        self, request: protocol.Request, kind: type[AnswerT], fds: Sequence[int] = ()
+    ) -> tuple[AnswerT, list[int]]:
+        """One step towards a running program; one that hangs is ended by its group."""
+        try:
+            return await self._connection.ask(request, kind, fds, timeout_s=_BIRTH_TIMEOUT_S)
+        except MonitorSilent:
+            log.error("the start of container %s hangs; it is ended", self.id)
+            if self._cgroup:
+                with contextlib.suppress(OSError):
+                    await offload.kernel(cgroup.kill, self._cgroup, _KILL_TIMEOUT_S)
+            # Whatever goes on behind it finds nobody there, and undoes what it did.
+            self.close()
+            raise
 
     async def _request(self, request: protocol.Request, fds: Sequence[int] = ()) -> None:
         await self._connection.ask(request, protocol.Done, fds)
@@ -372,12 +433,17 @@ class Task:
         return self._connection.heard
 
     async def create(self, request: protocol.Create, fds: Sequence[int]) -> Self:
-        answer, pidfds = await self._connection.ask(request, protocol.Created, fds)
+        self._cgroup = request.bundle["spec"].get("linux", {}).get("cgroupsPath") or ""
+        answer, pidfds = await self._bear(request, protocol.Created, fds)
         self.pid, self.pidfd = answer.pid, pidfds[0]
         self._quiet = False
         return self
 
     async def adopt(self) -> Self:
+        # First of all its version: what a newer one says next may be of no known form.
+        await self._greeted.wait()
+        if self._version > protocol.VERSION:
+            raise NewerMonitor(self.id, self._version)
         answer, pidfds = await self._connection.ask(protocol.State(), protocol.StateReply)
         self.pid, self.started_ns = answer.pid, answer.started_ns
         self.pidfd = pidfds[0] if pidfds else -1
@@ -402,6 +468,8 @@ class Task:
         match message:
             case protocol.Hello():
                 self.monitor_pid = message.pid
+                self._version = message.version
+                self._greeted.set()
             case protocol.Exited():
                 self._on_exit(Exit.from_json(message.exit))
             case protocol.ExecExited():
@@ -427,6 +495,7 @@ class Task:
         self._connection.send(protocol.Acknowledge())
 
     def _on_end(self) -> None:
+        self._greeted.set()
         self._runtime.drop(self)
         if self.exit is not None or self._quiet:
             self._close_pidfd()
@@ -502,14 +571,21 @@ class Runtime:
                 os.close(fd)
 
     async def adopt(self, container_id: str) -> Task | None:
-        """Connect to the living monitor of a container; None if there is none."""
+        """Connect to the living monitor of a container; None if there is none.
+
+        One of an earlier version is as good as our own. Raises NewerMonitor for one of a later
+        version that has broken with ours; it goes on.
+        """
         sock = await offload.kernel(_connect, self._folder(container_id))
         if sock is None:
             return None
         task = Task(self, container_id, sock)
         self._tasks.add(task)
         try:
-            return await asyncio.wait_for(task.adopt(), _ADOPT_TIMEOUT_S)
+            return await asyncio.wait_for(task.adopt(), _ANSWER_TIMEOUT_S)
+        except NewerMonitor:
+            task.close()
+            raise
         except (RuntimeFailure, TimeoutError) as exc:
             log.warning("no answer from the monitor of container %s: %s", container_id, exc)
             task.close()
@@ -678,7 +754,7 @@ def _connect(folder: str) -> socket.socket | None:
         # The path of a Unix socket is limited to 107 bytes; by its folder's descriptor it is short.
         folder_fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
         try:
-            sock.settimeout(_ADOPT_TIMEOUT_S)
+            sock.settimeout(_ANSWER_TIMEOUT_S)
             sock.connect(f"/proc/self/fd/{folder_fd}/monitor.sock")
         finally:
             os.close(folder_fd)

@@ -33,7 +33,9 @@ greeted the same way. A new connection takes over from the one before.
 On the wire a message is four bytes of length (big endian) and as many of JSON: `type`, the slots
 of its class, `fds`, the number of descriptors that belong to it. Those travel as SCM_RIGHTS in
 order. A reader drops keys it does not know and a missing key takes its default: this is how daemon
-and monitor of different versions talk. `VERSION` grows when that is not enough.
+and monitor of different versions talk. `VERSION` grows when that is not enough: a daemon goes on
+with monitors of earlier versions, and does not start where one of a later version runs, which
+leaves its container alone.
 
 This module is imported by launcher, monitor and init: light standard library only, so no msgspec.
 """

@@ -157,7 +157,11 @@ class Container:
 
     def signal(self, signo: int, exec_id: str | None) -> None:
         if exec_id is not None:
-            self._exec(exec_id).signal(signo)
+            # Also one that does not run yet.
+            found = self._execs[exec_id]
+            if found.code is not None:
+                raise ProcessLookupError(3, f"exec {exec_id} is not running")
+            found.signal(signo)
         elif self.has_process:
             process.send_signal(self.pidfd, signo)
 
