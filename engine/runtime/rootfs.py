@@ -149,7 +149,8 @@ class Root:
         try:
             origin = _open_source(source, subpath)
         except OSError as exc:
-            raise _at(exc, f"stat {os.path.join(source, subpath)}") from exc
+            where = f"{source}/{subpath}" if subpath else source
+            raise _at(exc, f"stat {where}") from exc
         try:
             is_directory = stat.S_ISDIR(os.fstat(origin).st_mode)
             target = self._make_target(destination, is_directory=is_directory)
