@@ -28,6 +28,7 @@ _UDP_IDLE_S = 90.0
 _MAX_FLOWS = 1024
 _ACCEPTS_A_ROUND = 64
 _RETRY_S = 0.1
+_BROKEN = EPOLLHUP | EPOLLERR
 
 
 class Relay:
@@ -144,13 +145,20 @@ class _Stream:
     def _on_event(self, events: int, reads: _Pipe, writes: _Pipe) -> None:
         """An event on the socket that `reads` comes from and `writes` goes to."""
         try:
-            if events & (EPOLLERR | EPOLLHUP) and not reads.is_open:
+            if events & _BROKEN and not reads.is_open and not reads.pending:
                 self.close()
                 return
             if events & EPOLLOUT:
                 writes.flush()
-            if events & (EPOLLIN | EPOLLHUP | EPOLLERR) and reads.wants_more:
+                if writes.is_unwatched:
+                    # Nothing will tell of the other socket any more, and it holds no more than
+                    # what came before its end.
+                    while writes.wants_more:
+                        writes.fill()
+            if events & (EPOLLIN | _BROKEN) and reads.wants_more:
                 reads.fill()
+            if events & _BROKEN and reads.pending:
+                self._unwatch(reads)
         except OSError:
             self.close()
             return
@@ -160,7 +168,16 @@ class _Stream:
         self._watch(reads, writes)
         self._watch(writes, reads)
 
+    def _unwatch(self, reads: _Pipe) -> None:
+        """A broken socket whose last bytes cannot be passed on yet would be told of in every round,
+        whatever is asked for: go on by the other one.
+        """
+        reads.is_unwatched = True
+        self._loop.remove(reads.source.fileno())
+
     def _watch(self, reads: _Pipe, writes: _Pipe) -> None:
+        if reads.is_unwatched:
+            return
         events = EPOLLIN if reads.wants_more else 0
         if writes.pending:
             events |= EPOLLOUT
@@ -176,13 +193,14 @@ class _Stream:
 class _Pipe:
     """One direction, with at most one read's worth on its way."""
 
-    __slots__ = ("is_open", "pending", "source", "target")
+    __slots__ = ("is_open", "is_unwatched", "pending", "source", "target")
 
     def __init__(self, source: socket.socket, target: socket.socket) -> None:
         self.source = source
         self.target = target
         self.pending = memoryview(b"")
         self.is_open = True
+        self.is_unwatched = False
 
     @property
     def wants_more(self) -> bool:
