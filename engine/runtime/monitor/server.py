@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -23,6 +24,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_RETRY_S = 0.1
+# Each ends a generation of processes.
+_ROUNDS = 16
 
 
 def main(control: int, launcher: int, children: int, folder: str) -> NoReturn:
@@ -77,14 +83,32 @@ def _set_name(name: str) -> None:
 
 
 def _end_orphans() -> None:
-    """A maker that was killed leaves its container to this process, without a word about it."""
-    with contextlib.suppress(FileNotFoundError, ChildProcessError):
-        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
-            orphans = [int(pid) for pid in file.read().split()]
+    """A maker that was killed leaves its container to this process, without a word about it.
+
+    Not by /proc/…/children, which not every kernel has. What the ended leave comes here too.
+    """
+    for _ in range(_ROUNDS):
+        orphans = _children()
         for pid in orphans:
             os.kill(pid, signal.SIGKILL)
         for pid in orphans:
             os.waitpid(pid, 0)
+        if not orphans:
+            return
+
+
+def _children() -> list[int]:
+    """Until they are waited for here, nobody else is given their pids."""
+    parent = b"PPid:\t%d\n" % os.getpid()
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and parent in _status(name)]
+
+
+def _status(pid: str) -> bytes:
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""  # it has ended
 
 
 def _make(control: int, ours: int, theirs: int, folder: str) -> NoReturn:
@@ -132,7 +156,7 @@ class Server:
         self.journal = Journal(os.path.join(folder, "journal"), taken.fd(facts["journal"]))
         self._channel: protocol.Channel | None = None
         self._listener = taken.fd(facts["listener"])
-        self._loop.add(self._listener, EPOLLIN, self._on_connect)
+        self._listen()
         reaper = Reaper(self._loop, children)
         self._container = Container(self._loop, reaper, self.journal, self, taken)
         self._serve(socket.SocketType(fileno=taken.fd(facts["control"])))
@@ -156,17 +180,29 @@ class Server:
         self._loop.add(sock.fileno(), EPOLLIN, self._on_event)
 
     def _on_connect(self, _events: int) -> None:
-        listener = socket.socket(fileno=os.dup(self._listener))
-        try:
-            sock, _address = listener.accept()
-        except OSError:
+        sock = self._accept()
+        if sock is None:
             return
-        finally:
-            listener.close()
         self.say(protocol.Superseded())
         self._drop_channel()
         self._serve(sock)
         self.say(protocol.Hello(id=self._id, pid=os.getpid()))
+
+    def _accept(self) -> socket.SocketType | None:
+        listener = socket.socket(fileno=self._listener)
+        try:
+            return listener.accept()[0]
+        except OSError as exc:
+            if exc.errno in _EXHAUSTED:
+                # The connection stays queued; asking at once would only spin.
+                self._loop.remove(self._listener)
+                self._loop.call_later(_RETRY_S, self._listen)
+            return None
+        finally:
+            listener.detach()
+
+    def _listen(self) -> None:
+        self._loop.add(self._listener, EPOLLIN, self._on_connect)
 
     def say(self, message: protocol.Message, fds: tuple[int, ...] = ()) -> None:
         """Tell the daemon if one listens; `fds` are closed in any case."""
@@ -219,7 +255,7 @@ class Server:
         if isinstance(message, protocol.Acknowledge):
             self._acknowledge(container, message.exec_id)
         elif isinstance(message, protocol.State):
-            self._say_state(container, message.seq)
+            self._try(message, lambda: self._say_state(container, message.seq), answer=False)
         elif isinstance(message, protocol.Exec):
             self._try(message, lambda: container.exec(message, fds), answer=False)
         elif isinstance(message, protocol.Attach) and len(fds) == 1:
