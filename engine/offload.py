@@ -20,7 +20,9 @@ T = TypeVar("T")
 
 # Disk work waits for the device, unpacking keeps a core busy each (the codecs release the GIL), and
 # kernel work (netlink, cgroups, mounts) is short but may not queue behind either.
-_SIZES = {"disk": 8, "unpack": 4, "kernel": 8}
+# A path that a user named may lie on a server that never answers: who looks there waits with
+# nobody but their like.
+_SIZES = {"disk": 8, "unpack": 4, "kernel": 8, "foreign": 8}
 _pools: dict[str, ThreadPoolExecutor] = {}
 
 
@@ -53,6 +55,11 @@ async def unpack(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
 async def kernel(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `fn`, which asks the kernel for something short."""
     return await _run("kernel", fn, *args, **kwargs)
+
+
+async def foreign(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `fn`, which looks at paths of the host that users named."""
+    return await _run("foreign", fn, *args, **kwargs)
 
 
 def close() -> None:

@@ -208,7 +208,7 @@ async def _mount_points(
 ) -> tuple[tuple[MountPoint, ...], tuple[str, ...]]:
     """Every mount by destination, with its volumes made; and which volumes are new."""
     planned = _plan_mounts(rooms, container)
-    await offload.disk(_check_sources, planned)
+    await offload.foreign(_check_sources, planned)
     fresh: list[str] = []
     held: list[str] = []
     try:

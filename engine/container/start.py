@@ -120,7 +120,7 @@ def _listeners(sandbox: Sandbox) -> list[Listener]:
 async def _both(rooms: Rooms, container: Container) -> tuple[Findings, Sandbox]:
     """Waits for both, also where one fails: what the other made must be known to be undone."""
     found, opened = await asyncio.gather(
-        offload.kernel(gather.gather, rooms, container),
+        offload.foreign(gather.gather, rooms, container),
         _open_sandbox(rooms, container),
         return_exceptions=True,
     )
