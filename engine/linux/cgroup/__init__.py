@@ -14,11 +14,10 @@ import os
 
 from engine.linux.cgroup import device_policy, setup, v1, v2
 from engine.linux.cgroup import resources as _resources
-from engine.linux.cgroup.file import LimitError
+from engine.linux.cgroup.limit import LimitError, Setting
 from engine.linux.cgroup.metrics import stats
 from engine.linux.cgroup.oom import OomWatch
 from engine.linux.cgroup.parent import open_parent
-from engine.linux.cgroup.resources import Setting
 from engine.linux.cgroup.support import available_cpus, available_mems, supported
 
 TYPE_CHECKING = False

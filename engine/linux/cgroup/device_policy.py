@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from engine.linux.cgroup.file import LimitError
+from engine.linux.cgroup.limit import LimitError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,22 +10,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.linux.cgroup.resources import Setting
-
 _CHUNK = 64 * 1024
 UNLIMITED = (1 << 64) - 1
 """What a limit of "max" is read as."""
-
-
-class LimitError(OSError):
-    """A limit that the kernel refused; `str()` is the sentence of the reference runtime."""
-
-    def __init__(self, number: int, sentence: str) -> None:
-        super().__init__(number, sentence)
-        self.sentence = sentence
-
-    def __str__(self) -> str:
-        return self.sentence
 
 
 def reason(number: int) -> str:
@@ -42,32 +29,6 @@ def write(path: str, value: str) -> None:
         raise OSError(exc.errno, os.strerror(exc.errno or 0), path) from None
     finally:
         os.close(fd)
-
-
-def set_limit(path: str, value: str) -> None:
-    """`write`, a refusal told as a `LimitError`."""
-    try:
-        write(path, value)
-    except OSError as exc:
-        number = exc.errno or 0
-        if number in (errno.ENOENT, errno.EACCES, errno.EPERM):
-            sentence = f"open {path}: {reason(number)}"
-        else:
-            sentence = f'failed to write "{value}": write {path}: {reason(number)}'
-        raise LimitError(number, sentence) from exc
-
-
-def set_limit_of(directory: str, setting: Setting) -> None:
-    """Carry out one setting of a plan in `directory`."""
-    try:
-        set_limit(os.path.join(directory, setting.file), setting.value)
-    except LimitError as exc:
-        if exc.errno != errno.ENOENT or not os.path.isdir(directory):
-            raise
-        if setting.fallback is not None:
-            set_limit_of(directory, setting.fallback)
-        elif not setting.is_optional:
-            raise
 
 
 def read(path: str) -> str:

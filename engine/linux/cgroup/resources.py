@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from engine.linux.cgroup.file import LimitError
+from engine.linux.cgroup.limit import LimitError, Setting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,33 +18,6 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 _DEFAULT_PERIOD_US = 100_000
-
-
-class Setting:
-    """`value` goes to `file`; where that is missing: `fallback`, or nothing if optional."""
-
-    __slots__ = ("controller", "fallback", "file", "is_optional", "value")
-
-    def __init__(
-        self,
-        controller: str,
-        file: str,
-        value: str,
-        *,
-        is_optional: bool = False,
-        fallback: Setting | None = None,
-    ) -> None:
-        self.controller = controller
-        self.file = file
-        self.value = value
-        self.is_optional = is_optional
-        self.fallback = fallback
-
-    def facts(self) -> tuple[str, str, str]:
-        return (self.controller, self.file, self.value)
-
-    def __repr__(self) -> str:
-        return f"Setting{self.facts()}"
 
 
 def plan(resources: Json, version: int) -> list[Setting]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import os
 
-from engine.linux.cgroup import end, file, setup
+from engine.linux.cgroup import end, file, limit, setup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from engine.linux.cgroup.resources import Setting
+    from engine.linux.cgroup.limit import Setting
 
 _MODE = 0o755
 
@@ -91,16 +91,16 @@ def apply(path: str, settings: list[Setting]) -> None:
 
 
 def _set_plain(target: str, setting: Setting, _settings: list[Setting]) -> None:
-    file.set_limit_of(os.path.dirname(target), setting)
+    limit.carry_out(os.path.dirname(target), setting)
 
 
 def _set_shares(target: str, setting: Setting, _settings: list[Setting]) -> None:
     """The kernel clamps what is out of range without a word."""
-    file.set_limit(target, setting.value)
+    limit.write(target, setting.value)
     asked, taken = int(setting.value), file.read_int(target)
     if asked != taken:
         bound = "maximum" if asked > taken else "minimum"
-        raise file.LimitError(errno.EINVAL, f"the {bound} allowed cpu-shares is {taken}")
+        raise limit.LimitError(errno.EINVAL, f"the {bound} allowed cpu-shares is {taken}")
 
 
 def _set_period(target: str, setting: Setting, settings: list[Setting]) -> None:
@@ -114,13 +114,13 @@ def _set_rt_period(target: str, setting: Setting, settings: list[Setting]) -> No
 
 def _set_before(target: str, setting: Setting, settings: list[Setting], partner: str) -> None:
     try:
-        file.set_limit(target, setting.value)
-    except file.LimitError as exc:
+        limit.write(target, setting.value)
+    except limit.LimitError as exc:
         value = next((s.value for s in settings if s.file == partner), None)
         if exc.errno != errno.EINVAL or value is None:
             raise
-        file.set_limit(os.path.join(os.path.dirname(target), partner), value)
-        file.set_limit(target, setting.value)
+        limit.write(os.path.join(os.path.dirname(target), partner), value)
+        limit.write(target, setting.value)
 
 
 def _set_memory(target: str, setting: Setting, settings: list[Setting]) -> None:
@@ -128,17 +128,17 @@ def _set_memory(target: str, setting: Setting, settings: list[Setting]) -> None:
     both = next((s.value for s in settings if s.file == "memory.memsw.limit_in_bytes"), None)
     group = os.path.dirname(target)
     if both is not None:
-        limit = file.UNLIMITED if both == "-1" else int(both)
-        if limit > file.read_int(target):
-            file.set_limit(os.path.join(group, "memory.memsw.limit_in_bytes"), both)
+        wanted = file.UNLIMITED if both == "-1" else int(both)
+        if wanted > file.read_int(target):
+            limit.write(os.path.join(group, "memory.memsw.limit_in_bytes"), both)
     try:
-        file.set_limit(target, setting.value)
-    except file.LimitError as exc:
+        limit.write(target, setting.value)
+    except limit.LimitError as exc:
         if exc.errno != errno.EBUSY:
             raise
         usage = file.read_int(os.path.join(group, "memory.usage_in_bytes"))
         peak = file.read_int(os.path.join(group, "memory.max_usage_in_bytes"))
-        raise file.LimitError(
+        raise limit.LimitError(
             errno.EBUSY,
             f"unable to set memory limit to {setting.value} "
             f"(current usage: {usage}, peak usage: {peak})",
@@ -157,7 +157,7 @@ def devices(path: str, commands: list[tuple[str, str]]) -> None:
     """`commands`: what to write to which of devices.allow and devices.deny, in order."""
     group = directory("devices", path)
     for name, rule in commands:
-        file.set_limit(os.path.join(group, name), rule)
+        limit.write(os.path.join(group, name), rule)
 
 
 def kill(path: str, timeout_s: float) -> bool:

@@ -10,12 +10,12 @@ import errno
 import os
 
 from engine.linux import syscalls
-from engine.linux.cgroup import device_program, end, file, setup
+from engine.linux.cgroup import device_program, end, file, limit, setup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from engine.linux.cgroup.device_policy import Policy
-    from engine.linux.cgroup.resources import Setting
+    from engine.linux.cgroup.limit import Setting
 
 _MODE = 0o755
 
@@ -87,7 +87,7 @@ def enter(path: str) -> None:
 
 def apply(path: str, settings: list[Setting]) -> None:
     for setting in settings:
-        file.set_limit_of(directory(path), setting)
+        limit.carry_out(directory(path), setting)
 
 
 def devices(path: str, policy: Policy) -> None:

@@ -14,9 +14,26 @@ from engine.runtime.protocol import AttachOptions, Entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, Protocol
 
-    from engine.runtime.monitor.container import Container
+    from engine.runtime.monitor.journal import Journal
+    from engine.runtime.monitor.loop import Loop
+    from engine.runtime.monitor.reaper import Reaper
+
+    class Container(Protocol):
+        """What an exec needs of the container that it runs in."""
+
+        loop: Loop
+        reaper: Reaper
+        journal: Journal
+        pidfd: int
+
+        @property
+        def confinement(self) -> init.Confinement: ...
+        def say(self, message: protocol.Message) -> None: ...
+        def on_exec_exit(self, ended: Exec) -> None: ...
+        def on_exec_gone(self, ended: Exec) -> None: ...
+
 
 # As dockerd: a child that a finished process left behind may hold its streams no longer.
 _DRAIN_S = 2.0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,6 +90,26 @@ async def test_a_bind_by_v_is_made_and_by_mount_is_not(house: House) -> None:
     code, _ = await house.run("true", host=HostConfig(binds=(f"{missing}:/m",)))
     assert code == 0
     assert _is_there(missing)
+
+
+@in_house
+async def test_a_source_that_hangs_keeps_nothing_else_from_ending(house: House) -> None:
+    """As on a server that does not answer: more of them than a pool has threads."""
+    await house.start("sleep", "1000", name="other")
+    answer, refs = threading.Event(), []
+    for _ in range(10):
+        binds = (f"{house.config.data_root}:/x",)
+        refs.append(await house.create("true", host=HostConfig(binds=binds)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gather, "_ensure_source", lambda *_: answer.wait(60))
+        starts = [asyncio.ensure_future(house.engine.containers.start(ref)) for ref in refs]
+        try:
+            await asyncio.sleep(0.2)
+            await asyncio.wait_for(house.engine.containers.kill("other"), 10)
+            await asyncio.wait_for(house.ended("other"), 10)
+        finally:
+            answer.set()
+            await asyncio.gather(*starts)
 
 
 @in_house
