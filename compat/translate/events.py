@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.errors import InvalidParameter
 from engine.oci import reference
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def _of_image(event: Event, wanted: tuple[str, ...]) -> bool:
 def _without_tag(name: str) -> str:
     try:
         return reference.parse(name).familiar_name
-    except ValueError:
-        return name
+    except InvalidParameter:
+        return name  # an id, or no name at all
 
 
 def _labelled(attributes: Mapping[str, str], wanted: tuple[str, ...]) -> bool:

@@ -10,17 +10,19 @@ import pytest
 from compat.translate import events, system
 from engine.events import Event
 
+ID = "4fab" * 16
 START = Event(
     type="container",
     action="start",
-    actor_id="4fab",
+    actor_id=ID,
     attributes={"image": "busybox:1", "name": "web", "app": "x"},
     time_ns=1_700_000_000_000_000_005,
 )
-EXEC = Event(type="container", action="exec_create: ls -l ", actor_id="4fab", time_ns=1)
+EXEC = Event(type="container", action="exec_create: ls -l ", actor_id=ID, time_ns=1)
 PULL = Event(
     type="image", action="pull", actor_id="busybox:1", attributes={"name": "busybox"}, time_ns=1
 )
+NAMELESS = Event(type="container", action="prune", actor_id="", time_ns=1)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,7 @@ PULL = Event(
         (START, {"label": ("app=x", "name=web")}),
         (START, {"image": ("busybox",)}),
         (START, {"image": ("busybox:1",)}),
+        (START, {"image": (ID,)}),
         (START, {"scope": ("local",)}),
         (START, {"nobody-knows-this": ("x",)}),
         (EXEC, {"event": ("exec_create",)}),
@@ -55,6 +58,8 @@ def test_lets_through(event: Event, filters: dict[str, tuple[str, ...]]) -> None
         (START, {"label": ("app", "missing")}),
         (START, {"image": ("alpine",)}),
         (START, {"scope": ("swarm",)}),
+        (EXEC, {"image": ("alpine",)}),
+        (NAMELESS, {"image": ("alpine",)}),
         (START, {"event": ("start",), "container": ("other",)}),
         (EXEC, {"event": ("exec_die",)}),
         (PULL, {"container": ("web",)}),
