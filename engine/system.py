@@ -178,6 +178,11 @@ class System:
         found = [text for feature, text in missing if not self.features.get(feature)]
         if not host.forwards_ipv4:
             found.append("WARNING: IPv4 forwarding is disabled")
+        found += [
+            f"WARNING: The row of container {unread} cannot be read; no image and no volume is "
+            "pruned, for it may use any"
+            for unread in self.containers.unreadable()
+        ]
         return tuple(found)
 
     async def version(self) -> Version:

@@ -393,16 +393,17 @@ class Containers:
     # What other rooms ask
 
     def users_of_image(self, image_id: str) -> builtins.list[tuple[str, bool]]:
-        """(id, whether it runs) of the containers made from an image."""
-        return [
+        """(id, whether it runs) of the containers made from an image, or that may be."""
+        known = [
             (handle.id, handle.state.status in ACTIVE)
             for handle in self._rooms.store.all()
             if handle.container.image_id == image_id
         ]
+        return known + [(unread, False) for unread in self._rooms.store.unreadable()]
 
     def users_of_volume(self, name: str) -> Sequence[str]:
-        """Containers that refer to it; one that is being removed with it does not count."""
-        return [
+        """Containers that refer to it, or may; one that is being removed with it does not count."""
+        known = [
             handle.id
             for handle in self._rooms.store.all()
             if any(
@@ -410,6 +411,11 @@ class Containers:
                 for point in handle.container.mount_points
             )
         ]
+        return [*known, *self._rooms.store.unreadable()]
+
+    def unreadable(self) -> Sequence[str]:
+        """Ids of containers whose rows cannot be read; until they can, nothing is pruned."""
+        return self._rooms.store.unreadable()
 
     def counts(self) -> dict[str, int]:
         """How many there are, by what info calls them."""

@@ -43,11 +43,12 @@ async def restore(rooms: Rooms, reports: Reports) -> None:
     handles = rooms.store.all()
     await _each([_adopt(rooms, h) for h in handles if h.state.status in ALIVE])
     await _each([_settle(rooms, h) for h in handles if h.state.status is Status.RESTARTING])
-    await rooms.networks.settle()
+    await rooms.networks.settle(unread=rooms.store.unreadable())
     await rooms.volumes.settle()
     await rooms.volumes.sweep(rooms.store.has_row)
     await _sweep_runs(rooms)
-    await offload.disk(_sweep_folders, rooms)
+    with_rows = {*(handle.id for handle in rooms.store.all()), *rooms.store.unreadable()}
+    await offload.disk(_sweep_folders, rooms, with_rows)
     await _each([_finish(rooms, h) for h in handles if h.state.status is Status.REMOVING])
     await _each(
         [
@@ -166,13 +167,13 @@ async def _finish(rooms: Rooms, handle: Handle) -> None:
 
 
 async def _sweep_runs(rooms: Rooms) -> None:
-    """Take away every trace of a run that belongs to no running container."""
+    """Take away every trace of a run that belongs to no running container.
+
+    One whose row cannot be read may run, and goes on.
+    """
     found = await offload.disk(_traces, rooms)
-    leftovers = [
-        container_id
-        for container_id in found
-        if (handle := rooms.store.get(container_id)) is None or handle.state.status not in ALIVE
-    ]
+    kept = {handle.id for handle in rooms.store.all() if handle.state.status in ALIVE}
+    leftovers = found - kept - set(rooms.store.unreadable())
     await _each([_undo(rooms, container_id) for container_id in leftovers])
 
 
@@ -186,11 +187,13 @@ async def _undo(rooms: Rooms, container_id: str) -> None:
 
 
 def _traces(rooms: Rooms) -> set[str]:
-    """The ids in the names of what runs leave behind: folders, namespaces, control groups."""
+    """The ids in the names of what runs leave behind: folders and control groups.
+
+    Namespaces and links, which carry less than an id, are swept by the network room.
+    """
     exec_root = rooms.config.exec_root
     names = {
         *_names(os.path.join(exec_root, "containers")),
-        *_names(os.path.join(exec_root, "netns")),
         *_groups(rooms.cgroup_parent),
     }
     return {name for name in names if ids.is_id(name)}
@@ -209,12 +212,12 @@ def _names(folder: str) -> list[str]:
         return []
 
 
-def _sweep_folders(rooms: Rooms) -> None:
+def _sweep_folders(rooms: Rooms, with_rows: set[str]) -> None:
     """Layers and folders of a create that never came to its row."""
     for key in rooms.snapshots.keys():  # noqa: SIM118 (a method of ours, not of a dict)
-        if not rooms.store.has_row(key):
+        if key not in with_rows:
             rooms.snapshots.remove(key)
     folder = os.path.join(rooms.config.data_root, "containers")
     for name in _names(folder):
-        if not rooms.store.has_row(name):
+        if name not in with_rows:
             tree.remove(os.path.join(folder, name))

@@ -87,7 +87,7 @@ class Store:
         self._unreadable: set[str] = set()
 
     async def load(self) -> None:
-        """Read all rows; one that cannot be read is left alone and said."""
+        """Read all rows; one that cannot be read is left alone, with all it may use, and said."""
         containers, execs = await offload.disk(self._read)
         for container in containers:
             self._remember(Handle(container))
@@ -102,7 +102,11 @@ class Store:
             try:
                 containers.append(_decode_container(document))
             except msgspec.MsgspecError:
-                log.exception("the row of container %s cannot be read", key)
+                log.exception(
+                    "the row of container %s cannot be read: it is left as it is, and whatever"
+                    " it may use, which is every image and volume, counts as used",
+                    key,
+                )
                 self._unreadable.add(key)
         execs: list[Exec] = []
         for key, document in self._execs.items():
@@ -134,6 +138,10 @@ class Store:
     def has_row(self, container_id: str) -> bool:
         """Also true of one that cannot be read, whose files and volumes are to stay."""
         return container_id in self._handles or container_id in self._unreadable
+
+    def unreadable(self) -> tuple[str, ...]:
+        """The ids of containers of which nothing more than that is known."""
+        return tuple(sorted(self._unreadable))
 
     def named(self, name: str) -> Handle | None:
         return self._by_name.get(name)

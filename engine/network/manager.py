@@ -22,7 +22,7 @@ from engine.network.model import Network, NetworkView
 from engine.network.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from engine.config import EngineConfig
     from engine.events import EventBus
@@ -67,6 +67,7 @@ class Networks:
         self._reaper: asyncio.Task[None] | None = None
         self._watch: Watch | None = None
         self._is_settled = False
+        self._has_unread = False
 
     # The engine's life
 
@@ -76,16 +77,20 @@ class Networks:
         await self._catalogue.open()
         self._reaper = asyncio.get_running_loop().create_task(self._reap(), name="networks")
 
-    async def settle(self) -> None:
-        """Make the firewall anew with what was adopted, and sweep what nobody claims."""
+    async def settle(self, unread: Collection[str] = ()) -> None:
+        """Make the firewall anew with what was adopted, and sweep what nobody claims.
+
+        `unread` are containers that may run with endpoints nobody knows: any link may be theirs.
+        """
+        self._has_unread = bool(unread)
         await offload.kernel(self._catalogue.write_firewall)
         links = {network.link for network in self._catalogue.all()}
         await offload.kernel(
             lambda: sandbox.sweep(
                 self._config.exec_root,
                 self._config.instance,
-                keep_ids=self._attachments.container_ids(),
-                keep_links=links | self._attachments.links(),
+                keep_ids=self._attachments.container_ids() | set(unread),
+                keep_links=None if unread else links | self._attachments.links(),
             )
         )
         if self._firewall is not None:
@@ -106,7 +111,8 @@ class Networks:
             await self._watch.close()
             self._watch = None
         # Before that, nobody knows yet what runs.
-        if self._is_settled and not self._attachments.container_ids():
+        is_idle = not self._attachments.container_ids() and not self._has_unread
+        if self._is_settled and is_idle:
             await self._remove_from_host()
         if self._firewall is not None:
             await offload.kernel(self._firewall.close)

@@ -236,14 +236,18 @@ def reap(links: Iterable[str]) -> None:
     _delete(name for _, name in socket.if_nameindex() if name in wanted)
 
 
-def sweep(exec_root: str, instance: str, *, keep_ids: set[str], keep_links: set[str]) -> None:
-    """Remove every namespace and link of this engine but those to keep."""
+def sweep(
+    exec_root: str, instance: str, *, keep_ids: set[str], keep_links: set[str] | None
+) -> None:
+    """Remove every namespace and link of this engine but those to keep; None: all links."""
     folder = f"{exec_root}/{FOLDER}"
     kept = {identifier[:12] for identifier in keep_ids}
     if os.path.isdir(folder):
         for name in os.listdir(folder):
             if name not in kept:
                 netns.remove(f"{folder}/{name}")
+    if keep_links is None:
+        return
     own = (name for _, name in socket.if_nameindex() if name.startswith(link_prefix(instance)))
     _delete(name for name in own if name not in keep_links)
 

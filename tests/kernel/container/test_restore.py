@@ -157,3 +157,40 @@ async def test_without_live_restore_everything_is_stopped(house: House) -> None:
     await house.engine.close()
     await house.open()
     assert (await house.view(ref)).container.state.status is Status.EXITED
+
+
+@in_house
+async def test_a_container_whose_row_cannot_be_read_goes_on_and_keeps_what_it_may_use(
+    house: House,
+) -> None:
+    ref = await house.start("sleep", "1000", volumes=("/data",))
+    handle = house.engine.containers._rooms.store.find(ref)
+    (point,) = handle.container.mount_points
+    pid = handle.state.pid
+    whole = _exchange_row(house, ref, b"\x93not a container")
+    await house.engine.close()
+    await house.open()
+    try:
+        assert os.path.exists(f"/proc/{pid}")
+        with pytest.raises(NoSuchContainer):
+            await house.view(ref)
+        assert not (await house.engine.images.prune({"dangling": ("false",)})).removed
+        assert not (await house.engine.volumes.prune({})).names
+        assert point.name in [volume.name for volume in await house.engine.volumes.list()]
+        assert any(ref in warning for warning in (await house.engine.system.info()).warnings)
+    finally:
+        _exchange_row(house, ref, whole)
+        await house.engine.close()
+        await house.open()
+    state = (await house.view(ref)).container.state
+    assert (state.status, state.pid) == (Status.RUNNING, pid)
+    assert await house.engine.containers.exec_create(ref, ExecConfig(cmd=("true",)))
+
+
+def _exchange_row(house: House, container_id: str, document: bytes) -> bytes:
+    """Write what is given; returns what was there."""
+    table = house.engine.containers._rooms.store._containers
+    before = table.get(container_id)
+    assert before is not None
+    table.put(container_id, document, name="whoever")
+    return before
