@@ -37,6 +37,14 @@ _CHANGEABLE = (
     "pids_limit",
 )
 
+# Limits that the kernel takes together: one alone would have it fall back to its default for the
+# others, or be measured against an old value of theirs.
+_TOGETHER = (
+    ("nano_cpus", "cpu_period_us", "cpu_quota_us"),
+    ("cpu_realtime_period_us", "cpu_realtime_runtime_us"),
+    ("memory_bytes", "memory_swap_bytes"),
+)
+
 
 class CannotUpdate(InvalidParameter):
     def __init__(self, container_id: str, cause: str) -> None:
@@ -55,7 +63,7 @@ async def update(
         except InvalidParameter as exc:
             raise CannotUpdate(handle.id, str(exc)) from exc
         if handle.state.status in ALIVE:
-            await _apply(handle, changes)
+            await _apply(handle, completed(changes, host_config.resources))
         await rooms.store.save(
             handle, msgspec.structs.replace(handle.container, host_config=host_config)
         )
@@ -67,11 +75,7 @@ def merged(current: HostConfig, changes: Resources, policy: RestartPolicy | None
     """The host config with the changes in it; raises InvalidParameter where they clash. Pure."""
     resources = current.resources
     _check_cpu(resources, changes)
-    if (
-        changes.memory_bytes > resources.memory_swap_bytes
-        and changes.memory_swap_bytes == 0
-        and resources.memory_swap_bytes != -1
-    ):
+    if changes.memory_bytes > resources.memory_swap_bytes and changes.memory_swap_bytes == 0:
         raise InvalidParameter(
             "Memory limit should be smaller than already set memoryswap limit, update the "
             "memoryswap at the same time"
@@ -81,8 +85,8 @@ def merged(current: HostConfig, changes: Resources, policy: RestartPolicy | None
         for name in _CHANGEABLE
         if (value := getattr(changes, name)) not in (0, "", None)
     }
-    if changes.pids_limit == 0:
-        named["pids_limit"] = 0
+    if changes.pids_limit is not None and changes.pids_limit <= 0:
+        named["pids_limit"] = 0  # as dockerd shows "no limit"
     if policy is not None and current.auto_remove and policy.name is not RestartPolicyName.NO:
         raise InvalidParameter(
             "Restart policy cannot be updated because AutoRemove is enabled for the container"
@@ -92,6 +96,17 @@ def merged(current: HostConfig, changes: Resources, policy: RestartPolicy | None
         resources=msgspec.structs.replace(resources, **named),
         restart_policy=policy or current.restart_policy,
     )
+
+
+def completed(changes: Resources, merged: Resources) -> Resources:
+    """The changes with the limits that go together with them, which stay as they are. Pure."""
+    partners = {
+        name: getattr(merged, name)
+        for names in _TOGETHER
+        if any(getattr(changes, each) for each in names)
+        for name in names
+    }
+    return msgspec.structs.replace(changes, **partners)
 
 
 def _check_cpu(current: Resources, changes: Resources) -> None:

@@ -114,6 +114,50 @@ def test_all_that_update_changes_reaches_the_kernel(engine: Engine, name: str) -
     assert now("pids", "pids.max", "pids.max") == "max"
 
 
+@pytest.mark.parametrize(
+    ("run", "update", "version_1", "version_2"),
+    [
+        (
+            ("--cpu-quota", "20000"),
+            ("--cpu-period", "50000"),
+            {"cpu.cfs_quota_us": "20000", "cpu.cfs_period_us": "50000"},
+            {"cpu.max": "20000 50000"},
+        ),
+        (
+            ("--cpu-period", "50000", "--cpu-quota", "20000"),
+            ("--cpu-quota", "30000"),
+            {"cpu.cfs_quota_us": "30000", "cpu.cfs_period_us": "50000"},
+            {"cpu.max": "30000 50000"},
+        ),
+        (
+            ("-m", "64m", "--memory-swap", "128m"),
+            ("-m", "128m"),
+            {"memory.limit_in_bytes": "134217728", "memory.memsw.limit_in_bytes": "134217728"},
+            {"memory.max": "134217728"},
+        ),
+        pytest.param(
+            ("-m", "64m", "--memory-swap", "128m"),
+            ("--memory-swap", "200m"),
+            {"memory.limit_in_bytes": "67108864", "memory.memsw.limit_in_bytes": "209715200"},
+            {"memory.max": "67108864", "memory.swap.max": "142606336"},
+            marks=pytest.mark.beyond if UNIFIED else (),
+        ),
+    ],
+)
+def test_an_update_of_one_limit_leaves_the_others(
+    engine: Engine,
+    name: str,
+    run: tuple[str, ...],
+    update: tuple[str, ...],
+    version_1: dict[str, str],
+    version_2: dict[str, str],
+) -> None:
+    engine.docker("run", "-d", "--name", name, *run, "busybox", "sleep", "60")
+    engine.docker("update", *update, name)
+    for file, expected in (version_2 if UNIFIED else version_1).items():
+        assert limit(engine, name, file.partition(".")[0], file, file) == expected
+
+
 @pytest.mark.skipif(not UNIFIED, reason="version 1 counts memory and swap together")
 def test_swap_is_what_exceeds_memory(engine: Engine, name: str) -> None:
     engine.docker(

@@ -117,8 +117,31 @@ def test_limits_move_up_and_down_in_any_order(group: str) -> None:
         if limit > 0:
             limit_now = value(group, "memory", "memory.limit_in_bytes", "memory.max")
             assert limit_now == str(limit_bytes)
+            assert _swap_of(group) == (
+                str(amount if cgroup.version() == 1 else amount - limit_bytes)
+                if amount > 0
+                else _NO_LIMIT[cgroup.version()]
+            )
     for quota, period in ((50_000, 100_000), (1_000, 1_000), (900_000, 1_000_000), (-1, 100_000)):
         cgroup.apply(group, {"cpu": {"quota": quota, "period": period}})
+        assert _bandwidth(group) == (quota, period)
+
+
+_NO_LIMIT = {1: str((1 << 63) - os.sysconf("SC_PAGE_SIZE")), 2: "max"}
+
+
+def _swap_of(group: str) -> str:
+    """With memory on version 1, without on version 2."""
+    return value(group, "memory", "memory.memsw.limit_in_bytes", "memory.swap.max")
+
+
+def _bandwidth(group: str) -> tuple[int, int]:
+    if cgroup.version() == 1:
+        files = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        quota, period = (int(value(group, "cpu", file, "")) for file in files)
+        return quota, period
+    amount, interval = value(group, "cpu", "", "cpu.max").split()
+    return -1 if amount == "max" else int(amount), int(interval)
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,6 @@ def test_what_is_possible_stays_as_it_is() -> None:
     assert limits.verify(asked, HOST) == (asked, [])
 
 
-def test_an_update_may_name_swap_alone() -> None:
-    limits.verify(Resources(memory_swap_bytes=100 * MIB), HOST, is_update=True)
-
-
 @pytest.mark.parametrize(
     ("text", "numbers"),
     [("", set()), ("3", {3}), ("0-2,5", {0, 1, 2, 5}), ("1-1", {1})],
