@@ -75,7 +75,8 @@ def merged(current: HostConfig, changes: Resources, policy: RestartPolicy | None
     """The host config with the changes in it; raises InvalidParameter where they clash. Pure."""
     resources = current.resources
     _check_cpu(resources, changes)
-    if changes.memory_bytes > resources.memory_swap_bytes and changes.memory_swap_bytes == 0:
+    is_alone = changes.memory_bytes != 0 and changes.memory_swap_bytes == 0
+    if is_alone and changes.memory_bytes > resources.memory_swap_bytes:
         raise InvalidParameter(
             "Memory limit should be smaller than already set memoryswap limit, update the "
             "memoryswap at the same time"

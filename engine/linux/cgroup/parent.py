@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 from engine.linux.cgroup import file, setup, v1, v2
@@ -43,21 +42,11 @@ def delegated(own: str) -> str:
 
     Only if the daemon was started in a leaf of it (`Delegate=yes`, `DelegateSubgroup=daemon`,
     systemd 254): from the unit's group itself the daemon could move away and make it an inner
-    one, but then systemd could not start the next daemon in it while containers run.
+    one, but then an older systemd, which starts each process of the unit right there, could not
+    start the next daemon while containers run (EBUSY, its exit status 219/CGROUP).
     """
     unit = os.path.dirname(own)
-    return unit if unit and _is_delegated(unit) else ""
-
-
-def _is_delegated(group: str) -> bool:
-    """systemd.resource-control(5), Delegate=: told by an attribute on the directory."""
-    for name in ("trusted.delegate", "user.delegate"):
-        try:
-            return os.getxattr(v2.directory(group), name) == b"1"
-        except OSError as exc:
-            if exc.errno not in (errno.ENODATA, errno.ENOTSUP, errno.EPERM, errno.ENOENT):
-                raise
-    return False
+    return unit if unit and v2.is_delegated(unit) else ""
 
 
 def _is_namespaced_root() -> bool:

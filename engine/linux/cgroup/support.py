@@ -75,11 +75,18 @@ _CONTROLLERS_V2 = {
 def _supported_v2() -> dict[str, bool]:
     available = {"", *file.read(os.path.join(v2.root(), "cgroup.controllers")).split()}
     answers = {key: controller in available for key, controller in _CONTROLLERS_V2.items()}
-    own = v2.directory(parent.own_group(file.read("/proc/self/cgroup")))
-    # The root group has no limits to look at; an own one shows whether swap is accounted.
-    is_root = own == v2.root()
-    has_swap = is_root or os.path.exists(os.path.join(own, "memory.swap.max"))
-    return {**answers, "swap_limit": answers["memory_limit"] and has_swap}
+    own = parent.own_group(file.read("/proc/self/cgroup"))
+    return {**answers, "swap_limit": answers["memory_limit"] and _accounts_swap(own)}
+
+
+def _accounts_swap(own: str) -> bool:
+    """By the groups above and the own one: one with limits of memory shows it.
+
+    A leaf may have none yet, and the root never has: where no group tells, it is believed.
+    """
+    groups = [v2.directory(step) for step in setup.parents(own)]
+    limited = [each for each in groups if os.path.exists(os.path.join(each, "memory.max"))]
+    return not limited or os.path.exists(os.path.join(limited[-1], "memory.swap.max"))
 
 
 def available_cpus() -> str:

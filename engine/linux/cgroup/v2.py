@@ -32,12 +32,27 @@ def directory(path: str) -> str:
 
 
 def create(path: str) -> None:
-    enable_controllers(root())
-    steps = setup.parents(path)
-    for step in steps:
-        os.makedirs(setup.join(root(), step), _MODE, exist_ok=True)
-        if step != steps[-1]:
-            enable_controllers(setup.join(root(), step))
+    """Make the group and enable controllers all the way down.
+
+    What lies above a delegated group is systemd's, which has enabled there what it grants.
+    """
+    steps = ["", *setup.parents(path)]
+    delegated = next((index for index, step in enumerate(steps) if is_delegated(step)), 0)
+    for index, step in enumerate(steps):
+        os.makedirs(directory(step), _MODE, exist_ok=True)
+        if delegated <= index < len(steps) - 1:
+            enable_controllers(directory(step))
+
+
+def is_delegated(path: str) -> bool:
+    """systemd.resource-control(5), Delegate=: told by an attribute on the directory."""
+    for name in ("trusted.delegate", "user.delegate"):
+        try:
+            return os.getxattr(directory(path), name) == b"1"
+        except OSError as exc:
+            if exc.errno not in (errno.ENODATA, errno.ENOTSUP, errno.EPERM, errno.ENOENT):
+                raise
+    return False
 
 
 def enable_controllers(group: str) -> None:
