@@ -14,7 +14,7 @@ from compat.translate.requests import DEFAULT_NETWORK, is_user_defined
 from compat.wire import containers as wire
 from compat.wire.base import UNSET
 from engine import ids, timestamp
-from engine.container import model
+from engine.container import keys, model
 from engine.container.model import Status
 
 if TYPE_CHECKING:
@@ -546,17 +546,9 @@ def exec_inspect(found: model.Exec) -> wire.ExecInspectResponse:
         open_stdin=asked.attach_stdin,
         open_stderr=asked.attach_stderr,
         open_stdout=asked.attach_stdout,
-        can_remove=found.can_remove,
+        can_remove=False,
         container_id=found.container_id,
-        detach_keys=_detach_keys(asked.detach_keys),
+        # Bytes, which Go writes in base64.
+        detach_keys=base64.b64encode(keys.parse(asked.detach_keys)).decode(),
         pid=found.pid,
     )
-
-
-def _detach_keys(spelled: str) -> str:
-    """The bytes that "ctrl-a,b" stands for, in base64 as Go writes bytes."""
-    keys = bytearray()
-    for word in filter(None, spelled.split(",")):
-        letter = word.removeprefix("ctrl-")
-        keys += bytes([ord(letter[0].upper()) ^ 64]) if letter != word else word[:1].encode()
-    return base64.b64encode(keys).decode()

@@ -69,7 +69,7 @@ def _look_up_in(handle: Handle, task: Task, name: str) -> User:
         raise Conflict(f"container {handle.id} is not running") from exc
 
 
-def check(handle: Handle, exec: Exec, *, detach_keys: str = "") -> None:
+def check(handle: Handle, exec: Exec) -> None:
     """Raise what has to be said before the connection is taken over."""
     next_status(handle.state.status, Event.EXEC, handle.id)
     if exec.exit_code is not None:

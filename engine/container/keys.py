@@ -1,4 +1,4 @@
-"""Detach keys as users write them: `ctrl-p,ctrl-q`, single characters, DEL."""
+"""Detach keys as users write them: `ctrl-p,ctrl-q`, single characters, DEL; case counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CONTROL = {
     "ctrl-]": 29,
     "ctrl-^": 30,
     "ctrl-_": 31,
-    "del": 127,
+    "DEL": 127,
 }
 
 
@@ -25,6 +25,6 @@ def _key(word: str) -> int:
     if len(word) == 1 and word.isascii():
         return ord(word)
     try:
-        return _CONTROL[word.lower()]
+        return _CONTROL[word]
     except KeyError:
         raise ValueError(f"Unknown character: '{word}'") from None

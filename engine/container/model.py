@@ -375,7 +375,6 @@ class Exec(Frozen, frozen=True, kw_only=True):
     pid: int = 0
     is_running: bool = False
     exit_code: int | None = None
-    can_remove: bool = False
 
 
 # Answers of the public verbs

@@ -295,6 +295,16 @@ def test_what_does_not_run_has_no_ports() -> None:
     assert summary(one)["Ports"] == []
 
 
+@pytest.mark.parametrize(
+    ("spelled", "shown"),
+    [("", ""), ("DEL", "fw=="), ("ctrl-^", "Hg=="), ("ctrl-[", "Gw=="), ("x", "eA==")],
+)
+def test_detach_keys_are_the_bytes_that_end_the_stream(spelled: str, shown: str) -> None:
+    config = model.ExecConfig(cmd=("ls",), detach_keys=spelled)
+    found = model.Exec(id="e", container_id=ContainerId(ID), config=config)
+    assert encoded(responses.exec_inspect(found))["DetachKeys"] == shown
+
+
 def test_an_exec_shows_its_command_in_two_parts_and_its_keys_in_base64() -> None:
     config = model.ExecConfig(cmd=("ls", "-l"), detach_keys="ctrl-a,b", user="root")
     found = model.Exec(id="e", container_id=ContainerId(ID), config=config)
@@ -307,4 +317,5 @@ def test_an_exec_shows_its_command_in_two_parts_and_its_keys_in_base64() -> None
         "user": "root",
     }
     assert shown["DetachKeys"] == "AWI="
+    assert shown["CanRemove"] is False
     assert shown["ExitCode"] is None

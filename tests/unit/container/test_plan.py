@@ -104,6 +104,9 @@ def test_detach_keys() -> None:
     assert keys.parse("ctrl-p,ctrl-q") == b"\x10\x11"
     assert keys.parse("a,DEL,ctrl-@,ctrl-_") == b"a\x7f\x00\x1f"
     assert keys.parse("") == b""
+    for text in ("del", "ctrl-P", "x,del", "ctrl-?"):
+        with pytest.raises(ValueError, match=r"^Unknown character: '"):
+            keys.parse(text)
 
 
 @given(st.text(max_size=12))
