@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -239,9 +238,9 @@ def _seccomp(
     if profile == UNCONFINED:
         return None
     text = b"" if profile in BUILTIN else _profile_text(profile, options)
-    digest = hashlib.sha256(b"\0".join([text, ",".join(sorted(granted)).encode()])).hexdigest()
-    file = os.path.join(rooms.config.exec_root, "seccomp", digest)
     parsed = seccomp.parse(text) if text else seccomp.default_profile()
+    key = seccomp.fingerprint(parsed, capabilities=frozenset(granted))
+    file = os.path.join(rooms.config.exec_root, "seccomp", key)
     if not os.path.exists(file):
         atomic.write_file(file, seccomp.compile(parsed, capabilities=frozenset(granted)))
     if not os.path.getsize(file):

@@ -6,6 +6,8 @@ without the library can run what needs no filter.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +27,7 @@ from engine.linux.seccomp.profile import (
     parse,
     select,
 )
+from engine.version import VERSION
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -35,6 +38,7 @@ __all__ = [
     "compile",
     "default_profile",
     "filter_flags",
+    "fingerprint",
     "is_available",
     "parse",
 ]
@@ -116,6 +120,39 @@ def compile(profile: Profile, *, capabilities: frozenset[str]) -> bytes:
             _compiled.clear()
         _compiled[key] = _compile(profile, capabilities)
     return _compiled[key]
+
+
+def fingerprint(profile: Profile, *, capabilities: frozenset[str]) -> str:
+    """Names what `compile` would make of it here and now, for those who keep that: hex digits.
+
+    Another text, another release of ours, another libseccomp or kernel give another name, so that
+    an upgraded daemon goes on with no filter that an older one made.
+    """
+    uname = os.uname()
+    facts = (profile.text, ",".join(sorted(capabilities)), uname.machine, uname.release)
+    made_by = (VERSION, *_library_facts())
+    return hashlib.sha256("\0".join((*facts, *made_by)).encode("utf-8", "replace")).hexdigest()
+
+
+def _library_facts() -> tuple[str, ...]:
+    """What tells one libseccomp from another: its own file, whose name ends in the version."""
+    try:
+        library = _library()
+    except EngineError:
+        return ()
+    return (str(library.__version__), *_loaded_file())
+
+
+@functools.cache
+def _loaded_file() -> tuple[str, ...]:
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        paths = (line.rstrip("\n").partition("/")[2] for line in maps)
+        path = next(("/" + p for p in paths if p.rpartition("/")[2].startswith("libseccomp")), "")
+    try:
+        known = os.stat(path)
+    except OSError:
+        return (path,)
+    return (path, str(known.st_size), str(known.st_mtime_ns))
 
 
 def filter_flags(profile: Profile) -> int:

@@ -196,3 +196,26 @@ def test_the_stub_alone() -> None:
     }
     for (arch, number), result in cases.items():
         assert bpf.run_seccomp(program, arch=arch, number=number) == result
+
+
+def test_whatever_changes_a_filter_changes_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    default = seccomp.default_profile()
+
+    def name(profile: seccomp.Profile = default, *more: str) -> str:
+        return seccomp.fingerprint(profile, capabilities=DEFAULT_CAPABILITIES | {*more})
+
+    assert name() == name()
+    fixed = seccomp.parse(default.text.replace("socket", "socketcall", 1))
+    names = {name(), name(fixed), name(default, "CAP_BPF")}
+    monkeypatch.setattr(seccomp, "VERSION", "0.0.0")
+    names.add(name())
+    monkeypatch.setattr(seccomp, "_loaded_file", lambda: ("/usr/lib/libseccomp.so.2.9.9", "1", "2"))
+    names.add(name())
+    assert len(names) == 5
+
+
+def test_the_library_is_known_by_its_file() -> None:
+    path, size, changed = seccomp._loaded_file()
+    assert "libseccomp.so" in path
+    assert int(size) > 0
+    assert int(changed) > 0
