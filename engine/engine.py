@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from engine import offload, system
-from engine.container import spec
+from engine.container import apparmor, spec
 from engine.container.containers import Containers
 from engine.container.limits import Host
 from engine.container.rooms import Rooms
@@ -166,6 +166,7 @@ class Engine:
             id=await offload.disk(system.read_id, config.data_root),
         )
         await store.load()
+        await offload.kernel(apparmor.prepare)
         await self.containers.restore()
         await self.images.sweep()
 

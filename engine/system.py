@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine import offload
+from engine.container import apparmor
 from engine.container.model import ListQuery
 from engine.linux import cgroup
 from engine.oci import platform as platforms
@@ -146,14 +147,15 @@ class System:
             architecture=platform.machine(),
             hostname=socket.gethostname(),
             init_binary="docker-init",
-            security_options=self._security_options(),
+            security_options=self._security_options(host),
             runtimes=self._runtimes(),
             warnings=self._warnings(host),
         )
 
-    def _security_options(self) -> tuple[str, ...]:
+    def _security_options(self, host: _Host) -> tuple[str, ...]:
         profile = self.config.seccomp_profile
-        options = [f"name=seccomp,profile={profile or 'builtin'}"]
+        options = ["name=apparmor"] if host.has_apparmor else []
+        options.append(f"name=seccomp,profile={profile or 'builtin'}")
         if cgroup.version() == 2:
             options.append("name=cgroupns")
         if self.config.no_new_privileges:
@@ -230,6 +232,7 @@ class System:
 class _Host:
     filesystem: str
     forwards_ipv4: bool
+    has_apparmor: bool
     open_files: int
     memory_bytes: int
     operating_system: str
@@ -241,6 +244,7 @@ def _read_host(data_root: str) -> _Host:
     return _Host(
         filesystem=_filesystem(data_root),
         forwards_ipv4=_read("/proc/sys/net/ipv4/ip_forward").strip() == "1",
+        has_apparmor=apparmor.look().is_usable,
         open_files=len(os.listdir("/proc/self/fd")),
         memory_bytes=int(_read("/proc/meminfo").split()[1]) * 1024,
         operating_system=release.get("PRETTY_NAME", "Linux"),

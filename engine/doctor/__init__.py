@@ -238,8 +238,11 @@ def _security_modules(facts: Facts) -> Iterator[Check]:
 def _apparmor(facts: Facts) -> Check:
     if facts.has_apparmor_profile:
         return _ok("apparmor", "docker-default is loaded")
-    if facts.has_apparmor_parser:
-        return _ok("apparmor", "on; docker-default is loaded with apparmor_parser when needed")
+    if facts.apparmor_parser:
+        return _ok(
+            "apparmor",
+            f"on; the daemon's start loads docker-default with {facts.apparmor_parser}",
+        )
     return _warn(
         "apparmor",
         "on, but docker-default is not loaded and there is no apparmor_parser to load it: "

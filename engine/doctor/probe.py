@@ -16,6 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.container import apparmor
 from engine.linux import capability, cgroup, netlink, nftables, seccomp, syscalls, xtables
 from engine.linux.cgroup import parent, setup
 
@@ -56,7 +57,7 @@ class Facts:
     has_libseccomp: bool
     has_apparmor: bool
     has_apparmor_profile: bool
-    has_apparmor_parser: bool
+    apparmor_parser: str
     is_selinux_enforcing: bool
     open_files: int
 
@@ -64,6 +65,7 @@ class Facts:
 def look(config: EngineConfig) -> Facts:
     version = cgroup.version()
     unified = setup.roots().unified
+    policy = apparmor.look()
     return Facts(
         python=sys.version_info[:2],
         kernel=platform.release(),
@@ -90,9 +92,9 @@ def look(config: EngineConfig) -> Facts:
         has_ipv6=os.path.exists("/proc/net/if_inet6"),
         has_seccomp=os.path.exists("/proc/sys/kernel/seccomp/actions_avail"),
         has_libseccomp=seccomp.is_available(),
-        has_apparmor=_read("/sys/module/apparmor/parameters/enabled").strip() == "Y",
-        has_apparmor_profile="docker-default" in _read("/sys/kernel/security/apparmor/profiles"),
-        has_apparmor_parser=shutil.which("apparmor_parser") is not None,
+        has_apparmor=policy.is_on,
+        has_apparmor_profile=policy.has_default,
+        apparmor_parser=policy.parser,
         is_selinux_enforcing=_read("/sys/fs/selinux/enforce").strip() == "1",
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
     )

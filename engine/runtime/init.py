@@ -126,7 +126,7 @@ def _container(
     # 2. What lies on the host: group, OOM score, filter, security label. The cgroup comes before
     #    its namespace, which takes what the process is in for its root.
     _enter_cgroup(confinement.cgroup_path)
-    host = _Host(confinement, spec["process"])
+    host = _Host(confinement, spec["process"], stays=bundle.init)
     # 3. Namespaces: those of others are joined, the rest is new. The pid namespace was chosen
     #    by the monitor before the fork.
     _enter_namespaces(wanted, joined)
@@ -186,7 +186,7 @@ def _exec(
     _leave_monitor(sync, None if tty else stdio, target)
     # 2. The group and what is read on the host.
     _enter_cgroup(confinement.cgroup_path)
-    host = _Host(confinement, merged)
+    host = _Host(confinement, merged, stays=False)
     # 3. The namespaces, in one step by the pidfd: no path, no race with the pid's reuse.
     try:
         syscalls.setns(target, _PLAIN_JOIN)
@@ -218,12 +218,12 @@ class _Host:
 
     __slots__ = ("label", "label_fd", "program")
 
-    def __init__(self, confinement: Confinement, wanted: Json) -> None:
+    def __init__(self, confinement: Confinement, wanted: Json, *, stays: bool) -> None:
         self.program = b""
         if confinement.seccomp:
             with open(confinement.seccomp, "rb") as file:
                 self.program = file.read()
-        self.label, self.label_fd = _open_label(wanted)
+        self.label, self.label_fd = _open_label(wanted, stays=stays)
         adjustment = wanted.get("oomScoreAdj")
         if adjustment is not None:
             _set_oom_score(adjustment)
@@ -249,15 +249,26 @@ def _enter_cgroup(where: str) -> None:
         raise StepFailed.of("cgroup", "unable to join the container's cgroup", exc) from exc
 
 
-def _open_label(wanted: Json) -> tuple[str, int]:
-    """AppArmor's or SELinux's label for the execve: (text, descriptor to write it to)."""
+def label_of(wanted: Json, *, stays: bool) -> tuple[str, list[str]]:
+    """AppArmor's or SELinux's label: the text, and where to write it, the first that is there.
+
+    It takes effect at the execve; an init that stays has none before it, so it changes over at
+    once, and the program inherits that.
+    """
     profile = wanted.get("apparmorProfile")
-    label = f"exec {profile}" if profile else wanted.get("selinuxLabel") or ""
+    if not profile:
+        return wanted.get("selinuxLabel") or "", ["/proc/thread-self/attr/exec"]
+    verb, name = ("changeprofile", "current") if stays else ("exec", "exec")
+    # The second is shared by all security modules, and may be another's (Linux 5.1 has both).
+    places = [f"/proc/thread-self/attr/{folder}{name}" for folder in ("apparmor/", "")]
+    return f"{verb} {profile}", places
+
+
+def _open_label(wanted: Json, *, stays: bool) -> tuple[str, int]:
+    """The label and a descriptor to write it to, -1 for none."""
+    label, places = label_of(wanted, stays=stays)
     if not label:
         return "", -1
-    places = ["/proc/thread-self/attr/exec"]
-    if profile:
-        places.insert(0, "/proc/thread-self/attr/apparmor/exec")
     for place in places:
         try:
             fd = os.open(place, os.O_WRONLY | os.O_CLOEXEC)

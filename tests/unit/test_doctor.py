@@ -50,7 +50,7 @@ GOOD = Facts(
     has_libseccomp=True,
     has_apparmor=True,
     has_apparmor_profile=True,
-    has_apparmor_parser=True,
+    apparmor_parser="/sbin/apparmor_parser",
     is_selinux_enforcing=False,
     open_files=1 << 20,
 )
@@ -88,10 +88,16 @@ def test_a_good_host() -> None:
         ({"has_ipv6": False}, "ipv6", Level.WARN, "IPv4 only"),
         ({"has_libseccomp": False}, "seccomp", Level.MISSING, "libseccomp is not installed"),
         (
-            {"has_apparmor_profile": False, "has_apparmor_parser": False},
+            {"has_apparmor_profile": False, "apparmor_parser": ""},
             "apparmor",
             Level.WARN,
-            "apparmor_parser",
+            "no apparmor_parser",
+        ),
+        (
+            {"has_apparmor_profile": False},
+            "apparmor",
+            Level.OK,
+            "loads docker-default with /sbin/apparmor_parser",
         ),
         ({"is_selinux_enforcing": True}, "selinux", Level.WARN, "labels"),
         ({"open_files": 1024}, "open files", Level.WARN, "1024"),
