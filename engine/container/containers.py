@@ -288,9 +288,10 @@ class Containers:
         handle = self._rooms.store.find(ref)
         next_status(handle.state.status, Event.TOP, handle.id, ref=ref)
         path = handle.container.cgroup_path
-        processes = await offload.kernel(lambda: top.read(cgroup.processes(path)))
+        # On the disk's side: names of users may come from far away (nsswitch.conf).
+        shown = await offload.disk(lambda: top.table(columns, top.read(cgroup.processes(path))))
         publish(self._rooms.events, handle.container, "top")
-        return top.table(columns, processes)
+        return shown
 
     async def waiter(self, ref: str, condition: WaitCondition) -> Awaitable[WaitResult]:
         """Registers at once; what comes back is awaited later, when headers are out."""

@@ -13,15 +13,25 @@ from engine.container.publish import publish, publish_unmounts
 from engine.container.state import ACTIVE, ALIVE, Event, next_status
 from engine.container.teardown import forget, take_away
 from engine.errors import WharfError
+from engine.runtime.protocol import Entry, Exit
 
 if TYPE_CHECKING:
     from engine.container.model import Container
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
-    from engine.runtime.protocol import Exit
-
 
 log = logging.getLogger(__name__)
+
+
+def recorded(rooms: Rooms, container_id: str) -> Exit:
+    """What the journal says; without a word the monitor was killed, and its container with it."""
+    entries = rooms.runtime.recorded(container_id)
+    for entry in reversed(entries):
+        if entry.event == Entry.EXITED:
+            return Exit.from_json(entry.facts)
+    log.error("container %s has ended with its monitor, or was ended for want of one", container_id)
+    has_oom = any(entry.event == Entry.OOM for entry in entries)
+    return Exit(code=137, at_ns=time.time_ns(), oom=has_oom)
 
 
 async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import TYPE_CHECKING
 
+from engine import offload
 from engine.container import exec, exit
 from engine.container.publish import publish
 from engine.container.state import ALIVE
 from engine.errors import Unavailable
-from engine.runtime.protocol import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
+    from engine.runtime.protocol import Exit
 
     Work = Callable[[Handle], Coroutine[object, object, None]]
 
@@ -40,9 +40,8 @@ class Reports:
         self._later(container_id, "noting the exit", lambda handle: self._exited(handle, exit))
 
     def on_lost(self, container_id: str) -> None:
-        """The monitor died: its container was killed with it."""
-        lost = Exit(code=137, at_ns=time.time_ns())
-        self._later(container_id, "noting a loss", lambda handle: self._exited(handle, lost))
+        """The monitor is gone: it wrote down how its container ended, or ended it by dying."""
+        self._later(container_id, "noting a loss", lambda handle: self._exited(handle, None))
 
     def on_exec_exit(self, container_id: str, exec_id: str, code: int, at_ns: int) -> None:
         self._ended.note(exec_id)
@@ -83,10 +82,15 @@ class Reports:
             log.info("%s of container %s is left to the next start", what, container_id)
             return None
 
-    async def _exited(self, handle: Handle, how: Exit) -> None:
+    async def _exited(self, handle: Handle, how: Exit | None) -> None:
+        """`how` is None where only the journal can tell."""
         async with handle.lock:
             if _is_of_an_earlier_run(handle):
                 return
+            if how is None and handle.state.status not in ALIVE:
+                return
+            if how is None:
+                how = await offload.disk(exit.recorded, self._rooms, handle.id)
             was_alive = handle.state.status in ALIVE
             await exit.exited(self._rooms, handle, how)
         if was_alive:

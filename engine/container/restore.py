@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,7 +22,7 @@ from engine.container.teardown import sweep, teardown
 from engine.errors import WharfError
 from engine.linux import cgroup, tree
 from engine.runtime.client import NewerMonitor
-from engine.runtime.protocol import Entry, Exit
+from engine.runtime.protocol import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -92,7 +91,7 @@ async def _adopt(rooms: Rooms, handle: Handle) -> None:
         if task is not None and task.exit is None and task.pid:
             await _take_over(rooms, handle, task)
         else:
-            how = await offload.disk(_recorded_exit, rooms, handle.id)
+            how = await offload.disk(exit.recorded, rooms, handle.id)
             await exit.exited(rooms, handle, how)
 
 
@@ -132,16 +131,6 @@ async def _correct_execs(rooms: Rooms, handle: Handle, task: Task) -> None:
     for each in running:
         if each.id not in known:
             await exit.exec_exited(rooms, handle, each.id, int(codes.get(each.id, 137)))
-
-
-def _recorded_exit(rooms: Rooms, container_id: str) -> Exit:
-    """What the journal says; without a word the monitor was killed, and its container with it."""
-    entries = rooms.runtime.recorded(container_id)
-    for entry in reversed(entries):
-        if entry.event == Entry.EXITED:
-            return Exit.from_json(entry.facts)
-    has_oom = any(entry.event == Entry.OOM for entry in entries)
-    return Exit(code=137, at_ns=time.time_ns(), oom=has_oom)
 
 
 async def _settle(rooms: Rooms, handle: Handle) -> None:

@@ -304,6 +304,7 @@ def _by_formats(formats: list[str]) -> tuple[Column, ...]:
 
 
 def table(columns: tuple[Column, ...], processes: Iterable[Process]) -> Processes:
+    """Looks up users on the host, and blocks for that."""
     return Processes(
         titles=tuple(title for title, _ in columns),
         rows=tuple(tuple(value(p) for _, value in columns) for p in processes),

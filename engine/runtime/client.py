@@ -174,7 +174,10 @@ class Listener:
 
 
 class RuntimeEvents(Protocol):
-    """What the runtime reports unasked, called on the event loop; must not block or raise."""
+    """What the runtime reports unasked, called on the event loop; must not block or raise.
+
+    `on_lost`: a monitor ended before it told an exit; its journal may have that.
+    """
 
     def on_exit(self, container_id: str, exit: Exit) -> None: ...
     def on_exec_exit(self, container_id: str, exec_id: str, code: int, at_ns: int) -> None: ...
@@ -497,15 +500,7 @@ class Task:
     def _on_end(self) -> None:
         self._greeted.set()
         self._runtime.drop(self)
-        if self.exit is not None or self._quiet:
-            self._close_pidfd()
-            return
-        recorded = [e for e in self._runtime.recorded(self.id) if e.event == Entry.EXITED]
-        if recorded:
-            self.exit = Exit.from_json(recorded[-1].facts)
-            self._runtime.events.on_exit(self.id, self.exit)
-        else:
-            log.error("the monitor of container %s died; its container is ended", self.id)
+        if self.exit is None and not self._quiet:
             # A container without its monitor has no log, no streams and nobody to reap it.
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)

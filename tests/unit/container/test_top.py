@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import os
+import pwd
+import threading
+from unittest import mock
 
 import pytest
 
@@ -84,3 +88,25 @@ def test_what_has_gone_is_left_out() -> None:
     found = top.read([os.getpid(), 2**22 + 5])
     assert [process.pid for process in found] == [os.getpid()]
     assert found[0].started_s > 0
+
+
+def test_users_are_looked_up_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names may come from the network (nsswitch.conf), and take their time."""
+    from engine.container.containers import Containers
+
+    threads: list[threading.Thread] = []
+
+    def look_up(uid: int) -> pwd.struct_passwd:
+        threads.append(threading.current_thread())
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", look_up)
+    monkeypatch.setattr(top, "read", lambda _: [SELF])
+    monkeypatch.setattr("engine.container.containers.cgroup.processes", lambda _: [])
+    monkeypatch.setattr("engine.container.containers.next_status", lambda *_, **__: None)
+    monkeypatch.setattr("engine.container.containers.publish", lambda *_: None)
+    containers = Containers.__new__(Containers)
+    containers._rooms = mock.MagicMock()
+    assert asyncio.run(containers.top("x", "-ef")).rows
+    assert threads
+    assert threading.main_thread() not in threads
