@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, quote
 
 from aiohttp import web
 
-from compat import errors, middleware, params, streams, versions
+from compat import errors, middleware, params, requestid, streams, versions
 from compat.routes import ALL
 from compat.routes.route import Call, Route
 
@@ -65,7 +65,7 @@ class Dispatcher:
         self._headers = middleware.headers(config)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        middleware.begin()
+        requestid.begin()
         try:
             return await self._handle(request)
         except Exception as exc:

@@ -1,9 +1,7 @@
-"""What happens around every handler: headers, request ids, failures into answers."""
+"""What happens around every handler: headers, and failures into answers."""
 
 from __future__ import annotations
 
-import contextvars
-import itertools
 import logging
 from typing import TYPE_CHECKING
 
@@ -16,22 +14,6 @@ if TYPE_CHECKING:
     from engine.config import EngineConfig
 
 log = logging.getLogger(__name__)
-
-request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="-")
-_numbers = itertools.count(1)
-
-
-def begin() -> None:
-    """Give the request a number that its lines in the log share."""
-    request_id.set(f"{next(_numbers):x}")
-
-
-class RequestIdFilter(logging.Filter):
-    """Puts the id of the request that a line belongs to on it, as `%(request_id)s`."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = request_id.get()
-        return True
 
 
 def headers(config: EngineConfig) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
     time="2026-01-31T12:00:00.123456Z" level=info msg="Starting up"
 
-or, with `--log-format json`, one object a line with the same three fields.
+or, with `--log-format json`, one object a line with the same fields. A line that was written for
+a request has its number in a fourth, `request`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import logging
 import re
 
+from compat import requestid
 from engine.timestamp import format_ns
 
 _LEVELS = {
@@ -46,6 +48,8 @@ class LineFormatter(logging.Formatter):
             "level": _NAMES.get(record.levelno, "info"),
             "msg": record.getMessage(),
         }
+        if request := requestid.current():
+            fields["request"] = request
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)
         if self._as_json:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import logging
+import re
 import sys
 
+from compat import requestid
 from compat.daemon.journal import LineFormatter
 
 
@@ -42,3 +45,18 @@ def test_json_holds_the_same() -> None:
         "level": "error",
         "msg": "a\nb",
     }
+
+
+def test_what_is_written_for_a_request_has_its_number() -> None:
+    formatter = LineFormatter(as_json=False)
+
+    def served() -> list[str]:
+        requestid.begin()
+        in_thread = contextvars.copy_context()
+        return [formatter.format(record("x")), in_thread.run(formatter.format, record("x"))]
+
+    lines = [contextvars.copy_context().run(served) for _ in range(2)]
+    assert all(len(set(pair)) == 1 for pair in lines)
+    assert len({pair[0] for pair in lines}) == 2
+    assert re.fullmatch(r"time=\S+ level=info msg=\S+ request=[0-9a-f]+", lines[0][0])
+    assert "request=" not in formatter.format(record("x"))
