@@ -15,8 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
 import msgspec
 
 from compat import versions
+from compat.translate import images, system
+from compat.wire import images as wire
 from compat.wire import reading
+from compat.wire.system import AuthRequest
 from engine.errors import InvalidParameter
+from engine.registry.auth import RegistryAuth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from compat.versions import Version
+    from engine.oci.platform import Platform
 
 T = TypeVar("T")
 
@@ -136,6 +141,16 @@ class Query:
     def filters(self) -> dict[str, tuple[str, ...]]:
         return parse_filters(self.text("filters"))
 
+    def platform(self, name: str, *, is_single: bool = False) -> Platform | None:
+        """The platform that is spelled in JSON; of several the first, or none at all."""
+        if is_single and len(self.all(name)) > 1:
+            raise InvalidParameter("multiple platform parameters not supported")
+        text = self.text(name)
+        return parse_platform(text) if text else None
+
+    def platforms(self, name: str) -> tuple[Platform, ...]:
+        return tuple(parse_platform(text) for text in self.all(name))
+
     def time_ns(self, name: str) -> int | None:
         """A moment as "seconds[.fraction]" since the epoch; None if nothing or 0 was said."""
         text = self.text(name)
@@ -158,6 +173,14 @@ def parse_bool(text: str) -> bool:
     if text in {"0", "f", "F", "FALSE", "false", "False"}:
         return False
     raise InvalidParameter(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+
+
+def parse_platform(text: str) -> Platform:
+    try:
+        sent = reading.read(text.encode(errors="replace"), wire.Platform)
+    except InvalidParameter as exc:
+        raise InvalidParameter(f"failed to parse platform: {exc}") from None
+    return images.to_platform(sent)
 
 
 # Filters
@@ -211,16 +234,7 @@ def parse_unix_time(text: str) -> int:
 # Credentials
 
 
-class RegistryAuthHeader(msgspec.Struct, frozen=True, rename="lower"):
-    username: str = ""
-    password: str = ""
-    auth: str = ""
-    serveraddress: str = ""
-    identitytoken: str = ""
-    registrytoken: str = ""
-
-
-def registry_auth(request: web.Request) -> RegistryAuthHeader:
+def registry_auth(request: web.Request) -> RegistryAuth:
     """What X-Registry-Auth holds: base64, of either alphabet, of a JSON document.
 
     An unreadable header counts as none, as with dockerd: clients send "" and "null" in it.
@@ -228,9 +242,9 @@ def registry_auth(request: web.Request) -> RegistryAuthHeader:
     said = request.headers.get("X-Registry-Auth", "")
     try:
         data = base64.b64decode(said.translate(_URL_ALPHABET) + "==")
-        return reading.read(data, RegistryAuthHeader)
+        return system.credentials(reading.read(data, AuthRequest))
     except (InvalidParameter, binascii.Error, ValueError):
-        return RegistryAuthHeader()
+        return RegistryAuth()
 
 
 _URL_ALPHABET = str.maketrans("-_", "+/")

@@ -11,24 +11,18 @@ from compat import params, streams
 from compat.routes.route import Call, Route, done, later, reply
 from compat.translate import images
 from compat.wire import images as wire
-from engine.errors import Forbidden, InvalidParameter, NotImplementedHere, WharfError
+from engine.errors import InvalidParameter, NotImplementedHere, WharfError
 from engine.image import model
-from engine.oci import digest as digests
 from engine.oci import platform as platforms
 from engine.oci import reference as references
-from engine.registry.auth import RegistryAuth
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
     from aiohttp import web
 
-    from engine.oci.platform import Platform
-    from engine.oci.reference import Reference
 
 _encoder = msgspec.json.Encoder()
-
-_RESERVED = "scratch"
 
 
 async def list_(call: Call) -> web.Response:
@@ -43,7 +37,7 @@ async def list_(call: Call) -> web.Response:
 
 
 async def inspect(call: Call) -> web.Response:
-    platform = decode_platform(call.query.text("platform"))
+    platform = call.query.platform("platform")
     if call.query.flag("manifests") and platform is not None:
         raise InvalidParameter(
             "conflicting options: manifests and platform options cannot both be set"
@@ -56,7 +50,7 @@ async def inspect(call: Call) -> web.Response:
 
 
 async def history(call: Call) -> web.Response:
-    platform = decode_platform(call.query.text("platform"))
+    platform = call.query.platform("platform")
     items = await call.engine.images.history(call.ref, platform)
     return reply(call, 200, [images.history(i) for i in items])
 
@@ -76,7 +70,7 @@ async def remove(call: Call) -> web.Response:
         call.ref,
         force=call.query.flag("force"),
         prune=not call.query.flag("noprune"),
-        platforms=tuple(_required_platform(p) for p in call.query.all("platforms")),
+        platforms=call.query.platforms("platforms"),
     )
     return reply(call, 200, images.removed(items))
 
@@ -98,8 +92,10 @@ async def create(call: Call) -> web.StreamResponse:
     spelled = call.query.text("platform")
     platform = platforms.parse(spelled) if spelled else None
     if name := call.query.text("fromImage"):
-        ref = _to_pull(name, call.query.text("tag"))
-        steps = call.engine.images.pull(ref, auth=_auth(call), platform=platform)
+        ref = images.to_pull(name, call.query.text("tag"))
+        steps = call.engine.images.pull(
+            ref, auth=params.registry_auth(call.request), platform=platform
+        )
         return await _progress(call, steps)
     source = call.query.text("fromSrc")
     ref_ = references.from_repo_and_tag(call.query.text("repo"), call.query.text("tag"))
@@ -115,32 +111,9 @@ async def create(call: Call) -> web.StreamResponse:
     return await _progress(call, steps)
 
 
-def _to_pull(name: str, tag_or_digest: str) -> Reference:
-    """What is meant; a name alone means all its tags. Raises InvalidParameter, Forbidden."""
-    ref = references.parse(name.removesuffix(":"))
-    if tag_or_digest and digests.is_digest(tag_or_digest):
-        ref = ref.name_only().with_digest(digests.parse(tag_or_digest))
-    elif tag_or_digest:
-        ref = ref.with_tag(tag_or_digest)
-    if ref.familiar_name == _RESERVED:
-        raise Forbidden(f"'{_RESERVED}' is a reserved name")
-    return ref
-
-
-def _auth(call: Call) -> RegistryAuth:
-    sent = params.registry_auth(call.request)
-    return RegistryAuth(
-        username=sent.username,
-        password=sent.password,
-        identity_token=sent.identitytoken,
-        registry_token=sent.registrytoken,
-        server_address=sent.serveraddress,
-    )
-
-
 async def load(call: Call) -> web.StreamResponse:
     """Failures are told in the stream, even the first: clients read nothing else."""
-    platform = _one_platform(call)
+    platform = call.query.platform("platform", is_single=True)
     quiet = call.query.flag("quiet", default=True)
     steps = call.engine.images.load(_chunks(call), quiet=quiet, platform=platform)
     return await _progress(call, steps, tells_first=True)
@@ -148,7 +121,9 @@ async def load(call: Call) -> web.StreamResponse:
 
 async def save(call: Call) -> web.StreamResponse:
     names = (call.ref,) if "ref" in call.variables else call.query.all("names")
-    chunks = call.engine.images.save(names, platform=_one_platform(call))
+    chunks = call.engine.images.save(
+        names, platform=call.query.platform("platform", is_single=True)
+    )
     async with aclosing(chunks):
         first = await anext(chunks, b"")  # all that can be refused is refused by now
         response = await streams.open_stream(call.request, "application/x-tar")
@@ -189,55 +164,12 @@ def _line(step: model.Progress) -> bytes:
     return _encoder.encode(images.progress(step)) + b"\r\n"
 
 
-# Platforms, as JSON in a query
-
-
-class _SentPlatform(msgspec.Struct, frozen=True):
-    os: str = ""
-    architecture: str = ""
-    variant: str = ""
-    os_version: str = msgspec.field(default="", name="os.version")
-    os_features: tuple[str, ...] = msgspec.field(default=(), name="os.features")
-
-
-def decode_platform(text: str) -> Platform | None:
-    return _required_platform(text) if text else None
-
-
-def _required_platform(text: str) -> Platform:
-    """Raises InvalidParameter; moby httputils.DecodePlatform."""
-    try:
-        sent = msgspec.json.decode(text.encode(errors="replace"), type=_SentPlatform)
-    except (msgspec.MsgspecError, RecursionError) as exc:
-        raise InvalidParameter(f"failed to parse platform: {exc}") from None
-    if not sent.os and not sent.architecture and (sent.variant or sent.os_version):
-        raise InvalidParameter(
-            "optional platform fields provided, but OS and Architecture are missing"
-        )
-    if not sent.os or not sent.architecture:
-        raise InvalidParameter("both OS and Architecture must be provided")
-    return platforms.Platform(
-        os=sent.os,
-        architecture=sent.architecture,
-        variant=sent.variant,
-        os_version=sent.os_version,
-        os_features=sent.os_features or None,
-    )
-
-
-def _one_platform(call: Call) -> Platform | None:
-    sent = call.query.all("platform")
-    if len(sent) > 1:
-        raise InvalidParameter("multiple platform parameters not supported")
-    return decode_platform(sent[0]) if sent else None
-
-
 # Registries and builds
 
 
 async def distribution(call: Call) -> web.Response:
     ref = references.parse(call.ref).with_default_tag()
-    found = await call.engine.registry.inspect(ref, _auth(call))
+    found = await call.engine.registry.inspect(ref, params.registry_auth(call.request))
     body = wire.DistributionInspectResponse(
         descriptor=images.descriptor(found.descriptor),
         platforms=tuple(images.platform(p) for p in found.platforms),

@@ -16,7 +16,6 @@ from compat.translate import usage as disk_usage
 from compat.wire import reading
 from compat.wire import system as wire
 from engine.errors import InvalidParameter
-from engine.registry.auth import RegistryAuth
 
 if TYPE_CHECKING:
     from engine.events import Event
@@ -53,15 +52,7 @@ async def info(call: Call) -> web.Response:
 async def auth(call: Call) -> web.Response:
     """Try the credentials; a registry may give a token to use instead of them."""
     sent = reading.read(await params.read_all(call.request), wire.AuthRequest)
-    token = await call.engine.registry.login(
-        RegistryAuth(
-            username=sent.username,
-            password=sent.password,
-            identity_token=sent.identitytoken,
-            registry_token=sent.registrytoken,
-            server_address=sent.serveraddress,
-        )
-    )
+    token = await call.engine.registry.login(system.credentials(sent))
     return reply(call, 200, wire.AuthResponse(identity_token=token, status="Login Succeeded"))
 
 

@@ -11,6 +11,10 @@ from compat.wire import images as wire
 from compat.wire.base import UNSET
 from compat.wire.containers import GraphDriver
 from engine import timestamp
+from engine.errors import Forbidden, InvalidParameter
+from engine.oci import digest as digests
+from engine.oci import reference as references
+from engine.oci.platform import Platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from engine.image import model
     from engine.oci.descriptor import Descriptor
     from engine.oci.image import Config
-    from engine.oci.platform import Platform
+    from engine.oci.reference import Reference
 
 # Always shown, set or not; the second half until 1.50.
 _SHOWN: dict[str, object] = {
@@ -31,6 +35,8 @@ _SHOWN_BEFORE: dict[str, object] = {
     **dict.fromkeys(("StdinOnce", "Tty"), False),
     **dict.fromkeys(("Domainname", "Hostname", "Image"), ""),
 }
+
+_RESERVED = "scratch"
 
 _encoder = msgspec.json.Encoder(order="deterministic")
 
@@ -139,6 +145,35 @@ def platform(found: Platform) -> wire.Platform:
         os_features=found.os_features or UNSET,
         variant=found.variant or UNSET,
     )
+
+
+def to_platform(sent: wire.Platform) -> Platform:
+    """Raises InvalidParameter (moby httputils.DecodePlatform)."""
+    if not sent.os and not sent.architecture and (sent.variant or sent.os_version):
+        raise InvalidParameter(
+            "optional platform fields provided, but OS and Architecture are missing"
+        )
+    if not sent.os or not sent.architecture:
+        raise InvalidParameter("both OS and Architecture must be provided")
+    return Platform(
+        os=sent.os,
+        architecture=sent.architecture,
+        variant=sent.variant or "",
+        os_version=sent.os_version or "",
+        os_features=sent.os_features or None,
+    )
+
+
+def to_pull(name: str, tag_or_digest: str) -> Reference:
+    """What is meant; a name alone means all its tags. Raises InvalidParameter, Forbidden."""
+    ref = references.parse(name.removesuffix(":"))
+    if tag_or_digest and digests.is_digest(tag_or_digest):
+        ref = ref.name_only().with_digest(digests.parse(tag_or_digest))
+    elif tag_or_digest:
+        ref = ref.with_tag(tag_or_digest)
+    if ref.familiar_name == _RESERVED:
+        raise Forbidden(f"'{_RESERVED}' is a reserved name")
+    return ref
 
 
 # Progress

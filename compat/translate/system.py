@@ -8,6 +8,7 @@ from compat import versions
 from compat.wire import system as wire
 from compat.wire.base import UNSET
 from engine import timestamp
+from engine.registry.auth import RegistryAuth
 from engine.version import SERVER_VERSION
 
 if TYPE_CHECKING:
@@ -148,4 +149,14 @@ def event(happened: Event) -> wire.EventMessage:
         scope=happened.scope,
         time=happened.time_ns // timestamp.SECOND,
         time_nano=happened.time_ns,
+    )
+
+
+def credentials(sent: wire.AuthRequest) -> RegistryAuth:
+    return RegistryAuth(
+        username=sent.username,
+        password=sent.password,
+        identity_token=sent.identitytoken,
+        registry_token=sent.registrytoken,
+        server_address=sent.serveraddress,
     )

@@ -9,10 +9,10 @@ from compat.wire.containers import Config, GraphDriver
 
 
 class Platform(Response, frozen=True, kw_only=True, rename={"os_version": "os.version"}):
-    """An OCI platform: the one shape whose keys are lower case."""
+    """An OCI platform, shown or sent: the one shape whose keys are lower case."""
 
-    architecture: str
-    os: str
+    architecture: str = ""
+    os: str = ""
     os_version: str | Omitted = UNSET
     os_features: tuple[str, ...] | Omitted = field(default=UNSET, name="os.features")
     variant: str | Omitted = UNSET

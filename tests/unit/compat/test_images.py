@@ -7,7 +7,7 @@ import json
 import msgspec
 import pytest
 
-from compat.routes import images as routes
+from compat import params
 from compat.translate import images
 from engine.errors import Forbidden, InvalidParameter
 from engine.image.model import Progress
@@ -59,7 +59,7 @@ def test_sizes(count: int, words: str) -> None:
 
 def test_what_to_pull() -> None:
     def pulled(name: str, tag: str = "") -> str:
-        return str(routes._to_pull(name, tag))
+        return str(images.to_pull(name, tag))
 
     digest = "sha256:" + "ab" * 32
     assert pulled("busybox") == "docker.io/library/busybox"
@@ -72,11 +72,11 @@ def test_what_to_pull() -> None:
 
 
 def test_platforms_are_json() -> None:
-    decode = routes.decode_platform
-    assert decode("") is None
+    decode = params.parse_platform
     assert decode('{"os":"linux","architecture":"arm64","variant":"v8"}') == Platform(
         os="linux", architecture="arm64", variant="v8"
     )
+    assert decode('{"OS":"linux","architecture":"arm","variant":null}').variant == ""
     with pytest.raises(InvalidParameter, match=r"^both OS and Architecture must be provided$"):
         decode('{"os":"linux"}')
     with pytest.raises(InvalidParameter, match=r"^optional platform fields provided, but OS"):

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from compat import params, versions
 from compat.params import Query
 from engine.errors import InvalidParameter
+from engine.oci import platform as platforms
+from engine.registry.auth import RegistryAuth
 
 
 def query(route: str = "x", version: str = "1.51", **words: str) -> Query:
@@ -99,12 +101,22 @@ def test_moments_are_seconds_with_a_fraction() -> None:
         query(since="abc").time_ns("since")
 
 
+def test_platforms_are_told_in_the_query() -> None:
+    linux = '{"os":"linux","architecture":"amd64"}'
+    asked = params.Query({"platform": [linux, linux]}, "images.save", versions.NEWEST)
+    assert asked.platform("platform") == platforms.Platform(os="linux", architecture="amd64")
+    assert asked.platform("other") is None
+    assert query(platform="").platform("platform") is None
+    with pytest.raises(InvalidParameter, match=r"^multiple platform parameters not supported$"):
+        asked.platform("platform", is_single=True)
+
+
 def test_nul_is_refused_wherever_it_stands() -> None:
     with pytest.raises(InvalidParameter, match="NUL"):
         query(name="a\0b").text("name")
 
 
-def auth(header: str) -> params.RegistryAuthHeader:
+def auth(header: str) -> RegistryAuth:
     request = SimpleNamespace(headers={"X-Registry-Auth": header})
     return params.registry_auth(request)  # type: ignore[arg-type]
 
@@ -117,9 +129,9 @@ def test_credentials_come_in_both_alphabets_with_and_without_padding() -> None:
         base64.urlsafe_b64encode(document).rstrip(b"="),
     ):
         found = auth(encoded.decode())
-        assert (found.username, found.password, found.identitytoken) == ("ü?>", "p~", "t")
+        assert (found.username, found.password, found.identity_token) == ("ü?>", "p~", "t")
 
 
 @pytest.mark.parametrize("header", ["", "null", "%%%", "bnVsbA==", "e30="])
 def test_an_unreadable_header_counts_as_none(header: str) -> None:
-    assert auth(header) == params.RegistryAuthHeader()
+    assert auth(header) == RegistryAuth()
