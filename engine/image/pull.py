@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 
 RESERVED_NAME = "scratch"
 DEEPEST_INDEX = 8
-"""An index may name indexes; one that goes on like this is no image (attacks.md I4)."""
+"""An index may name indexes; one that goes on like this is no image."""
 CONFIG_ATTEMPTS = 5
 CONFIG_DELAY_S = 0.25
 

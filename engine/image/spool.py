@@ -2,7 +2,7 @@
 
 The archive is written as it comes, in the folder of the store, to a file without a name: whatever
 happens, it is gone when it is closed. Members are ranges of that file: nothing is unpacked by its
-name, so no name can lead anywhere (attacks.md I5).
+name, so no name can lead anywhere.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Reading JSON documents of registries and archives as Go programs read them.
 
-A null is an absent field, unknown fields are ignored, and nothing nested deep or oversized may hurt
-(attacks.md I4). Bytes are kept by whoever needs the exact document; these values are for reading.
+A null is an absent field, unknown fields are ignored, and what is nested deep or oversized is
+refused like any other malformed document. Bytes are kept by whoever needs the exact document; these
+values are for reading.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A blob is asked for from where the last attempt ended; attempts wait 5, 10, 15 … seconds as
 dockerd's do. What ends an attempt: an error, no byte for a minute, or a trickle so thin that it is
-an attack or as good as dead (attacks.md I9). A download that moves on is given new attempts, so
+an attack or as good as dead. A download that moves on is given new attempts, so
 that a large blob over a poor line arrives in the end.
 """
 

@@ -1,7 +1,7 @@
 """HTTP as registries speak it: the only aiohttp client of the engine.
 
 One request in, one response out; redirects are followed here and bounded. Three things are refused
-whatever a registry says (attacks.md I3):
+whatever a registry says:
 - credentials go to no other origin than the one they were given for;
 - a registry that had to prove who it is cannot send us on to plain http;
 - a registry out there cannot send us to loopback or link-local addresses, where the host's own

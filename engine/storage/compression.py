@@ -1,7 +1,8 @@
 """The one door to decompression: a stream of any known form as a stream of plain bytes.
 
 Output is handed on in pieces of bounded size, so a bomb costs time and disk but no memory; all
-codecs leave the GIL while they work. Nothing is ever run as a program (attacks.md C3).
+codecs leave the GIL while they work. Nothing is ever run as a program: an unpacker that is
+looked up by its name can be the image's own.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     <root>/blobs/<algorithm>/<encoded>    committed: complete, verified, durable
     <root>/ingest/<random>                being written; what a crash leaves is swept at boot
 
-A blob is invisible until `commit` has checked its size and digest (attacks.md I1). Layers pass
+A blob is invisible until `commit` has checked its size and digest. Layers pass
 through here only if somebody wishes so: they live unpacked in snapshots.
 """
 

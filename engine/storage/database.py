@@ -86,7 +86,7 @@ class Database:
         self._reserve_path = f"{path}.reserve"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._reserve_path)
-        # Created with its rights: SQLite would take them from the umask (attacks.md A5).
+        # Created with its rights: SQLite would take them from the umask.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._lock = threading.RLock()
         self._depth = 0

@@ -1,7 +1,7 @@
 """Unpacking one tar beneath one directory, in overlay's form, without ever leaving it.
 
 Every path is resolved by openat2 with the directory as its root, so neither `..` nor a symbolic
-link of the archive leads out (attacks.md C5); every file is created with O_EXCL in a directory held
+link of the archive leads out; every file is created with O_EXCL in a directory held
 open. Directories are kept open while the archive stays near them, which makes both true and cheap:
 their times are set when they are let go, for creating a file in them changes those.
 

@@ -1,4 +1,4 @@
-"""More output than anyone wanted, and disks with no room; ids as in the list of attack cases."""
+"""More output than anyone wanted, and disks with no room; ids as in tests/ATTACKS.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests made to deceive, to race and to stall; ids as in the list of attack cases."""
+"""Requests made to deceive, to race and to stall; ids as in tests/ATTACKS.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives and manifests made to deceive; ids as in the list of attack cases."""
+"""Archives and manifests made to deceive; ids as in tests/ATTACKS.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attacks from inside a container and from an image; ids as in the list of attack cases."""
+"""Attacks from inside a container and from an image; ids as in tests/ATTACKS.md."""
 
 from __future__ import annotations
 

@@ -119,3 +119,10 @@ def test_the_readme_names_files_that_exist() -> None:
         text = (ROOT / page).read_text()
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
             assert os.path.exists((ROOT / page).parent / target), f"{page}: {target}"
+
+
+def test_every_attack_that_is_told_of_has_its_tests() -> None:
+    told = re.findall(r"`(test_[a-z0-9_]+_)\*`", (ROOT / "tests/ATTACKS.md").read_text())
+    assert told
+    written = "".join(path.read_text() for path in (ROOT / "tests/e2e").glob("test_*.py"))
+    assert [start for start in told if f"def {start}" not in written] == []

@@ -1,4 +1,4 @@
-"""JSON as Go reads it, and nothing that a body can do but 400 (attack case A2)."""
+"""JSON as Go reads it, and nothing that a body can do but 400 (A2 of ATTACKS.md)."""
 
 from __future__ import annotations
 
