@@ -1,10 +1,15 @@
-"""Moments: an int of nanoseconds since the epoch inside, RFC 3339 where others read or wrote it."""
+"""Moments: an int of nanoseconds since the epoch inside, RFC 3339 where others read or wrote it.
+
+What users type may also be a duration before now, Unix seconds, or a date in words; the last is
+python-dateutil's to read, whose one door this is.
+"""
 
 from __future__ import annotations
 
 import calendar
 import re
 import time
+from datetime import datetime
 
 SECOND = 1_000_000_000
 
@@ -15,6 +20,10 @@ _RFC3339 = re.compile(
 )
 _UNIX = re.compile(r"(-?\d+)(?:\.(\d+))?")
 _DURATION = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+# As Go prints a time: the offset is what counts, the zone's name behind it says the same.
+_NAMED_OFFSET = re.compile(r"( [+-]\d{4}) [A-Z]{3,5}$")
+_YEAR_FIRST = re.compile(r"\d{4}-\d\d-\d\d\b")
+_LONGEST_WORDS = 64
 _UNITS_NS = {
     "ns": 1,
     "us": 1_000,
@@ -57,21 +66,60 @@ def parse_duration_ns(text: str) -> int:
 
 
 def parse_user_ns(text: str, now_ns: int) -> int:
-    """What users type as a time: a duration before now, RFC 3339 or a part of it, or Unix seconds.
+    """What users type as a time: a duration before now, RFC 3339 or a part of it, Unix seconds.
 
-    Without an offset it is local time (moby api/types/time). Raises ValueError.
+    Beyond what dockerd takes also a date in words, `31 Jan 2026 12:00`, or as `docker ps` and
+    date(1) print it. Without an offset it is local time (moby api/types/time). Raises ValueError.
     """
     if text != "0":
         try:
             return now_ns - parse_duration_ns(text)
         except ValueError:
             pass
+    here_s = time.localtime(now_ns // SECOND).tm_gmtoff
     if match := _RFC3339.fullmatch(text):
-        return _moment(match, default_offset_s=time.localtime(now_ns // SECOND).tm_gmtoff)
+        return _moment(match, default_offset_s=here_s)
     if match := _UNIX.fullmatch(text):
         seconds = int(match[1])
         return seconds * SECOND + int((match[2] or "")[:9].ljust(9, "0"))
-    raise ValueError(f'failed to parse value as time or duration: "{text}"')
+    try:
+        return _in_words(text, default_offset_s=here_s)
+    except (ValueError, OverflowError):
+        raise ValueError(f'failed to parse value as time or duration: "{text}"') from None
+
+
+def _in_words(text: str, *, default_offset_s: int) -> int:
+    """A date that can be read in one way only: things are removed by it, so nothing is guessed.
+
+    Day, month and year must be there, the year with its four digits; which is which must not
+    depend on custom; and a zone must be a number or UTC.
+    """
+    # 50 ms, which nobody pays who types no such date.
+    from dateutil import parser  # type: ignore[import-untyped]
+
+    if not text.isascii() or len(text) > _LONGEST_WORDS:
+        raise ValueError(text)
+    spelled = _NAMED_OFFSET.sub(r"\1", text)
+    customs = (False,) if _YEAR_FIRST.match(text) else (False, True)
+    readings: set[datetime] = {
+        parser.parse(spelled, default=missing, dayfirst=custom, tzinfos=_zone)
+        for missing in (datetime(2000, 1, 1), datetime(2004, 2, 2))
+        for custom in customs
+    }
+    if len(readings) != 1:
+        raise ValueError(text)
+    found = readings.pop()
+    if f"{found.year:04}" not in text:
+        raise ValueError(text)
+    offset = found.utcoffset()
+    offset_s = default_offset_s if offset is None else int(offset.total_seconds())
+    return (calendar.timegm(found.timetuple()) - offset_s) * SECOND + found.microsecond * 1_000
+
+
+def _zone(name: str | None, offset_s: int | None) -> int | None:
+    if name is not None and offset_s is None:
+        raise ValueError(f"{name} may be several zones")
+    return offset_s
 
 
 def _moment(match: re.Match[str], *, default_offset_s: int) -> int:

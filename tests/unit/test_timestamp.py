@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,10 +39,58 @@ def test_form() -> None:
         ("1.5s", NOW - 1_500_000_000),
         ("2023-11-14T22:13Z", NOW - 20 * 10**9),
         ("2023-11-14Z", NOW - (22 * 3600 + 13 * 60 + 20) * 10**9),
+        ("2023-11-14 23:13:20 +0100 CET", NOW),
+        ("2023-11-14 22:13:20.5 +0000 UTC", NOW + 500_000_000),
+        ("Tue Nov 14 22:13:20 UTC 2023", NOW),
+        ("Tue, 14 Nov 2023 22:13:20 GMT", NOW),
+        ("14 November 2023 22:13:20Z", NOW),
+        ("20231114T221320Z", NOW),
     ],
 )
 def test_what_users_type(text: str, moment: int) -> None:
     assert timestamp.parse_user_ns(text, NOW) == moment
+
+
+def test_without_an_offset_words_are_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "XXX-2")
+    time.tzset()
+    try:
+        for text in ("2023-11-15T00:13:20", "15 Nov 2023 00:13:20"):
+            assert timestamp.parse_user_ns(text, NOW) == NOW
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "01/02/2023",
+        "1 2 2023",
+        "14 Nov",
+        "14 Nov 23",
+        "Nov 2023",
+        "22:13",
+        "today",
+        "2 weeks",
+        "10d",
+        "Tue Nov 14 22:13:20 CET 2023",
+        "2023-02-30 00:00:00 +0000 UTC",
+        "2023-11-14 22:13 -25:00",
+        "١٤ Nov 2023",
+        "14 Nov 2023" + " " * 100,
+        "9" * 30 + " Nov 2023",
+    ],
+)
+def test_no_date_is_guessed(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^failed to parse value as time or duration: "):
+        timestamp.parse_user_ns(text, NOW)
+
+
+@given(st.text(max_size=70))
+def test_any_text_is_a_time_or_a_value_error(text: str) -> None:
+    with contextlib.suppress(ValueError):
+        timestamp.parse_user_ns(text, NOW)
 
 
 @pytest.mark.parametrize(
