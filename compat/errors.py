@@ -24,6 +24,7 @@ STATUS: Mapping[type[Exception], int] = {
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.NotModified: 304,
+    errors.TooManyRequests: 429,
     errors.NotImplementedHere: 501,
     errors.Unavailable: 503,
     errors.EngineError: 500,

@@ -19,6 +19,7 @@ from compat.translate import images, system
 from compat.wire import images as wire
 from compat.wire import reading
 from compat.wire.system import AuthRequest
+from engine import literals
 from engine.errors import InvalidParameter
 from engine.registry.auth import RegistryAuth
 
@@ -167,12 +168,10 @@ def parse_int(text: str, function: str = "strconv.ParseInt") -> int:
 
 
 def parse_bool(text: str) -> bool:
-    """As Go's strconv.ParseBool."""
-    if text in {"1", "t", "T", "TRUE", "true", "True"}:
-        return True
-    if text in {"0", "f", "F", "FALSE", "false", "False"}:
-        return False
-    raise InvalidParameter(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+    try:
+        return literals.boolean(text)
+    except ValueError as exc:
+        raise InvalidParameter(str(exc)) from None
 
 
 def parse_platform(text: str) -> Platform:

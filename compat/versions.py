@@ -205,7 +205,6 @@ BEHAVIOURS: Mapping[str, Version] = {
     "wait.tells-failed-removal": _v(34),
     "create.private-ipc": _v(40),
     "update.pids-limit": _v(40),
-    "create.private-cgroupns": _v(41),
     "create.checks-mount-options": _v(42),
     "streams.multiplexed-type": _v(42),
     "volumes.prune-anonymous-only": _v(42),

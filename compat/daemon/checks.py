@@ -7,7 +7,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
+
+from engine.errors import InvalidParameter
+from engine.registry import mirror as registries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DEFAULT_HTTP_HOST = "localhost"
 DEFAULT_HTTP_PORT = 2375
@@ -80,52 +87,19 @@ def _split_port(text: str, authority: str) -> tuple[str, str]:
 
 def mirror(text: str) -> str:
     """The URL of a mirror, with one slash at its end."""
-    scheme, separator, _ = text.partition("://")
-    if not separator or not scheme:
-        raise ValueError(
-            f'invalid mirror: no scheme specified for "{text}": '
-            "must use either 'https://' or 'http://'"
-        )
-    try:
-        uri = urlsplit(text)
-        _ = uri.port
-    except ValueError:
-        raise ValueError(f'invalid mirror: "{text}" is not a valid URI') from None
-    if uri.scheme not in {"http", "https"}:
-        raise ValueError(
-            f'invalid mirror: unsupported scheme "{uri.scheme}" in "{text}": '
-            "must use either 'https://' or 'http://'"
-        )
-    if uri.query or uri.fragment:
-        raise ValueError(f'invalid mirror: query or fragment at end of the URI "{text}"')
-    if "@" in uri.netloc:
-        raise ValueError(
-            f'invalid mirror: username/password not allowed in URI "{without_password(text)}"'
-        )
-    if not uri.hostname or _CONTROL.search(text):
-        raise ValueError(f'invalid mirror: "{text}" is not a valid URI')
-    return text.removesuffix("/") + "/"
-
-
-_HOST_PORT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?", re.ASCII)
+    return _as_engine(registries.check_mirror, text)
 
 
 def insecure_registry(text: str) -> str:
     """A host, `host:port` or a subnet; a scheme before it is taken off."""
-    name = re.sub("^https?://", "", text, flags=re.IGNORECASE)
-    name = "docker.io" if name == "index.docker.io" else name
-    if name.startswith("-") or name.endswith("-"):
-        raise ValueError(f"invalid index name ({name}). Cannot begin or end with a hyphen")
-    if "://" in name:
-        raise ValueError(f"insecure registry {text} should not contain '://'")
-    if _is_network(name) or _HOST_PORT.fullmatch(name) or _is_bracketed(name):
-        return name
-    raise ValueError(f'insecure registry {text} is not valid: invalid host "{name}"')
+    return _as_engine(lambda given: str(registries.check_insecure(given)), text)
 
 
-def _is_bracketed(text: str) -> bool:
-    match = re.fullmatch(r"\[([^]]+)\](:\d{1,5})?", text, re.ASCII)
-    return match is not None and _is_ip(match[1])
+def _as_engine(check: Callable[[str], str], text: str) -> str:
+    try:
+        return check(text)
+    except InvalidParameter as exc:
+        raise ValueError(str(exc)) from None
 
 
 # Names and addresses
@@ -187,14 +161,6 @@ def _is_ip(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return "/" in text
 
 
 # Labels and the like

@@ -13,12 +13,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from engine import literals
 from engine.config import BUILTIN_RUNTIME, AddressPool, Runtime, Ulimit
+from engine.literals import INT64_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-INT64_MAX = 2**63 - 1
 
 
 class Kind(Protocol):
@@ -48,7 +48,7 @@ class Boolean:
     bare: str | None = "true"
 
     def add(self, text: str, before: Any) -> bool:
-        return truth(text)
+        return literals.boolean(text)
 
     def decode(self, value: object) -> bool:
         return cast("bool", _expect(value, bool, "true or false"))
@@ -98,10 +98,10 @@ class Size:
     bare: str | None = None
 
     def add(self, text: str, before: Any) -> int:
-        return bytes_of(text)
+        return literals.size_bytes(text)
 
     def decode(self, value: object) -> int:
-        return bytes_of(_string(value, 'a string with a unit, like "64M"'))
+        return literals.size_bytes(_string(value, 'a string with a unit, like "64M"'))
 
 
 # Lists
@@ -192,7 +192,7 @@ class Switches:
         key, equals, value = text.partition("=")
         if not key:
             raise ValueError(f"invalid option name: {text}")
-        return {**(before or {}), key: truth(value) if equals else True}
+        return {**(before or {}), key: literals.boolean(value) if equals else True}
 
     def decode(self, value: object) -> dict[str, bool]:
         entries = _object(value, "an object of true and false")
@@ -296,37 +296,6 @@ class Anything:
 
     def decode(self, value: object) -> object:
         return _object(value, "an object")
-
-
-# What a piece of text means
-
-
-def truth(text: str) -> bool:
-    """A boolean as Go's strconv reads it."""
-    if text in {"1", "t", "T", "true", "TRUE", "True"}:
-        return True
-    if text in {"0", "f", "F", "false", "FALSE", "False"}:
-        return False
-    raise ValueError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
-
-
-_UNITS = {"b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4, "p": 1024**5}
-_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?([a-z]{0,3})", re.IGNORECASE | re.ASCII)
-
-
-def bytes_of(text: str) -> int:
-    """A size with an optional unit, each 1024 of the one before: "1.5g", "64 MiB", "100"."""
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError(f"invalid size: '{text}'")
-    number, suffix = match[1], match[2].lower()
-    unit = suffix[:1] or "b"
-    if unit not in _UNITS or suffix[1:] not in {"", "b", "ib"} or suffix in {"bb", "bib"}:
-        raise ValueError(f"invalid suffix: '{suffix}'")
-    size = float(number) * _UNITS[unit]
-    if size > INT64_MAX:
-        raise ValueError(f"invalid size: '{text}'")
-    return int(size)
 
 
 # Names of runtimes that a flag may not define anew; the file may, for runc.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine import filters as filtering
 from engine.errors import InvalidParameter
 from engine.oci import reference
 
@@ -27,7 +28,7 @@ def matches(event: Event, filters: Mapping[str, tuple[str, ...]]) -> bool:
         and _one_of(event.scope, filters.get("scope", ()))
         and all(_named(event, filters.get(noun, ())) for noun in _BY_NAME)
         and _of_image(event, filters.get("image", ()))
-        and _labelled(event.attributes, filters.get("label", ()))
+        and filtering.matches_labels(filters.get("label", ()), event.attributes)
     )
 
 
@@ -63,11 +64,3 @@ def _without_tag(name: str) -> str:
         return reference.parse(name).familiar_name
     except InvalidParameter:
         return name  # an id, or no name at all
-
-
-def _labelled(attributes: Mapping[str, str], wanted: tuple[str, ...]) -> bool:
-    for label in wanted:
-        key, has_value, value = label.partition("=")
-        if key not in attributes or (has_value and attributes[key] != value):
-            return False
-    return True

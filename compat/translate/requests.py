@@ -151,7 +151,7 @@ def host_config(body: wire.ContainerCreateRequest, version: Version) -> model.Ho
         annotations=_or(host.annotations, {}),
         cap_add=host.cap_add,
         cap_drop=host.cap_drop,
-        cgroupns_mode=_cgroupns_mode(host.cgroupns_mode, version),
+        cgroupns_mode=host.cgroupns_mode,
         dns=host.dns,
         dns_options=host.dns_options,
         dns_search=host.dns_search,
@@ -190,30 +190,16 @@ def _ipc_mode(sent: str, version: Version) -> str:
     return sent or ("" if versions.has(version, "create.private-ipc") else "shareable")
 
 
-def _cgroupns_mode(sent: str, version: Version) -> str:
-    """Before 1.41 there was no such namespace; on cgroup v2 dockerd makes one all the same."""
-    return sent
-
-
 def restart_policy(sent: wire.RestartPolicy) -> model.RestartPolicy:
-    """Raises InvalidParameter; moby container.ValidateRestartPolicy."""
+    """Raises InvalidParameter for a name that is none; a count without a name means nothing."""
     if sent.name not in {"", "no", "always", "on-failure", "unless-stopped"}:
         raise InvalidParameter(
             f"invalid restart policy: unknown policy '{sent.name}'; "
             "use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
         )
-    count = sent.maximum_retry_count
-    if sent.name == "on-failure":
-        if count < 0:
-            raise InvalidParameter("invalid restart policy: maximum retry count cannot be negative")
-    elif sent.name and count:
-        raise InvalidParameter(
-            "invalid restart policy: maximum retry count can only be used with 'on-failure'"
-            + (" and cannot be negative" if count < 0 else "")
-        )
     return model.RestartPolicy(
         name=model.RestartPolicyName(sent.name or "no"),
-        maximum_retry_count=count if sent.name else 0,
+        maximum_retry_count=sent.maximum_retry_count if sent.name else 0,
     )
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine import filters as filtering
 from engine.container.model import HealthStatus, Status
 from engine.container.state import ACTIVE
 from engine.errors import InvalidParameter
@@ -129,17 +130,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def _by_label(values: tuple[str, ...]) -> Filter:
-    """All must match: `key` is there, or `key=value` is so."""
-    pairs = [value.partition("=") for value in values]
-
-    def test(container: Container) -> bool:
-        labels = container.config.labels
-        return all(
-            key in labels and (not separator or labels[key] == value)
-            for key, separator, value in pairs
-        )
-
-    return test
+    return lambda c: filtering.matches_labels(values, c.config.labels)
 
 
 def _by_status(values: tuple[str, ...]) -> Filter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from engine import literals
 from engine.container.model import LogConfig
 from engine.errors import EngineError, InvalidParameter, NotImplementedHere
 
@@ -34,8 +35,6 @@ _ELSEWHERE = frozenset(
         "syslog",
     }
 )
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?)(?:i?b)?", re.IGNORECASE)
-_MULTIPLIERS = {"": 1, **{unit: 1024**power for power, unit in enumerate("kmgtp", 1)}}
 
 
 class LoggingFailure(EngineError):
@@ -83,17 +82,9 @@ def _check_mode(config: Mapping[str, str]) -> None:
                 "logger: max-buffer-size option is only supported with 'mode=non-blocking'"
             )
         try:
-            parse_size(config["max-buffer-size"])
+            literals.size_bytes(config["max-buffer-size"])
         except ValueError as exc:
             raise InvalidParameter(f"error parsing option max-buffer-size: {exc}") from exc
-
-
-def parse_size(text: str) -> int:
-    """Bytes, with units of 1024 (go-units RAMInBytes); ValueError otherwise."""
-    match = _SIZE.fullmatch(text)
-    if match is None or len(text) > 32:
-        raise ValueError(f"invalid size: '{text}'")
-    return int(float(match[1]) * _MULTIPLIERS[match[2].lower()])
 
 
 def plan(
@@ -118,7 +109,7 @@ def _max_size(options: Mapping[str, str]) -> int:
     if text is None:
         return DEFAULT_MAX_SIZE_BYTES
     try:
-        size = parse_size(text) if text != "-1" else -1
+        size = literals.size_bytes(text) if text != "-1" else -1
     except ValueError as exc:
         raise LoggingFailure(str(exc)) from exc
     if text != "-1" and size <= 0:
@@ -139,10 +130,10 @@ def _max_file(options: Mapping[str, str]) -> int:
 
 
 def _compress(options: Mapping[str, str]) -> bool:
-    text = options.get("compress", "false").lower()
-    if text not in ("true", "false", "1", "0", "t", "f"):
-        raise LoggingFailure(f'strconv.ParseBool: parsing "{text}": invalid syntax')
-    return text in ("true", "1", "t")
+    try:
+        return literals.boolean(options.get("compress", "false"))
+    except ValueError as exc:
+        raise LoggingFailure(str(exc)) from None
 
 
 def attributes(

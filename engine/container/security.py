@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine import literals
 from engine.errors import InvalidParameter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +62,7 @@ def _split(option: str) -> tuple[str, str]:
 
 
 def _boolean(text: str, option: str) -> bool:
-    if text in _TRUE:
-        return True
-    if text in _FALSE:
-        return False
-    raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
+    try:
+        return literals.boolean(text)
+    except ValueError:
+        raise InvalidParameter(f'invalid --security-opt 2: "{option}"') from None

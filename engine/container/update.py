@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine import offload
-from engine.container import limits
+from engine.container import limits, validate
 from engine.container.model import RestartPolicyName
 from engine.container.publish import publish
 from engine.container.state import ALIVE, Event, next_status
@@ -55,6 +55,8 @@ async def update(
     rooms: Rooms, handle: Handle, changes: Resources, policy: RestartPolicy | None
 ) -> tuple[str, ...]:
     """Apply the limits named, to the kernel first where it runs; returns warnings."""
+    if policy is not None:
+        validate.check_restart_policy(policy)
     changes, warnings = limits.verify(changes, rooms.host, is_update=True)
     async with handle.lock:
         next_status(handle.state.status, Event.UPDATE, handle.id)

@@ -131,7 +131,7 @@ def _check_host_config(host_config: HostConfig, available: frozenset[str]) -> li
     for entry in host_config.extra_hosts or ():
         _check_extra_host(entry)
     _check_port_bindings(host_config)
-    _check_restart_policy(policy)
+    check_restart_policy(policy)
     capabilities.normalize(host_config.cap_add or (), available, "CapAdd")
     capabilities.normalize(host_config.cap_drop or (), available, "CapDrop")
     if host_config.isolation not in ("", "default"):
@@ -173,7 +173,8 @@ def _is_port(text: str) -> bool:
     return bool(_PORT.fullmatch(text)) and int(text) <= 65535
 
 
-def _check_restart_policy(policy: RestartPolicy) -> None:
+def check_restart_policy(policy: RestartPolicy) -> None:
+    """moby container.ValidateRestartPolicy."""
     if policy.name is RestartPolicyName.ON_FAILURE:
         if policy.maximum_retry_count < 0:
             raise InvalidParameter("invalid restart policy: maximum retry count cannot be negative")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Final
 
+from engine import literals
 from engine.errors import EngineError, InvalidParameter, NotImplementedHere
 from engine.linux import iproute, netlink
 from engine.network import firewall
@@ -46,9 +47,6 @@ GATEWAY_MODES: Final = (
     "com.docker.network.bridge.gateway_mode_ipv4",
     "com.docker.network.bridge.gateway_mode_ipv6",
 )
-
-_TRUE: Final = frozenset(("1", "t", "T", "TRUE", "true", "True"))
-_FALSE: Final = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 
 
 class BadOption(InvalidParameter):
@@ -98,9 +96,10 @@ def _boolean(options: Mapping[str, str], name: str, default: bool) -> bool:
     value = options.get(name)
     if value is None:
         return default
-    if value not in _TRUE | _FALSE:
-        raise BadOption(name, value, f'strconv.ParseBool: parsing "{value}": invalid syntax')
-    return value in _TRUE
+    try:
+        return literals.boolean(value)
+    except ValueError as exc:
+        raise BadOption(name, value, str(exc)) from None
 
 
 def _mtu(options: Mapping[str, str]) -> int:

@@ -28,6 +28,7 @@ INDEX_HOST = "index.docker.io"
 INDEX_SERVER = f"https://{INDEX_HOST}/v1/"
 ALWAYS_INSECURE = ("::1/128", "127.0.0.0/8")
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _DOMAIN = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
 
@@ -91,7 +92,7 @@ def check_mirror(url: str) -> str:
         raise InvalidParameter(f'invalid mirror: no scheme specified for "{url}": {choice}')
     try:
         parts = urlsplit(url)
-        hostname = parts.hostname
+        hostname, _ = parts.hostname, parts.port
     except ValueError as exc:
         raise InvalidParameter(f'invalid mirror: "{url}" is not a valid URI: {exc}') from exc
     if scheme not in {"http", "https"}:
@@ -103,6 +104,8 @@ def check_mirror(url: str) -> str:
     if parts.username is not None:
         shown = parts._replace(netloc=f"{parts.username}:xxxxx@{hostname}").geturl()
         raise InvalidParameter(f'invalid mirror: username/password not allowed in URI "{shown}"')
+    if not hostname or _CONTROL.search(url):
+        raise InvalidParameter(f'invalid mirror: "{url}" is not a valid URI')
     return url.removesuffix("/") + "/"
 
 

@@ -182,18 +182,13 @@ def test_sysctls_of_an_interface_move_to_its_endpoint_until_1_47() -> None:
         create(sent, "1.48")
 
 
-@pytest.mark.parametrize(
-    ("name", "count", "sentence"),
-    [
-        ("foo", 0, "invalid restart policy: unknown policy 'foo'; use one of 'no', 'always', "),
-        ("on-failure", -1, "invalid restart policy: maximum retry count cannot be negative"),
-        ("always", 1, "invalid restart policy: maximum retry count can only be used with"),
-    ],
-)
-def test_restart_policies_are_checked(name: str, count: int, sentence: str) -> None:
-    with pytest.raises(InvalidParameter) as caught:
-        requests.restart_policy(wire.RestartPolicy(name=name, maximum_retry_count=count))
-    assert str(caught.value).startswith(sentence)
+def test_restart_policies_have_names() -> None:
+    with pytest.raises(
+        InvalidParameter, match=r"^invalid restart policy: unknown policy 'foo'; use"
+    ):
+        requests.restart_policy(wire.RestartPolicy(name="foo"))
+    nameless = requests.restart_policy(wire.RestartPolicy(maximum_retry_count=3))
+    assert nameless == model.RestartPolicy()
 
 
 def test_an_update_is_a_host_config() -> None:

@@ -217,14 +217,6 @@ def test_drivers() -> None:
         finished("syslog")
 
 
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("10", 10), ("1k", 1024), ("1.5m", 3 << 19), ("2GB", 2 << 30), ("1 kb", 1024)],
-)
-def test_sizes(text: str, size: int) -> None:
-    assert logconfig.parse_size(text) == size
-
-
 # Failures of a start
 
 

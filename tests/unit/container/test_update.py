@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from unittest import mock
+
 import pytest
 
 from engine.container import limits, update
-from engine.container.model import HostConfig, Resources
+from engine.container.model import HostConfig, Resources, RestartPolicy, RestartPolicyName
 from engine.errors import InvalidParameter
 from engine.linux import cgroup
 from engine.oci import runtime as oci
@@ -126,3 +129,13 @@ def test_changes_that_clash_with_what_is_set(
     with pytest.raises(InvalidParameter) as caught:
         merged(current, changes)
     assert str(caught.value) == sentence
+
+
+def test_a_policy_that_contradicts_itself_is_refused_first() -> None:
+    policy = RestartPolicy(name=RestartPolicyName.ALWAYS, maximum_retry_count=-1)
+    nobody = mock.MagicMock()
+    with pytest.raises(
+        InvalidParameter,
+        match=r"can only be used with 'on-failure' and cannot be negative$",
+    ):
+        asyncio.run(update.update(nobody, nobody, Resources(), policy))

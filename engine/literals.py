@@ -1,0 +1,43 @@
+"""Values in text as Go programs read them, with the sentences of their refusals. Pure.
+
+Flags, files, labels and options all carry booleans and sizes as text, and dockerd reads each kind
+in one way. What cannot be read raises ValueError; who asked says for what it was.
+"""
+
+from __future__ import annotations
+
+import re
+
+INT64_MAX = 2**63 - 1
+
+_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
+_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
+_UNITS = {unit: 1024**power for power, unit in enumerate("bkmgtp")}
+_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?([a-z]{0,3})", re.IGNORECASE | re.ASCII)
+
+
+def boolean(text: str) -> bool:
+    """As strconv.ParseBool."""
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+
+
+def size_bytes(text: str) -> int:
+    """A size with an optional unit, each 1024 of the one before: "1.5g", "64 MiB", "100".
+
+    go-units RAMInBytes; like that it goes through a float, exact up to 2**53.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"invalid size: '{text}'")
+    number, suffix = match[1], match[2].lower()
+    unit = suffix[:1] or "b"
+    if unit not in _UNITS or suffix[1:] not in {"", "b", "ib"} or suffix in {"bb", "bib"}:
+        raise ValueError(f"invalid suffix: '{suffix}'")
+    size = float(number) * _UNITS[unit]
+    if size > INT64_MAX:
+        raise ValueError(f"invalid size: '{text}'")
+    return int(size)

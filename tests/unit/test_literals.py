@@ -1,0 +1,53 @@
+"""Booleans and sizes as Go programs read them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import literals
+
+
+@pytest.mark.parametrize("text", ["1", "t", "T", "TRUE", "true", "True"])
+def test_what_is_true(text: str) -> None:
+    assert literals.boolean(text) is True
+
+
+@pytest.mark.parametrize("text", ["0", "f", "F", "FALSE", "false", "False"])
+def test_what_is_false(text: str) -> None:
+    assert literals.boolean(text) is False
+
+
+@pytest.mark.parametrize("text", ["", "tRUE", "yes", "no", " 1", "2"])
+def test_what_is_neither(text: str) -> None:
+    with pytest.raises(ValueError, match=r'^strconv\.ParseBool: parsing ".*": invalid syntax$'):
+        literals.boolean(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("64M", 64 * 2**20),
+        ("1.5g", 3 * 2**29),
+        ("64 MiB", 64 * 2**20),
+        ("100", 100),
+        ("7b", 7),
+        (".5k", 512),
+        ("1kb", 1024),
+    ],
+)
+def test_sizes_have_binary_units(text: str, size: int) -> None:
+    assert literals.size_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1q", "1bb", "1kbb", "1e9", "9999999p", "1  k"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"invalid (size|suffix)"):
+        literals.size_bytes(text)
+
+
+@given(st.integers(0, 2**62))
+def test_plain_numbers_are_bytes(number: int) -> None:
+    # Like Go's, the size goes through a float: exact up to 2**53, close above.
+    assert abs(literals.size_bytes(str(number)) - number) <= number // 2**52
