@@ -133,7 +133,6 @@ class EngineConfig:
     default_ulimits: tuple[Ulimit, ...] = ()
     default_shm_size_bytes: int = 64 * MIB
     default_runtime: str = BUILTIN_RUNTIME
-    runtimes: dict[str, Runtime] = field(default_factory=dict[str, Runtime])
     exec_opts: tuple[str, ...] = ()
     cgroup_parent: str = ""  # "" is the engine's own, named after the instance
     default_cgroupns_mode: str | None = None  # None: private on cgroup v2, the host's on v1

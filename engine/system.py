@@ -148,7 +148,8 @@ class System:
             hostname=socket.gethostname(),
             init_binary="docker-init",
             security_options=self._security_options(host),
-            runtimes=self._runtimes(),
+            # Both mean the built-in one.
+            runtimes={"runc": "wharf", "wharf": "wharf"},
             warnings=self._warnings(host),
         )
 
@@ -161,11 +162,6 @@ class System:
         if self.config.no_new_privileges:
             options.append("name=no-new-privileges")
         return tuple(options)
-
-    def _runtimes(self) -> dict[str, str]:
-        """`wharf` is built in; `runc` means the same unless one is configured."""
-        configured = {name: each.path for name, each in self.config.runtimes.items()}
-        return {"runc": "wharf", "wharf": "wharf", **configured}
 
     def _warnings(self, host: _Host) -> tuple[str, ...]:
         """dockerd's own sentences (info.go fillSystemInfo, addDriverInfo)."""

@@ -113,13 +113,8 @@ def _change_default(route: Any, verb: str, gateway: Address, **more: int) -> Non
     route.route(verb, family=family, dst="default", gateway=str(gateway), **more)
 
 
-def default_routes() -> list[tuple[int, Address]]:
-    """The default routes of the main table that have a gateway: (link index, gateway)."""
-    with _socket() as route:
-        return _default_routes(route)
-
-
 def _default_routes(route: Any) -> list[tuple[int, Address]]:
+    """Those of the main table that have a gateway: (link index, gateway)."""
     return [
         (int(item.get("oif")), ip_address(gateway))
         for family in (AF_INET, AF_INET6)

@@ -59,9 +59,5 @@ def is_manifest(media_type: str) -> bool:
     return media_type in MANIFESTS
 
 
-def is_layer(media_type: str) -> bool:
-    return media_type in LAYERS
-
-
 def is_image_config(media_type: str) -> bool:
     return media_type in CONFIGS

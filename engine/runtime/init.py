@@ -38,7 +38,6 @@ _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 0x1
 _ID_MAX = (1 << 31) - 1
-_PASSWD_LIMIT_BYTES = 4 << 20
 _UMASK = 0o022
 _PLAIN_JOIN = (
     syscalls.CLONE_NEWNS
@@ -158,13 +157,12 @@ def _container(
     root.mask(linux.get("maskedPaths") or [])
     root.write_protect(linux.get("readonlyPaths") or [])
     _make_cwd(root.fd, spec["process"].get("cwd") or "/")
-    home = _home(root.fd, spec["process"])
     root.pivot(read_only=bool(spec["root"].get("readonly")))
     # 9. From here on every path is the container's.
     if terminal >= 0:
         pty.adopt(terminal)
         os.close(terminal)
-    _become(confinement, spec["process"], host, home, sync, master, stays=bundle.init)
+    _become(confinement, spec["process"], host, sync, master, stays=bundle.init)
 
 
 def _exec(
@@ -196,7 +194,6 @@ def _exec(
     _join_keyring(confinement.identity)
     # 4. From here on every path is the container's.
     root = syscalls.openat2(syscalls.AT_FDCWD, "/", os.O_PATH | os.O_DIRECTORY)
-    home = _home(root, merged)
     master = -1
     if tty:
         try:
@@ -207,7 +204,7 @@ def _exec(
         pty.adopt(terminal)
         os.close(terminal)
     os.close(root)
-    _become(confinement, merged, host, home, sync, master, stays=False)
+    _become(confinement, merged, host, sync, master, stays=False)
 
 
 # Steps on the host's side
@@ -393,23 +390,6 @@ def _make_cwd(root: int, cwd: str) -> None:
             raise StepFailed.of("cwd", f"mkdir {cwd}", exc) from exc
 
 
-def _home(root: int, wanted: Json) -> str:
-    """HOME of the user as the container's /etc/passwd has it; "" if the environment says it."""
-    if any(pair.startswith("HOME=") for pair in wanted.get("env") or ()):
-        return ""
-    user: Json = wanted.get("user") or {}
-    uid = str(user.get("uid") or 0)
-    try:
-        text = path.read_in_root(root, "/etc/passwd", limit_bytes=_PASSWD_LIMIT_BYTES)
-    except OSError:
-        return "/"
-    for line in text.decode("utf-8", "surrogateescape").split("\n"):
-        fields = line.split(":")
-        if len(fields) >= 6 and fields[2] == uid:
-            return fields[5] or "/"
-    return "/"
-
-
 # Steps on the container's side
 
 
@@ -417,7 +397,6 @@ def _become(
     confinement: Confinement,
     wanted: Json,
     host: _Host,
-    home: str,
     sync: socket.socket,
     master: int,
     *,
@@ -445,7 +424,7 @@ def _become(
     # 4. The program is looked for as the user will find it: only with what stays effective.
     _effective, permitted, _inheritable = syscalls.capget()
     syscalls.capset(sets["effective"] & permitted, permitted, 0)
-    environment = _environment(wanted, home)
+    environment = _environment(wanted)
     arguments: list[str] = wanted["args"]
     program = find_program(arguments[0], environment.get("PATH"))
     # 5. Ready: the monitor answers with one byte when it is time.
@@ -581,14 +560,12 @@ def _capability_sets(wanted: dict[str, list[str]]) -> dict[str, int]:
         raise StepFailed("capabilities", f"unknown capability {exc.args[0]}") from exc
 
 
-def _environment(wanted: Json, home: str) -> dict[str, str]:
-    """Later pairs win. An empty HOME means that of the user, as for a login."""
+def _environment(wanted: Json) -> dict[str, str]:
+    """Later pairs win."""
     environment: dict[str, str] = {}
     for pair in wanted.get("env") or ():
         name, _, value = pair.partition("=")
         environment[name] = value
-    if home and not environment.get("HOME"):
-        environment["HOME"] = home
     return environment
 
 

@@ -398,19 +398,6 @@ class Snapshots:
         self._layers[row.chain_id] = row
         return row
 
-    def extract_layer(
-        self,
-        stream: Readable,
-        parent: ChainId | None,
-        lease: Lease,
-        *,
-        diff_id: DiffId | None = None,
-        is_cancelled: Callable[[], bool] = lambda: False,
-    ) -> Layer:
-        """Unpack and commit in one go."""
-        staged = self.stage_layer(stream, diff_id=diff_id, is_cancelled=is_cancelled)
-        return self.commit_layer(staged, parent, lease)
-
     def layer_tar(self, chain_id: ChainId) -> Iterator[bytes]:
         """The layer's tar, byte for byte, in pieces; its length is `tar_bytes`.
 

@@ -42,7 +42,6 @@ __all__ = [
     "kill",
     "oom_count",
     "oom_watch",
-    "open_directory",
     "open_parent",
     "plan",
     "processes",
@@ -88,17 +87,6 @@ def attach(path: str, pid: int) -> None:
 def enter(path: str) -> None:
     """Move the calling process, which has one thread; much cheaper on v1 than `attach`."""
     v1.enter(path) if version() == 1 else v2.enter(path)
-
-
-def open_directory(path: str) -> int | None:
-    """v2: a descriptor for clone3(2) with CLONE_INTO_CGROUP, the caller's to close; v1: None.
-
-    A child born in its group need not be moved: a move stops all forks of the host for a moment
-    and takes some milliseconds.
-    """
-    if version() == 1:
-        return None
-    return os.open(v2.directory(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def plan(resources: dict[str, Any], version: int) -> list[Setting]:

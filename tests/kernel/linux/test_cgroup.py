@@ -419,16 +419,6 @@ def test_what_is_supported_is_there(parent: str) -> None:
     assert cgroup.available_cpus()
 
 
-def test_a_directory_to_be_born_into(group: str) -> None:
-    fd = cgroup.open_directory(group)
-    if cgroup.version() == 1:
-        assert fd is None
-        return
-    assert fd is not None
-    assert os.readlink(f"/proc/self/fd/{fd}").endswith(group)
-    os.close(fd)
-
-
 def test_a_manager_inside_does_not_keep_others_out(group: str) -> None:
     """systemd in a container moves everyone down and enables controllers: exec still enters."""
     if cgroup.version() == 1:

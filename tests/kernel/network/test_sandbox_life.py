@@ -13,7 +13,7 @@ import pytest
 
 from engine import offload
 from engine.errors import NoSuchNetwork
-from engine.linux import iproute, netlink, netns
+from engine.linux import netlink, netns
 from engine.network import attachments, ports
 from engine.network.model import EndpointConfig, NetworkRequest, PortBinding, SandboxRequest
 from tests.kernel.network.fake_host import NEIGHBOUR, UPLINK, FakeHost, in_fake_host
@@ -300,7 +300,9 @@ async def test_gateway_priority_decides_the_default_route(host: FakeHost) -> Non
     assert [e.network_name for e in opened.endpoints] == ["aa", "zz"]
 
     def routes() -> list[str]:
-        return [str(gateway) for _, gateway in iproute.default_routes()]
+        rows = [line.split() for line in host.read("/proc/thread-self/net/route").splitlines()[1:]]
+        gateways = [bytes.fromhex(row[2])[::-1] for row in rows if row[1] == "00000000"]
+        return [str(ip_address(gateway)) for gateway in gateways]
 
     assert await asyncio.to_thread(host.within, opened.netns_path, routes) == [
         opened.endpoints[1].gateway

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.oci.digest import ChainId, DiffId
-    from engine.storage.snapshots import Layer
+    from engine.storage.snapshots import Layer, Lease
 
 
 class Stores:
@@ -30,7 +30,13 @@ class Stores:
         self, tar: bytes, parent: ChainId | None = None, *, diff_id: DiffId | None = None
     ) -> Layer:
         with self.snapshots.lease() as lease:
-            return self.snapshots.extract_layer(io.BytesIO(tar), parent, lease, diff_id=diff_id)
+            return self.commit(tar, parent, lease, diff_id=diff_id)
+
+    def commit(
+        self, tar: bytes, parent: ChainId | None, lease: Lease, *, diff_id: DiffId | None = None
+    ) -> Layer:
+        staged = self.snapshots.stage_layer(io.BytesIO(tar), diff_id=diff_id)
+        return self.snapshots.commit_layer(staged, parent, lease)
 
     def diff(self, layer: Layer) -> str:
         return os.path.join(self.snapshots.root, layer.folder, "diff")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SCENARIO = """
-import io, os, sys
+import os, sys
 from pathlib import Path
 from engine.image.catalog import Catalog
 from engine.oci import reference
@@ -58,7 +58,7 @@ if catalog.of_reference(name) is None:
     with stores.snapshots.lease() as lease:
         parent = None
         for layer in image.layers:
-            parent = stores.snapshots.extract_layer(io.BytesIO(layer.tar), parent, lease).chain_id
+            parent = stores.commit(layer.tar, parent, lease).chain_id
         lease.add(image_id)
         stores.content.put(image.config_bytes)
         catalog.put(image_id, names=(name,))

@@ -146,9 +146,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         configured("--config-file", str(tmp_path))
 
 
-def test_runtimes_may_be_in_both_and_are_none_yet(daemon_json: Any) -> None:
+def test_runtimes_may_be_in_both_and_have_no_effect_yet(daemon_json: Any) -> None:
     found = daemon_json({"runtimes": {"a": {"path": "/a"}}}, "--add-runtime", "b=/b")
-    assert found.engine.runtimes == {}
     assert any(warning.startswith("runtimes has no effect") for warning in found.warnings)
 
 
