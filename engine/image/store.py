@@ -176,12 +176,13 @@ class Images:
         """Pull a name (see pull.py); what a pull cut short leaves is removed at once."""
         if self.puller is None:
             raise failure.NoPuller
-        is_whole = False
+        is_whole = has_failed = False
         try:
             async with aclosing(self.puller.pull(ref, auth=auth, platform=platform)) as steps:
                 async for progress in steps:
+                    has_failed = bool(progress.error)
                     yield progress
-                    is_whole = not progress.error
+            is_whole = not has_failed
         finally:
             if not is_whole:
                 await to_the_end(self.sweep())

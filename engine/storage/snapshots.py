@@ -152,6 +152,11 @@ class Leases:
         with self._lock:
             return name in self._held
 
+    def names(self) -> set[str]:
+        """All that is held."""
+        with self._lock:
+            return set(self._held)
+
     def take(self, name: str) -> None:
         with self._lock:
             self._held[name] += 1
@@ -491,7 +496,7 @@ class Snapshots:
         return not self._unreadable_layers and not self._unreadable
 
     def _needed(self, top_layers: Collection[ChainId]) -> set[ChainId]:
-        held = {key for key in self._stacks.layers if self.leases.holds(key)}
+        held = {ChainId(name) for name in self.leases.names()}
         snapshots = self._stacks.snapshots.values()
         return held | {s.parent for s in snapshots if s.parent is not None} | set(top_layers)
 
