@@ -342,6 +342,20 @@ def test_what_is_no_layer_leaves_nothing(stores: Stores, archive: bytes, sentenc
     assert stores.snapshots.layers() == []
 
 
+def test_a_directory_that_cannot_have_its_attributes_leaves_no_descriptor(stores: Stores) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("d")
+        info.type = tarfile.DIRTYPE
+        info.pax_headers = {"SCHILY.xattr.without-namespace": "x"}
+        archive.addfile(info)
+    stores.extract(tar({"warm": file()}))
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises((CorruptLayer, OSError)):
+        stores.extract(out.getvalue())
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_layer_that_is_not_the_one_named(stores: Stores) -> None:
     with pytest.raises(DiffIdMismatch):
         stores.extract(tar({"a": file()}), diff_id=digest_of(b"other"))
