@@ -234,12 +234,13 @@ class Images:
         selected = archive.select(self.catalog, refs, platform)
         pieces = archive.save(self.catalog, self._snapshots, selected)
         try:
-            first = await offload.disk(_gather, pieces)
+            first = await to_the_end(offload.disk(_gather, pieces))
             for each in selected:
                 self.publish("save", each.image.id, each.image.id)
             while first:
                 yield first
-                first = await offload.disk(_gather, pieces)
+                # A client that leaves waits for the piece under way: it cannot be closed before.
+                first = await to_the_end(offload.disk(_gather, pieces))
         finally:
             await to_the_end(offload.disk(pieces.close))
 
