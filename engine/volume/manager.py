@@ -28,6 +28,7 @@ from engine.errors import (
 from engine.volume import local
 from engine.volume.model import ANONYMOUS, LOCAL, Pruned, Volume
 from engine.volume.turns import Turns
+from engine.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_CLOSE_S = 10.0
 _LIST = frozenset(("dangling", "driver", "label", "name"))
 _PRUNE = frozenset(("all", "label", "label!"))
 
@@ -65,6 +67,7 @@ class Volumes:
         self._holders: dict[str, set[str]] = {}
         self._unreadable: set[str] = set()
         self._turns = Turns()
+        self._work = Work()
         self._is_pruning = False
         self.users_of: Callable[[str], Sequence[str]] = lambda _: ()
 
@@ -94,6 +97,10 @@ class Volumes:
         for volume in list(self._volumes.values()):
             if local.needs_mount(volume.options) and not self._holders.get(volume.name):
                 await self._detach(volume)
+
+    async def close_engine(self) -> None:
+        """Wait for what is being made or removed."""
+        await self._work.close(_CLOSE_S)
 
     async def sweep(self, is_container: Callable[[str], bool]) -> None:
         """Remove what was made for containers that never came to be."""
@@ -151,6 +158,12 @@ class Volumes:
         if not name:
             name, labels = _anonymous(labels)
         _check_driver(name, driver)
+        make = self._create(name, options, labels)
+        return await self._work.do(make, what=f"create volume {name}")
+
+    async def _create(
+        self, name: str, options: Mapping[str, str] | None, labels: Mapping[str, str] | None
+    ) -> Volume:
         async with self._turns.of(name):
             volume, _ = await self._find_or_make(name, options, labels)
         return volume
@@ -233,6 +246,9 @@ class Volumes:
 
     async def remove(self, name: str, *, force: bool = False) -> None:
         """Raises VolumeInUse, NoSuchVolume; with `force` none of that name is enough."""
+        await self._work.do(self._remove_named(name, force=force), what=f"remove volume {name}")
+
+    async def _remove_named(self, name: str, *, force: bool) -> None:
         async with self._turns.of(name):
             volume = self.find(name)
             if volume is None:
@@ -267,15 +283,20 @@ class Volumes:
         filters.check(chosen, _PRUNE)
         takes_all = bool(filters.truth(chosen, "all"))
         self._is_pruning = True
+        return await self._work.do(self._prune(chosen, takes_all), what="prune volumes")
+
+    async def _prune(self, chosen: Mapping[str, Sequence[str]], takes_all: bool) -> Pruned:
         try:
-            pruned = await self._prune(chosen, takes_all)
+            pruned = await self._remove_unwanted(chosen, takes_all)
         finally:
             self._is_pruning = False
         attributes = {"reclaimed": str(pruned.reclaimed_bytes)}
         self._events.publish("volume", "prune", "", attributes)
         return pruned
 
-    async def _prune(self, chosen: Mapping[str, Sequence[str]], takes_all: bool) -> Pruned:
+    async def _remove_unwanted(
+        self, chosen: Mapping[str, Sequence[str]], takes_all: bool
+    ) -> Pruned:
         removed: list[str] = []
         reclaimed = 0
         for volume in list(self._volumes.values()):

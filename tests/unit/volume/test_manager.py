@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -325,5 +326,32 @@ def test_a_stray_volume_that_cannot_be_removed_is_said_and_stays(
         monkeypatch.setattr(local, "remove", refuse)
         await volumes.sweep(lambda _: False)
         assert volumes.find(volume.name) == volume
+
+    run(tmp_path, test)
+
+
+def test_a_client_that_leaves_does_not_end_a_removal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        await volumes.create("data")
+        begun, go_on = threading.Event(), threading.Event()
+        real = local.remove
+
+        def slow(root: str, name: str) -> None:
+            begun.set()
+            go_on.wait(10)
+            real(root, name)
+
+        monkeypatch.setattr(local, "remove", slow)
+        asked = asyncio.ensure_future(volumes.remove("data"))
+        await offload.disk(begun.wait, 10)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        go_on.set()
+        await volumes.close_engine()
+        assert volumes.find("data") is None
+        assert await offload.disk(volumes._table.items) == []
 
     run(tmp_path, test)
