@@ -299,6 +299,9 @@ def test_a_client_that_leaves_leaves_nothing(house: House) -> None:
     assert house.is_empty()
     run(leave)
     if not house.images.all():  # it may have been quicker than the client
+        assert not house.stores.unfinished(), house.stores.unfinished()
+        assert not house.stores.folders()
+        assert not list(house.stores.content.walk())
         assert house.is_empty()
     assert house.stores.unfinished() == []
 
