@@ -156,7 +156,9 @@ class Engine:
         )
         self.containers = Containers(rooms)
         self.images.users_of = self.containers.users_of_image
+        self.images.users = self.containers.users_of_images
         self.volumes.users_of = self.containers.users_of_volume
+        self.volumes.users = self.containers.users_of_volumes
         self.runtime.events = self.containers.reports
         self.system = System(
             config=config,

@@ -14,7 +14,7 @@ from engine.oci import digest as digests
 from engine.oci import reference as references
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from engine.image.catalog import Catalog
     from engine.image.model import Image, ImageQuery
@@ -31,7 +31,7 @@ def summaries(
     catalog: Catalog,
     snapshots: Snapshots,
     query: ImageQuery,
-    containers_of: Callable[[ImageId], int],
+    users: Mapping[str, Sequence[object]],
 ) -> list[Summary]:
     """The images that a query means, newest first. Raises InvalidFilter, NoSuchImage."""
     filtering.check(query.filters, KNOWN)
@@ -53,7 +53,7 @@ def summaries(
                 repo_tags=tuple(n.familiar for n in names if n.tag is not None),
                 repo_digests=tuple(n.familiar for n in names if n.tag is None),
                 shared_size_bytes=shared.get(image.id, -1),
-                containers=containers_of(image.id),
+                containers=len(users.get(image.id, ())),
             )
         )
     return sorted(found, key=lambda s: (-s.created_s, s.image.id))

@@ -77,7 +77,9 @@ def _nobody(_: str) -> list[tuple[str, bool]]:
 
 
 class Images:
-    """All verbs on images. `users_of` and `puller` are set by who assembles the engine."""
+    """All verbs on images. Who assembles the engine sets `users_of`, `users` (the same of all
+    images at once) and `puller`.
+    """
 
     def __init__(
         self, database: Database, content: Content, snapshots: Snapshots, events: EventBus
@@ -90,6 +92,7 @@ class Images:
         self._is_pruning = False
         self.catalog = Catalog(database, content, snapshots)
         self.users_of: Callable[[str], list[tuple[str, bool]]] = _nobody
+        self.users: Callable[[], Mapping[str, list[tuple[str, bool]]]] = dict
         self.puller: Puller | None = None
 
     # Reading
@@ -104,17 +107,13 @@ class Images:
     def all(self) -> list[Image]:
         return self.catalog.all()
 
-    def containers_of(self, image_id: str) -> int:
-        """How many containers were made of the image."""
-        return len(self.users_of(image_id))
-
     async def get(self, ref: str, platform: Platform | None = None) -> Image:
         """As `find`; raises NoSuchImage, PlatformMismatch."""
         return self.catalog.get(ref, platform)
 
     async def list(self, query: ImageQuery) -> list[Summary]:
         return await offload.disk(
-            inspect.summaries, self.catalog, self._snapshots, query, self.containers_of
+            inspect.summaries, self.catalog, self._snapshots, query, self.users()
         )
 
     async def inspect(self, ref: str, platform: Platform | None = None) -> ImageView:
@@ -197,10 +196,10 @@ class Images:
         """Load an archive. Closing the iterator ends it and leaves only whole images."""
         loader = Loader(self.catalog, self._content, self._snapshots, self._folder, self._loaded)
         channel = Channel()
-        async for progress in _with_progress(
-            loader.run(chunks, platform, channel, quiet), channel, "load images"
-        ):
-            yield progress
+        work = loader.run(chunks, platform, channel, quiet)
+        async with aclosing(_with_progress(work, channel, "load images")) as steps:
+            async for progress in steps:
+                yield progress
 
     def _loaded(self, image_id: ImageId) -> None:
         self.publish("load", image_id, image_id)
@@ -282,7 +281,7 @@ class Images:
                 self.catalog,
                 self._snapshots,
                 filters,
-                users_of=self.users_of,
+                users_of=_remembered(self.users(), self.users_of),
                 publish=self._publisher(),
             )
         finally:
@@ -338,6 +337,13 @@ class Images:
 
     async def close(self) -> None:
         await self._work.close(10)
+
+
+def _remembered(
+    users: Mapping[str, list[tuple[str, bool]]], users_of: Callable[[str], list[tuple[str, bool]]]
+) -> Callable[[str], list[tuple[str, bool]]]:
+    """Who used an image a moment ago still does; only that nobody does is looked at anew."""
+    return lambda image_id: users.get(image_id) or users_of(image_id)
 
 
 def _gather(pieces: Iterator[bytes]) -> bytes:

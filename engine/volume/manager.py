@@ -70,6 +70,7 @@ class Volumes:
         self._work = Work()
         self._is_pruning = False
         self.users_of: Callable[[str], Sequence[str]] = lambda _: ()
+        self.users: Callable[[], Mapping[str, Sequence[str]]] = dict
 
     async def open_engine(self) -> None:
         """Read the rows and finish what a crash interrupted.
@@ -128,13 +129,14 @@ class Volumes:
         chosen = wanted or {}
         filters.check(chosen, _LIST)
         is_dangling = filters.truth(chosen, "dangling")
+        users = self.users() if is_dangling is not None else {}
         return tuple(
             v
             for v in self._volumes.values()
             if (not chosen.get("name") or filters.matches_text(chosen["name"], v.name))
             and (not chosen.get("driver") or v.driver in chosen["driver"])
             and filters.matches_labels(chosen.get("label", ()), v.labels or {})
-            and (is_dangling is None or is_dangling == (not self.users_of(v.name)))
+            and (is_dangling is None or is_dangling == (not users.get(v.name)))
         )
 
     async def sizes(self) -> dict[str, int]:
@@ -299,9 +301,10 @@ class Volumes:
     ) -> Pruned:
         removed: list[str] = []
         reclaimed = 0
+        users = self.users()  # whether somebody came meanwhile, the removal looks
         for volume in list(self._volumes.values()):
             is_meant = takes_all or volume.is_anonymous
-            if volume.options or not is_meant or self.users_of(volume.name):
+            if volume.options or not is_meant or users.get(volume.name):
                 continue
             if not filters.passes_labels(chosen, volume.labels or {}):
                 continue

@@ -40,6 +40,7 @@ class House:
         self.images = Images(self.database, self.content, self.snapshots, self.events)
         self.users: dict[str, list[tuple[str, bool]]] = {}
         self.images.users_of = lambda image_id: self.users.get(image_id, [])
+        self.images.users = lambda: self.users
 
     def put(self, mark: str, *names: str, parent: str | None = None, **config: Any) -> ImageId:
         document = {

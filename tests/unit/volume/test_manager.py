@@ -192,7 +192,7 @@ def test_lists_are_filtered(tmp_path: Path) -> None:
     async def test(volumes: Volumes, events: EventBus) -> None:
         for name in ("web", "web-data", "db"):
             await volumes.create(name, labels={"n": name})
-        volumes.users_of = lambda name: ["c"] if name == "db" else []
+        volumes.users = lambda: {"db": ["c"]}
 
         async def names(**filters: list[str]) -> list[str]:
             return [v.name for v in await volumes.list(filters)]
