@@ -103,6 +103,7 @@ class Engine:
         closing.push_async_callback(self.images.close)
         self._open_registry(content, snapshots)
         self.volumes = await offload.disk(Volumes, config, self.database, self.events)
+        closing.push_async_callback(self.volumes.close_engine)
         await self.volumes.open_engine()
         self.networks = Networks(config, self.database, self.events)
         self.runtime = Runtime(config.exec_root, events=_Nobody())
@@ -155,7 +156,9 @@ class Engine:
         )
         self.containers = Containers(rooms)
         self.images.users_of = self.containers.users_of_image
+        self.images.users = self.containers.users_of_images
         self.volumes.users_of = self.containers.users_of_volume
+        self.volumes.users = self.containers.users_of_volumes
         self.runtime.events = self.containers.reports
         self.system = System(
             config=config,

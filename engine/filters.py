@@ -5,11 +5,10 @@ Docker's `filters` are a name and some values each; which names there are is eac
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING
 
-from engine import timestamp
+from engine import patterns, timestamp
 from engine.errors import InvalidParameter
 
 if TYPE_CHECKING:
@@ -44,8 +43,8 @@ def matches_text(values: Sequence[str], text: str) -> bool:
 
 def _found(pattern: str, text: str) -> bool:
     try:
-        return re.search(pattern, text) is not None
-    except re.error:
+        return patterns.compile(pattern).search(text)
+    except patterns.BadPattern:
         return False
 
 

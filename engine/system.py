@@ -206,6 +206,7 @@ class System:
         layers = await self.images.usage() if images else ()
         known = await self.volumes.list({}) if volumes else ()
         sizes = await self.volumes.sizes() if volumes else {}
+        users = self.containers.users_of_volumes() if volumes else {}
         return DiskUsage(
             layers_bytes=sum(layer.size_bytes for layer in layers),
             images=tuple(listed),
@@ -213,7 +214,7 @@ class System:
             volumes=tuple(known),
             volume_usage={
                 volume.name: (
-                    len(self.containers.users_of_volume(volume.name)),
+                    len(users.get(volume.name, ())),
                     sizes.get(volume.name, -1),
                 )
                 for volume in known

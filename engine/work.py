@@ -25,6 +25,7 @@ class Work:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[object]] = set()
+        self._endless: set[asyncio.Task[object]] = set()
         self._is_open = True
 
     async def do(self, coroutine: Coroutine[object, object, T], *, what: str) -> T:
@@ -44,6 +45,16 @@ class Work:
         task.add_done_callback(_report)
         return task
 
+    def keep_running(
+        self, coroutine: Coroutine[object, object, object], *, what: str
+    ) -> asyncio.Task[object]:
+        """Run what has no end of its own until closing cancels it; a failure is logged."""
+        task = self._spawn(coroutine, what)
+        self._endless.add(task)
+        task.add_done_callback(self._endless.discard)
+        task.add_done_callback(_report)
+        return task
+
     def _spawn(self, coroutine: Coroutine[object, object, T], what: str) -> asyncio.Task[T]:
         if not self._is_open:
             coroutine.close()
@@ -56,6 +67,8 @@ class Work:
     async def close(self, timeout_s: float) -> None:
         """Take no more and wait for what is under way; what outlasts the time is cancelled."""
         deadline = asyncio.get_running_loop().time() + timeout_s
+        for task in self._endless:
+            task.cancel()
         while pending := set(self._tasks):
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:

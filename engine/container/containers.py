@@ -402,17 +402,26 @@ class Containers:
         ]
         return known + [(unread, False) for unread in self._rooms.store.unreadable()]
 
+    def users_of_images(self) -> Mapping[str, builtins.list[tuple[str, bool]]]:
+        """As `users_of_image`, of all at once, but for those whose rows cannot be read."""
+        users: dict[str, builtins.list[tuple[str, bool]]] = {}
+        for handle in self._rooms.store.all():
+            user = (handle.id, handle.state.status in ACTIVE)
+            users.setdefault(handle.container.image_id, []).append(user)
+        return users
+
     def users_of_volume(self, name: str) -> Sequence[str]:
         """Containers that refer to it, or may; one that is being removed with it does not count."""
-        known = [
-            handle.id
-            for handle in self._rooms.store.all()
-            if any(
-                point.name == name and not (point.is_anonymous and handle.state.gives_up_volumes)
-                for point in handle.container.mount_points
-            )
-        ]
+        known = [handle.id for handle in self._rooms.store.all() if name in _volumes_of(handle)]
         return [*known, *self._rooms.store.unreadable()]
+
+    def users_of_volumes(self) -> Mapping[str, Sequence[str]]:
+        """As `users_of_volume`, of all at once, but for those whose rows cannot be read."""
+        users: dict[str, builtins.list[str]] = {}
+        for handle in self._rooms.store.all():
+            for name in _volumes_of(handle):
+                users.setdefault(name, []).append(handle.id)
+        return users
 
     def unreadable(self) -> Sequence[str]:
         """Ids of containers whose rows cannot be read; until they can, nothing is pruned."""
@@ -466,3 +475,12 @@ def type_of(exc: WharfError) -> type[WharfError]:
         if kind.__module__ == "engine.errors" and kind.__base__ is WharfError:
             return kind
     return EngineError
+
+
+def _volumes_of(handle: Handle) -> set[str]:
+    """Volumes that a container refers to and does not give up just now."""
+    return {
+        point.name
+        for point in handle.container.mount_points
+        if point.name and not (point.is_anonymous and handle.state.gives_up_volumes)
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -38,6 +39,7 @@ from engine.errors import (
     InvalidParameter,
     NoSuchContainer,
     NotFound,
+    WharfError,
 )
 from engine.ids import ContainerId
 from engine.linux import tree
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from engine.container.model import CreateRequest, EndpointConfig, HostConfig
     from engine.container.rooms import Rooms
     from engine.image.model import Image
+
+log = logging.getLogger(__name__)
 
 _NAME_ATTEMPTS = 6
 
@@ -317,19 +321,17 @@ async def _resolve(
     if point.type is not MountType.VOLUME or (point.name and point.source):
         return point
     options = point.spec.volume_options if point.spec else None
-    known = rooms.volumes.find(point.name) is not None if point.name else False
-    volume = await rooms.volumes.create(
+    # Held until the row is there, so that no prune in between takes it away.
+    volume, is_new = await rooms.volumes.hold(
         point.name,
         point.driver,
         options.driver_options if options else {},
         options.labels if options else {},
-        made_for=container.id,
+        container_id=container.id,
     )
-    if not known:
-        fresh.append(volume.name)
-    # Held until the row is there, so that no prune in between takes it away.
     held.append(volume.name)
-    await rooms.volumes.acquire(volume.name, container.id)
+    if is_new:
+        fresh.append(volume.name)
     by_config = point.spec is None
     return msgspec.structs.replace(
         point,
@@ -350,9 +352,15 @@ async def _release_volumes(rooms: Rooms, container: Container, names: Iterable[s
 
 
 async def _remove_volumes(rooms: Rooms, volumes: list[str] | tuple[str, ...]) -> None:
+    """What cannot be removed, or has found another container meanwhile, stays.
+
+    That says nothing to whoever asked: the failure that led here does.
+    """
     for name in volumes:
-        with contextlib.suppress(NotFound):
+        try:
             await rooms.volumes.remove(name, force=True)
+        except WharfError as exc:
+            log.info("volume %s of a container that was not made stays: %s", name, exc)
 
 
 # On disk

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -118,15 +117,7 @@ def _by_id(values: tuple[str, ...]) -> Filter:
 
 def _by_name(values: tuple[str, ...]) -> Filter:
     """Regular expressions, tried with and without the leading slash."""
-    patterns = [_pattern(value) for value in values]
-    return lambda c: any(p.search(c.name) or p.search(f"/{c.name}") for p in patterns)
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error:
-        return re.compile(re.escape(text))
+    return lambda c: any(filtering.matches_text(values, name) for name in (c.name, f"/{c.name}"))
 
 
 def _by_label(values: tuple[str, ...]) -> Filter:

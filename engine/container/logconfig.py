@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
-from engine import literals
+from engine import literals, patterns
 from engine.container.model import LogConfig
 from engine.errors import EngineError, InvalidParameter, NotImplementedHere
 
@@ -164,10 +163,10 @@ def _matching(pattern: str, values: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in values.items() if compiled.search(name)}
 
 
-def _pattern(text: str) -> re.Pattern[str]:
+def _pattern(text: str) -> patterns.Pattern:
     try:
-        return re.compile(text)
-    except re.error as exc:
+        return patterns.compile(text)
+    except patterns.BadPattern as exc:
         raise InvalidParameter(f"error parsing regexp: {exc}") from exc
 
 

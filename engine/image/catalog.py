@@ -1,7 +1,9 @@
 """What images there are and under which names: rows on disk, all of it in memory as well.
 
 A name is a full reference, with a tag or with a digest; it means one image. Sync and thread-safe.
-Changes go to disk first and to memory last, so whoever reads memory sees only what is kept.
+Changes go to disk first and to memory last, so whoever reads memory sees only what is kept. They
+happen one at a time, under a lock that is held for rows and never for the files of layers; reading
+takes the value that the last change published (see known.py), and never waits.
 """
 
 from __future__ import annotations
@@ -9,13 +11,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from engine.errors import InvalidParameter, NoSuchImage
 from engine.image import failure
-from engine.image.model import Image, ImageRow, TagRow
+from engine.image.known import Known
+from engine.image.model import ImageRow, TagRow
 from engine.oci import digest as digests
 from engine.oci import platform as platforms
 from engine.oci import reference as references
@@ -25,15 +29,18 @@ from engine.oci.image import ImageConfig, decode_config
 from engine.oci.reference import Reference
 from engine.storage import gc
 from engine.storage.content import BlobMissing
-from engine.storage.snapshots import LayerMissing
+from engine.storage.snapshots import LayerMissing, Released
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
+    from engine.image.model import Image
     from engine.oci.platform import Platform
     from engine.storage.content import Content
     from engine.storage.database import Database
     from engine.storage.snapshots import Layer, Snapshots
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +53,7 @@ class MissingLayer(InvalidParameter):
 
 
 class Catalog:
-    """Images by id and by name."""
+    """Images by id and by name. Readers take what is published; only writers wait for a lock."""
 
     def __init__(self, database: Database, content: Content, snapshots: Snapshots) -> None:
         self._database = database
@@ -54,106 +61,70 @@ class Catalog:
         self._snapshots = snapshots
         self._image_rows = database.table("image")
         self._tag_rows = database.table("tag")
-        self._lock = threading.RLock()
-        self._configs: dict[ImageId, ImageConfig] = {}
-        self._rows: dict[ImageId, ImageRow] = {}
-        self._sizes: dict[ImageId, int] = {}
-        self._tops: dict[ImageId, ChainId | None] = {}
-        self._names: dict[str, ImageId] = {}
-        self._references: dict[ImageId, dict[str, Reference]] = {}
-        self._restore()
+        self._changes = threading.RLock()
+        self._tops: Counter[ChainId] = Counter()
+        self._documents: Counter[Digest] = Counter()
+        self._unreadable: set[str] = set()
+        self._known = self._restored()
 
     # From disk
 
-    def _restore(self) -> None:
-        for key, row in self._image_rows.items():
+    def _restored(self) -> Known:
+        known = Known()
+        for key, body in self._image_rows.items():
             try:
-                self._restore_image(ImageId(key), msgspec.json.decode(row, type=ImageRow))
-            except (BlobMissing, InvalidDocument, LayerMissing, MissingLayer) as exc:
+                row = msgspec.json.decode(body, type=ImageRow)
+                self._documents.update(row.documents)
+                self._restore(known, ImageId(key), row)
+            except (BlobMissing, InvalidDocument, LayerMissing, msgspec.MsgspecError) as exc:
                 # Kept on disk and out of sight: its row still protects what is left of it.
                 log.error("image %s cannot be used: %s", key, exc)
-        for key, row in self._tag_rows.items():
-            image_id = msgspec.json.decode(row, type=TagRow).image
-            if image_id in self._rows:
-                self._remember(references.parse(key), image_id)
+                self._unreadable.add(key)
+        for key, body in self._tag_rows.items():
+            try:
+                image_id = msgspec.json.decode(body, type=TagRow).image
+                if image_id in known.images:
+                    known.name(references.parse(key), image_id)
+            except (msgspec.MsgspecError, InvalidParameter) as exc:
+                log.error("the name %s cannot be read: %s", key, exc)
+        return known
 
-    def _restore_image(self, image_id: ImageId, row: ImageRow) -> None:
+    def _restore(self, known: Known, image_id: ImageId, row: ImageRow) -> None:
         config = decode_config(self._content.read(Digest(image_id)))
-        self._take_in(image_id, config, row)
-
-    def _take_in(self, image_id: ImageId, config: ImageConfig, row: ImageRow) -> None:
         top = digests.chain_id(config.diff_ids)
-        self._sizes[image_id] = self._snapshots.stack_size(top)
-        self._tops[image_id] = top
-        self._configs[image_id] = config
-        self._rows[image_id] = row
-
-    def _remember(self, reference: Reference, image_id: ImageId) -> None:
-        name = str(reference)
-        former = self._names.get(name)
-        if former is not None:
-            self._references[former].pop(name, None)
-        self._names[name] = image_id
-        self._references.setdefault(image_id, {})[name] = reference
-
-    def _forget(self, reference: Reference) -> None:
-        image_id = self._names.pop(str(reference), None)
-        if image_id is not None:
-            self._references[image_id].pop(str(reference), None)
+        known.put(image_id, config, row, self._size(config))
+        if top is not None:
+            self._tops[top] += 1
 
     # Reading
 
-    def ids(self) -> list[ImageId]:
-        with self._lock:
-            return list(self._rows)
-
     def all(self) -> list[Image]:
-        with self._lock:
-            return [self._image(image_id) for image_id in self._rows]
+        return list(self._known.images.values())
 
     def by_id(self, image_id: ImageId) -> Image | None:
-        with self._lock:
-            return self._image(image_id) if image_id in self._rows else None
+        return self._known.images.get(image_id)
 
-    def _image(self, image_id: ImageId) -> Image:
-        names = self.references(image_id)
-        return Image(
-            id=image_id,
-            config=self._configs[image_id],
-            row=self._rows[image_id],
-            size_bytes=self._sizes[image_id],
-            repo_tags=tuple(r.familiar for r in names if r.tag is not None),
-            repo_digests=tuple(r.familiar for r in names if r.tag is None),
-        )
-
-    def references(self, image_id: ImageId) -> list[Reference]:
+    def references(self, image_id: ImageId) -> Sequence[Reference]:
         """All names of an image, in the order of their full spelling."""
-        with self._lock:
-            return [r for _, r in sorted(self._references.get(image_id, {}).items())]
+        return self._known.references.get(image_id, ())
 
     def named(self, name: Reference) -> list[tuple[Reference, ImageId]]:
         """All names with the same repository, in order."""
-        with self._lock:
-            found = [
-                (reference, image_id)
-                for image_id, owned in self._references.items()
-                for reference in owned.values()
-                if reference.name == name.name
-            ]
+        found = [
+            (reference, image_id)
+            for image_id, owned in self._known.references.items()
+            for reference in owned
+            if reference.name == name.name
+        ]
         return sorted(found, key=lambda pair: str(pair[0]))
 
     def of_reference(self, reference: Reference) -> ImageId | None:
         """The image that a name means; a digest in it counts more than its tag."""
-        return self._names.get(str(reference.stored()))
+        return self._known.names.get(str(reference.stored()))
 
-    def parents(self) -> set[ImageId]:
-        """The images that others were made of."""
-        with self._lock:
-            return {row.parent for row in self._rows.values() if row.parent is not None}
-
-    def children(self, image_id: ImageId) -> list[ImageId]:
-        with self._lock:
-            return [other for other, row in self._rows.items() if row.parent == image_id]
+    def has_children(self, image_id: ImageId) -> bool:
+        """Whether others were made of the image."""
+        return image_id in self._known.children
 
     def find(self, ref: str) -> Image | None:
         """The image that a name, an id or the beginning of one means; None if none or several.
@@ -161,19 +132,18 @@ class Catalog:
         Raises InvalidReference.
         """
         parsed = references.parse_any(ref)
-        with self._lock:
-            if not isinstance(parsed, Reference):
-                return self.by_id(ImageId(parsed))
-            image_id = self.of_reference(parsed) or self.by_prefix(ref)
-            return self.by_id(image_id) if image_id is not None else None
+        known = self._known
+        if not isinstance(parsed, Reference):
+            return known.images.get(ImageId(parsed))
+        image_id = known.names.get(str(parsed.stored())) or self.by_prefix(ref)
+        return known.images.get(image_id) if image_id is not None else None
 
     def by_prefix(self, prefix: str) -> ImageId | None:
         """The one image whose id begins so, with or without "sha256:"."""
         digits = prefix.removeprefix(f"{digests.CANONICAL}:")
         if not digits:
             return None
-        with self._lock:
-            found = [key for key in self._rows if digests.encoded(key).startswith(digits)]
+        found = [key for key in self._known.images if digests.encoded(key).startswith(digits)]
         return found[0] if len(found) == 1 else None
 
     def get(self, ref: str, platform: Platform | None = None) -> Image:
@@ -188,20 +158,6 @@ class Catalog:
     def raw_config(self, image_id: ImageId) -> bytes:
         """The exact bytes of the config."""
         return self._content.read(Digest(image_id))
-
-    def top_layers(self) -> set[ChainId]:
-        """The layers that images stand on."""
-        with self._lock:
-            return {top for top in self._tops.values() if top is not None}
-
-    def documents(self) -> set[Digest]:
-        """All blobs that rows name."""
-        with self._lock:
-            return {
-                document
-                for _, row in self._image_rows.items()
-                for document in msgspec.json.decode(row, type=ImageRow).documents
-            }
 
     # Changing
 
@@ -220,21 +176,39 @@ class Catalog:
         Layers and documents are there and held by a lease. An image that is there already gets the
         names and documents besides its own. Raises InvalidDocument, MissingLayer.
         """
-        with self._lock:
-            config = self._configs.get(image_id) or self._readable_config(image_id)
-            before = self._rows.get(image_id)
-            row = _merged(before, image_id, documents, parent, is_built_locally)
-            if is_tagged_now:
-                row = msgspec.structs.replace(row, last_tagged_ns=time.time_ns())
+        with self._changes:
+            known = self._known.copy()
+            before = known.images.get(image_id)
+            config = before.config if before else self._readable_config(image_id)
+            row = _merged(before.row if before else None, image_id, documents, parent)
+            if is_built_locally or is_tagged_now:
+                row = msgspec.structs.replace(
+                    row,
+                    is_built_locally=is_built_locally or row.is_built_locally,
+                    last_tagged_ns=time.time_ns() if is_tagged_now else row.last_tagged_ns,
+                )
             stored = [name.stored() for name in names]
             with self._database.transaction():
                 self._image_rows.put(image_id, msgspec.json.encode(row))
                 for name in stored:
                     self._put_tag(name, image_id)
-            self._take_in(image_id, config, row)
+            self._count(before, row, config)
+            known.put(image_id, config, row, self._size(config))
             for name in stored:
-                self._remember(name, image_id)
-            return self._image(image_id)
+                known.name(name, image_id)
+            self._known = known
+            self._unreadable.discard(image_id)
+            return known.images[image_id]
+
+    def _count(self, before: Image | None, row: ImageRow, config: ImageConfig) -> None:
+        """What the image stands on is needed once more; what it stood on already, was so."""
+        self._documents.update(set(row.documents) - set(before.row.documents if before else ()))
+        top = digests.chain_id(config.diff_ids)
+        if before is None and top is not None:
+            self._tops[top] += 1
+
+    def _size(self, config: ImageConfig) -> int:
+        return self._snapshots.stack_size(digests.chain_id(config.diff_ids))
 
     def _readable_config(self, image_id: ImageId) -> ImageConfig:
         config = decode_config(self._content.read(Digest(image_id)))
@@ -249,7 +223,7 @@ class Catalog:
 
     def _put_tag(self, name: Reference, image_id: ImageId) -> None:
         check_name(name)
-        former = self._names.get(str(name))
+        former = self._known.names.get(str(name))
         if name.digest is not None and former is not None and former != image_id:
             raise failure.DigestTaken(name.digest)
         self._tag_rows.put(str(name), msgspec.json.encode(TagRow(image=image_id)))
@@ -257,46 +231,69 @@ class Catalog:
     def untag(self, name: Reference) -> bool:
         """Take a name away; whether there was one."""
         stored = name.stored()
-        with self._lock:
-            if str(stored) not in self._names:
+        with self._changes:
+            known = self._known.copy()
+            if not known.unname(stored):
                 return False
             self._tag_rows.delete(str(stored))
-            self._forget(stored)
+            self._known = known
             return True
 
-    def delete(self, image_id: ImageId) -> list[Layer]:
-        """Remove an image, its names, and what only it needed; gives the layers removed."""
-        with self._lock:
-            row, names = self._rows[image_id], self.references(image_id)
+    def delete(self, image_id: ImageId) -> Sequence[Layer]:
+        """Remove an image, its names, and what only it needed; gives the layers removed.
+
+        Raises NoSuchImage.
+        """
+        with self._changes:
+            known = self._known.copy()
+            image = known.images.get(image_id)
+            if image is None:
+                raise NoSuchImage(image_id)
             with self._database.transaction():
-                for name in names:
+                for name in known.references.get(image_id, ()):
                     self._tag_rows.delete(str(name))
                 self._image_rows.delete(image_id)
-            for name in names:
-                self._forget(name)
-            del self._configs[image_id], self._rows[image_id], self._sizes[image_id]
-            self._references.pop(image_id, None)
-            top = self._tops.pop(image_id)
-            removed = self._snapshots.release(top, top_layers=self.top_layers())
-            kept = self.documents()
-            for document in row.documents:
-                if document not in kept and not self._snapshots.leases.holds(document):
-                    self._content.delete(document)
-            return removed
+            known.drop(image_id)
+            self._known = known
+            released = self._release(image)
+        # Bytes take their time, and nobody else has to wait for them.
+        self._snapshots.remove_folders(released)
+        return released.layers
+
+    def _release(self, image: Image) -> Released:
+        """Remove the blobs, and the rows of the layers, that only this image needed."""
+        _take_away(self._documents, image.row.documents)
+        _take_away(self._tops, [top] if (top := image.chain_id) is not None else [])
+        if self._unreadable:
+            return Released()
+        for document in image.row.documents:
+            if document not in self._documents and not self._snapshots.leases.holds(document):
+                self._content.delete(document)
+        return self._snapshots.release(top, top_layers=self._tops.keys())
 
     def sweep(self) -> gc.Swept:
         """Remove layers and blobs that nothing names (see gc)."""
-        with self._lock:
-            if len(self._configs) != len(self._image_rows.items()):
+        with self._changes:
+            if self._unreadable:
                 # A row that cannot be read may name layers: better too much than too little.
                 log.warning("nothing is swept while an image cannot be read")
-                return gc.Swept(layers=(), blobs=())
-            return gc.sweep(
+                return gc.Swept()
+            swept = gc.sweep_rows(
                 self._content,
                 self._snapshots,
-                top_layers=self.top_layers(),
-                blobs=self.documents(),
+                top_layers=self._tops.keys(),
+                blobs=self._documents.keys(),
             )
+        self._snapshots.remove_folders(swept.released)
+        return swept
+
+
+def _take_away(counter: Counter[T], names: Iterable[T]) -> None:
+    """Count each once less; one that nobody needs any more is no longer in it."""
+    for name in names:
+        counter[name] -= 1
+        if counter[name] <= 0:
+            del counter[name]
 
 
 def _merged(
@@ -304,14 +301,12 @@ def _merged(
     image_id: ImageId,
     documents: Collection[Digest],
     parent: ImageId | None,
-    is_built_locally: bool,
 ) -> ImageRow:
-    known = before.documents if before else (Digest(image_id),)
-    return ImageRow(
-        documents=tuple(dict.fromkeys((*known, *documents))),
-        parent=parent or (before.parent if before else None),
-        last_tagged_ns=before.last_tagged_ns if before else 0,
-        is_built_locally=is_built_locally or (before is not None and before.is_built_locally),
+    row = before or ImageRow(documents=(Digest(image_id),))
+    return msgspec.structs.replace(
+        row,
+        documents=tuple(dict.fromkeys((*row.documents, *documents))),
+        parent=parent or row.parent,
     )
 
 

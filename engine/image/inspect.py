@@ -14,7 +14,7 @@ from engine.oci import digest as digests
 from engine.oci import reference as references
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from engine.image.catalog import Catalog
     from engine.image.model import Image, ImageQuery
@@ -31,20 +31,20 @@ def summaries(
     catalog: Catalog,
     snapshots: Snapshots,
     query: ImageQuery,
-    containers_of: Callable[[ImageId], int],
+    users: Mapping[str, Sequence[object]],
 ) -> list[Summary]:
     """The images that a query means, newest first. Raises InvalidFilter, NoSuchImage."""
     filtering.check(query.filters, KNOWN)
     dangling = bool(filtering.truth(query.filters, "dangling"))
     before_ns, since_ns = _bounds(catalog, query.filters)
-    images, parents = catalog.all(), catalog.parents()
+    images = catalog.all()
     shared = _shared_sizes(images, snapshots) if query.shared_size else {}
     found: list[Summary] = []
     for image in images:
         if not _is_within(image, before_ns, since_ns) or not _has_labels(image, query.filters):
             continue
         names = _names(catalog.references(image.id), query.filters.get("reference"))
-        has_children = image.id in parents
+        has_children = catalog.has_children(image.id)
         if not _is_shown(query, names, dangling=dangling, has_children=has_children):
             continue
         found.append(
@@ -53,14 +53,14 @@ def summaries(
                 repo_tags=tuple(n.familiar for n in names if n.tag is not None),
                 repo_digests=tuple(n.familiar for n in names if n.tag is None),
                 shared_size_bytes=shared.get(image.id, -1),
-                containers=containers_of(image.id),
+                containers=len(users.get(image.id, ())),
             )
         )
     return sorted(found, key=lambda s: (-s.created_s, s.image.id))
 
 
 def _is_shown(
-    query: ImageQuery, names: list[Reference], *, dangling: bool, has_children: bool
+    query: ImageQuery, names: Sequence[Reference], *, dangling: bool, has_children: bool
 ) -> bool:
     if dangling and has_children:
         return False
@@ -73,7 +73,7 @@ def _is_shown(
     return "reference" not in query.filters
 
 
-def _names(names: list[Reference], patterns: tuple[str, ...] | None) -> list[Reference]:
+def _names(names: Sequence[Reference], patterns: tuple[str, ...] | None) -> Sequence[Reference]:
     if patterns is None:
         return names
     return [n for n in names if any(references.familiar_match(p, n) for p in patterns)]

@@ -41,7 +41,7 @@ def run(
         if _is_meant(catalog, image, filters, until_ns, dangling_only=dangling_only):
             _remove(removal, catalog, image, dangling_only=dangling_only)
     swept = catalog.sweep()
-    reclaimed = {r.deleted for r in removal.removed} | {x.chain_id for x in swept.layers}
+    reclaimed = {r.deleted for r in removal.removed} | {x.chain_id for x in swept.released.layers}
     return Pruned(
         removed=tuple(removal.removed),
         reclaimed_bytes=sum(sizes.get(chain_id, 0) for chain_id in reclaimed),
@@ -63,7 +63,7 @@ def _is_meant(
     *,
     dangling_only: bool,
 ) -> bool:
-    has_children = bool(catalog.children(image.id))
+    has_children = catalog.has_children(image.id)
     if has_children and (dangling_only or not catalog.references(image.id)):
         return False
     if until_ns is not None and (image.created_ns is None or image.created_ns > until_ns):

@@ -222,9 +222,9 @@ class Puller:
         layer = await to_the_end(adopt)
         return layer.chain_id if layer is not None else None
 
-    def hold(self, chain_id: ChainId, lease: Lease) -> None:
+    async def hold(self, chain_id: ChainId, lease: Lease) -> None:
         """Keep a layer that a transfer has made; raises LayerMissing."""
-        if self._snapshots.find_layer(chain_id, lease) is None:
+        if await to_the_end(offload.disk(self._snapshots.find_layer, chain_id, lease)) is None:
             raise LayerMissing(chain_id)
 
     async def put(self, pulled: Pulled, documents: Sequence[tuple[Digest, bytes]]) -> bool:
@@ -378,7 +378,7 @@ class _Pull:
                 joined.append(parent)
             await _all_done(joined)
             for transfer in joined:
-                self._puller.hold(transfer.chain_id, lease)
+                await self._puller.hold(transfer.chain_id, lease)
         finally:
             await to_the_end(self._leave(joined))
 

@@ -99,11 +99,11 @@ class Removal:
             self._delete(parent, force=False, prune=True, is_quiet=True)
 
     def _is_dangling(self, image_id: ImageId) -> bool:
-        return not self._catalog.references(image_id) and not self._catalog.children(image_id)
+        return not self._catalog.references(image_id) and not self._catalog.has_children(image_id)
 
     def _check(self, image: Image, reasons: _Reason) -> None:
         """Raise DeleteConflict for the first of the reasons that applies."""
-        if _Reason.DEPENDENT_CHILD in reasons and self._catalog.children(image.id):
+        if _Reason.DEPENDENT_CHILD in reasons and self._catalog.has_children(image.id):
             raise failure.DeleteConflict(image.id, "image has dependent child images", is_hard=True)
         users = self._users_of(image.id)
         running = [container for container, is_running in users if is_running]

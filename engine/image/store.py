@@ -77,7 +77,9 @@ def _nobody(_: str) -> list[tuple[str, bool]]:
 
 
 class Images:
-    """All verbs on images. `users_of` and `puller` are set by who assembles the engine."""
+    """All verbs on images. Who assembles the engine sets `users_of`, `users` (the same of all
+    images at once) and `puller`.
+    """
 
     def __init__(
         self, database: Database, content: Content, snapshots: Snapshots, events: EventBus
@@ -90,6 +92,7 @@ class Images:
         self._is_pruning = False
         self.catalog = Catalog(database, content, snapshots)
         self.users_of: Callable[[str], list[tuple[str, bool]]] = _nobody
+        self.users: Callable[[], Mapping[str, list[tuple[str, bool]]]] = dict
         self.puller: Puller | None = None
 
     # Reading
@@ -104,17 +107,13 @@ class Images:
     def all(self) -> list[Image]:
         return self.catalog.all()
 
-    def containers_of(self, image_id: str) -> int:
-        """How many containers were made of the image."""
-        return len(self.users_of(image_id))
-
     async def get(self, ref: str, platform: Platform | None = None) -> Image:
         """As `find`; raises NoSuchImage, PlatformMismatch."""
         return self.catalog.get(ref, platform)
 
     async def list(self, query: ImageQuery) -> list[Summary]:
         return await offload.disk(
-            inspect.summaries, self.catalog, self._snapshots, query, self.containers_of
+            inspect.summaries, self.catalog, self._snapshots, query, self.users()
         )
 
     async def inspect(self, ref: str, platform: Platform | None = None) -> ImageView:
@@ -176,12 +175,13 @@ class Images:
         """Pull a name (see pull.py); what a pull cut short leaves is removed at once."""
         if self.puller is None:
             raise failure.NoPuller
-        is_whole = False
+        is_whole = has_failed = False
         try:
             async with aclosing(self.puller.pull(ref, auth=auth, platform=platform)) as steps:
                 async for progress in steps:
+                    has_failed = bool(progress.error)
                     yield progress
-                    is_whole = not progress.error
+            is_whole = not has_failed
         finally:
             if not is_whole:
                 await to_the_end(self.sweep())
@@ -196,10 +196,10 @@ class Images:
         """Load an archive. Closing the iterator ends it and leaves only whole images."""
         loader = Loader(self.catalog, self._content, self._snapshots, self._folder, self._loaded)
         channel = Channel()
-        async for progress in _with_progress(
-            loader.run(chunks, platform, channel, quiet), channel, "load images"
-        ):
-            yield progress
+        work = loader.run(chunks, platform, channel, quiet)
+        async with aclosing(_with_progress(work, channel, "load images")) as steps:
+            async for progress in steps:
+                yield progress
 
     def _loaded(self, image_id: ImageId) -> None:
         self.publish("load", image_id, image_id)
@@ -233,12 +233,13 @@ class Images:
         selected = archive.select(self.catalog, refs, platform)
         pieces = archive.save(self.catalog, self._snapshots, selected)
         try:
-            first = await offload.disk(_gather, pieces)
+            first = await to_the_end(offload.disk(_gather, pieces))
             for each in selected:
                 self.publish("save", each.image.id, each.image.id)
             while first:
                 yield first
-                first = await offload.disk(_gather, pieces)
+                # A client that leaves waits for the piece under way: it cannot be closed before.
+                first = await to_the_end(offload.disk(_gather, pieces))
         finally:
             await to_the_end(offload.disk(pieces.close))
 
@@ -280,7 +281,7 @@ class Images:
                 self.catalog,
                 self._snapshots,
                 filters,
-                users_of=self.users_of,
+                users_of=_remembered(self.users(), self.users_of),
                 publish=self._publisher(),
             )
         finally:
@@ -336,6 +337,13 @@ class Images:
 
     async def close(self) -> None:
         await self._work.close(10)
+
+
+def _remembered(
+    users: Mapping[str, list[tuple[str, bool]]], users_of: Callable[[str], list[tuple[str, bool]]]
+) -> Callable[[str], list[tuple[str, bool]]]:
+    """Who used an image a moment ago still does; only that nobody does is looked at anew."""
+    return lambda image_id: users.get(image_id) or users_of(image_id)
 
 
 def _gather(pieces: Iterator[bytes]) -> bytes:

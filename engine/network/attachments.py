@@ -338,7 +338,13 @@ class Attachments:
 
     def _main(self, standing: _Standing, version: int) -> Endpoint | None:
         """The endpoint that gives the default route of a family, and the published ports."""
-        found = [e for e in standing.endpoints if (e.gateway if version == 4 else e.ipv6_gateway)]
+        found = [
+            endpoint
+            for endpoint in standing.endpoints
+            # One adopted at boot may stand on a network whose row cannot be read.
+            if (endpoint.gateway if version == 4 else endpoint.ipv6_gateway)
+            and self.catalogue.get(endpoint.network_id) is not None
+        ]
         return min(found, key=self._gateway_order, default=None)
 
     def _gateway_order(self, endpoint: Endpoint) -> tuple[int, bool, str]:

@@ -84,6 +84,7 @@ class Catalogue:
         self._firewall = firewall
         self._members_of = members_of
         self._networks: dict[str, Network] = {}
+        self._unreadable: set[str] = set()
         self._links: dict[str, int] = {}
         self._changes = asyncio.Lock()
         self._forwards_for_us = False
@@ -112,6 +113,11 @@ class Catalogue:
 
     def all(self) -> list[Network]:
         return sorted(self._networks.values(), key=lambda n: n.created_ns)
+
+    def links(self) -> set[str]:
+        """The bridges of all networks, also of those whose rows cannot be read."""
+        unknown = {request.default_link(self._config, key) for key in self._unreadable}
+        return unknown | {network.link for network in self._networks.values()}
 
     def host_gateways(self) -> tuple[str, ...]:
         """By what addresses a container reaches the host."""
@@ -181,9 +187,14 @@ class Catalogue:
             raise NetworkInUse(network.name, members)
         if any(n.config_from == network.name for n in self._networks.values()):
             raise Forbidden(f"configuration network {network.name} is in use")
-        await offload.disk(self._table.delete, network.id)
+        # From here on nobody finds it, so nobody comes to stand on what is being taken away.
+        del self._networks[network.id]
+        try:
+            await offload.disk(self._table.delete, network.id)
+        except BaseException:
+            self._networks[network.id] = network
+            raise
         if network.is_config_only:
-            self._networks.pop(network.id, None)
             return
         await self._unmake(network)
         self.subnets.release(network.id)
@@ -245,10 +256,8 @@ class Catalogue:
 
     async def open(self) -> None:
         """Read the rows and make the bridges; running containers notice nothing."""
-        rows = await offload.disk(self._table.items)
-        kept = [msgspec.json.decode(document, type=Network) for _, document in rows]
-        self._networks.update((network.id, network) for network in kept)
-        for network in kept:
+        await self._read()
+        for network in list(self._networks.values()):
             if network.link and network.name != DEFAULT:
                 self.subnets.take_again(network)
         for name, driver in ((NONE, none.NAME), (HOST, host.NAME)):
@@ -259,6 +268,19 @@ class Catalogue:
             if network.link:
                 await self._set_up_at_boot(network)
         await offload.kernel(self._forward)
+
+    async def _read(self) -> None:
+        """All rows; what cannot be read is left alone, unless it is a network that always is."""
+        for key, document in await offload.disk(self._table.items):
+            try:
+                self._networks[key] = msgspec.json.decode(document, type=Network)
+            except msgspec.MsgspecError as error:
+                log.error("the row of network %s cannot be read: %s", key, error)
+                self._unreadable.add(key)
+        for name in (NONE, HOST, DEFAULT):
+            holder = await offload.disk(self._table.key_of, name)
+            if holder is not None and holder in self._unreadable:
+                await offload.disk(self._table.delete, holder)
 
     async def _set_up_at_boot(self, network: Network) -> None:
         """A network that cannot be made stays known; who starts on it is told why."""

@@ -8,7 +8,6 @@ are is kept in `catalogue`, who stands on them in `attachments`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from engine.network.catalogue import Catalogue
 from engine.network.firewall import Firewall
 from engine.network.model import Network, NetworkView
 from engine.network.watch import Watch
+from engine.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 # A namespace whose processes are gone is taken away by the kernel well within that.
 _REAP_AFTER_S = 2.0
+_CLOSE_S = 10.0
 
 
 class Networks:
@@ -64,7 +65,7 @@ class Networks:
         self._attachments.catalogue = self._catalogue
         self._left: list[str] = []
         self._something_left = asyncio.Event()
-        self._reaper: asyncio.Task[None] | None = None
+        self._work = Work()
         self._watch: Watch | None = None
         self._is_settled = False
         self._has_unread = False
@@ -75,7 +76,7 @@ class Networks:
         """Read the networks and make their bridges; running containers notice nothing."""
         await offload.kernel(self._attachments.learn_host)
         await self._catalogue.open()
-        self._reaper = asyncio.get_running_loop().create_task(self._reap(), name="networks")
+        self._work.keep_running(self._reap(), what="remove links")
 
     async def settle(self, unread: Collection[str] = ()) -> None:
         """Make the firewall anew with what was adopted, and sweep what nobody claims.
@@ -84,7 +85,7 @@ class Networks:
         """
         self._has_unread = bool(unread)
         await offload.kernel(self._catalogue.write_firewall)
-        links = {network.link for network in self._catalogue.all()}
+        links = self._catalogue.links()
         await offload.kernel(
             lambda: sandbox.sweep(
                 self._config.exec_root,
@@ -95,7 +96,7 @@ class Networks:
         )
         if self._firewall is not None:
             await offload.kernel(self._firewall.warn_of_what_is_in_the_way)
-            self._watch = await Watch.over(self._firewall)
+            self._watch = await Watch.over(self._firewall, self._work)
         self._is_settled = True
 
     async def close_engine(self) -> None:
@@ -104,9 +105,7 @@ class Networks:
         Where none runs, nothing of this engine stays in the host's network; the next start makes
         it again.
         """
-        if self._reaper is not None:
-            await _ended(self._reaper)
-            self._reaper = None
+        await self._work.close(_CLOSE_S)
         if self._watch is not None:
             await self._watch.close()
             self._watch = None
@@ -141,6 +140,8 @@ class Networks:
                 await offload.kernel(sandbox.reap, links)
             except OSError as error:
                 log.warning("cannot remove links: %s", error)
+            except Exception:
+                log.exception("cannot remove links")
 
     # Which networks there are
 
@@ -166,16 +167,17 @@ class Networks:
 
     async def create(self, request: NetworkRequest) -> tuple[NetworkId, str]:
         """The id of the new network, and a warning or ""."""
-        network = await self._catalogue.create(request)
+        network = await self._work.do(self._catalogue.create(request), what="create network")
         return network.id, ""
 
     async def remove(self, ref: str) -> None:
         """Raises NetworkInUse, NetworkNotRemovable."""
-        await self._catalogue.remove(ref)
+        await self._work.do(self._catalogue.remove(ref), what="remove network")
 
     async def prune(self, wanted: Mapping[str, Sequence[str]] | None = None) -> tuple[str, ...]:
         """Remove what nobody stands on; the names of what is gone."""
-        return tuple(await self._catalogue.prune(wanted or {}))
+        removed = self._work.do(self._catalogue.prune(wanted or {}), what="prune networks")
+        return tuple(await removed)
 
     # Who stands on them
 
@@ -224,9 +226,3 @@ class Networks:
         return await self._attachments.disconnect(
             ref, container_id, force=force, hosts_path=hosts_path
         )
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

@@ -17,6 +17,7 @@ from engine.linux.nftables import NFNLGRP_NFTABLES
 
 if TYPE_CHECKING:
     from engine.network.firewall import Firewall
+    from engine.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -27,19 +28,20 @@ _SETTLE_S = 0.3
 class Watch:
     """Reads notifications on the event loop; mends in a worker thread."""
 
-    def __init__(self, firewall: Firewall, sock: Socket, own_port_id: int) -> None:
+    def __init__(self, firewall: Firewall, sock: Socket, own_port_id: int, work: Work) -> None:
         self._firewall = firewall
         self._socket = sock
         self._own_port_id = own_port_id
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._read)
-        self._task = self._loop.create_task(self._mend(), name="firewall watch")
+        self._task = work.keep_running(self._mend(), what="firewall watch")
 
     @classmethod
-    async def over(cls, firewall: Firewall) -> Watch:
+    async def over(cls, firewall: Firewall, work: Work) -> Watch:
         own_port_id = await offload.kernel(firewall.port_id)
-        return cls(firewall, Socket(NETLINK_NETFILTER, groups=(NFNLGRP_NFTABLES,)), own_port_id)
+        sock = Socket(NETLINK_NETFILTER, groups=(NFNLGRP_NFTABLES,))
+        return cls(firewall, sock, own_port_id, work)
 
     def _read(self) -> None:
         try:
@@ -57,6 +59,9 @@ class Watch:
                 await offload.kernel(self._firewall.mend)
             except OSError as error:
                 log.warning("cannot mend the firewall: %s", error)
+            except Exception:
+                # Whatever it was, the next change has to be answered too.
+                log.exception("cannot mend the firewall")
 
     async def close(self) -> None:
         self._loop.remove_reader(self._socket)

@@ -9,6 +9,7 @@ through here only if somebody wishes so: they live unpacked in snapshots.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from typing import TYPE_CHECKING, BinaryIO
@@ -60,6 +61,7 @@ class Ingest:
         self._hash = digests.hasher(digest)
         self._path = os.path.join(content.ingest_root, secrets.token_hex(12))
         self._file: BinaryIO | None = open(self._path, "xb")  # noqa: SIM115 (closed by `abort`)
+        self._is_over = False
         self.offset = 0
 
     @property
@@ -97,14 +99,22 @@ class Ingest:
         self._file = None
         target = self._content.path(self._digest)
         os.rename(self._path, target)
+        self._is_over = True
         atomic.fsync_directory(os.path.dirname(target))
         return self._digest
 
     def abort(self) -> None:
         """Forget the bytes; after `commit` it does nothing."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._is_over:
+            return
+        self._is_over = True
+        file, self._file = self._file, None
+        try:
+            # What is still in its buffer is unwanted, so it is no matter if the disk is full.
+            with contextlib.suppress(OSError):
+                if file is not None:
+                    file.close()
+        finally:
             os.unlink(self._path)
 
     def __enter__(self) -> Ingest:

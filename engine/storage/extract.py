@@ -165,7 +165,12 @@ class Extractor:
             if exc.errno != errno.ELOOP:
                 raise
             fd = syscalls.openat2(self._root, text, _DIRECTORY, resolve=_IN_ROOT)
-            return self._keep(path, fd, self._physical(fd))
+            try:
+                physical = self._physical(fd)
+            except BaseException:
+                os.close(fd)
+                raise
+            return self._keep(path, fd, physical)
         return self._keep(path, fd, path)
 
     def _physical(self, fd: int) -> bytes:
@@ -224,8 +229,10 @@ class Extractor:
         self._mkdir(parent, name)
         if was_whiteout:
             fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent.fd)
-            os.setxattr(fd, OPAQUE, b"y")
-            os.close(fd)
+            try:
+                os.setxattr(fd, OPAQUE, b"y")
+            finally:
+                os.close(fd)
         return parent
 
     def _mkdir(self, parent: Directory, name: bytes) -> None:
@@ -362,12 +369,16 @@ class Extractor:
                 os.mkdir(name, 0o700, dir_fd=parent.fd)
         self.implied.pop(parent.child(name), None)
         fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent.fd)
-        os.fchown(fd, header.uid, header.gid)
-        if header.xattrs:
-            _set_xattrs(fd, header.xattrs)
-        if is_whiteout_here:
-            os.setxattr(fd, OPAQUE, b"y")
-        os.fchmod(fd, header.mode & 0o7777)
+        try:
+            os.fchown(fd, header.uid, header.gid)
+            if header.xattrs:
+                _set_xattrs(fd, header.xattrs)
+            if is_whiteout_here:
+                os.setxattr(fd, OPAQUE, b"y")
+            os.fchmod(fd, header.mode & 0o7777)
+        except BaseException:
+            os.close(fd)
+            raise
         self._keep(path, fd, parent.child(name)).mtime_ns = _bounded(header.mtime_ns)
 
     def _symlink(self, path: bytes, header: Header, _reader: tar.Reader) -> None:

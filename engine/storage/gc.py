@@ -10,20 +10,25 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.storage.snapshots import Released
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from engine.oci.digest import ChainId, Digest
     from engine.storage.content import Content
-    from engine.storage.snapshots import Layer, Snapshots
+    from engine.storage.snapshots import Snapshots
 
 log = logging.getLogger(__name__)
 
 
+_NOTHING = Released()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swept:
-    layers: tuple[Layer, ...]
-    blobs: tuple[Digest, ...]
+    released: Released = _NOTHING
+    blobs: tuple[Digest, ...] = ()
 
 
 def sweep(
@@ -38,7 +43,20 @@ def sweep(
 
     The caller sees to it that no image is put meanwhile without a lease.
     """
-    layers = snapshots.sweep_layers(top_layers)
+    swept = sweep_rows(content, snapshots, top_layers=top_layers, blobs=blobs)
+    snapshots.remove_folders(swept.released)
+    return swept
+
+
+def sweep_rows(
+    content: Content,
+    snapshots: Snapshots,
+    *,
+    top_layers: Collection[ChainId],
+    blobs: Collection[Digest],
+) -> Swept:
+    """As `sweep`, but the folders of layers are left to the caller (`snapshots.remove_folders`)."""
+    released = snapshots.sweep_layers(top_layers)
     unwanted = [
         digest
         for digest, _ in content.walk()
@@ -46,9 +64,9 @@ def sweep(
     ]
     for digest in unwanted:
         content.delete(digest)
-    if layers or unwanted:
-        log.info("swept %d layers and %d blobs", len(layers), len(unwanted))
-    return Swept(layers=tuple(layers), blobs=tuple(unwanted))
+    if released.layers or unwanted:
+        log.info("swept %d layers and %d blobs", len(released.layers), len(unwanted))
+    return Swept(released=released, blobs=tuple(unwanted))
 
 
 def sweep_after_crash(content: Content, snapshots: Snapshots) -> None:

@@ -30,7 +30,8 @@ A worked example, an image of two layers A and B and a container of it:
     snapshots.remove(container_id)
 
 A layer's row is written last and removed first; between the two, files without a row belong to
-nobody and the next sweep takes them. A folder may serve several rows: the same tar on top of
+nobody and the next sweep takes them. As long as a row cannot be read nobody knows what it stands
+on, so nothing it might need is removed. A folder may serve several rows: the same tar on top of
 different stacks is unpacked once, as long as nothing in it depends on what lies below.
 """
 
@@ -43,7 +44,7 @@ import re
 import secrets
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
@@ -52,13 +53,14 @@ from engine.errors import EngineError, InvalidParameter
 from engine.linux import tree
 from engine.oci.digest import ChainId, DiffId, next_chain_id
 from engine.storage import atomic, layer, recipe
+from engine.storage.stacks import Stacks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from types import TracebackType
 
     from engine.storage.compression import Readable
-    from engine.storage.database import Database
+    from engine.storage.database import Database, Table
     from engine.storage.layer import Staged
 
 log = logging.getLogger(__name__)
@@ -119,6 +121,16 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parent: ChainId | None = None
 
 
+class Released(NamedTuple):
+    """Layers whose rows are gone, topmost first, and the folders that nobody uses any more."""
+
+    layers: tuple[Layer, ...] = ()
+    folders: tuple[str, ...] = ()
+
+
+Row = TypeVar("Row", bound=msgspec.Struct)
+
+
 class Mount(NamedTuple):
     """One mount as runtime-spec has it; `base`, if any, must be the cwd while mounting."""
 
@@ -139,6 +151,11 @@ class Leases:
     def holds(self, name: str) -> bool:
         with self._lock:
             return name in self._held
+
+    def names(self) -> set[str]:
+        """All that is held."""
+        with self._lock:
+            return set(self._held)
 
     def take(self, name: str) -> None:
         with self._lock:
@@ -203,6 +220,18 @@ class StagedLayer:
         tree.remove(self.staged.folder)
 
 
+def _read(table: Table, kind: type[Row], unreadable: set[str]) -> dict[str, Row]:
+    """All rows that can be read; of the others the keys, and a word in the log."""
+    rows: dict[str, Row] = {}
+    for key, document in table.items():
+        try:
+            rows[key] = msgspec.json.decode(document, type=kind)
+        except msgspec.MsgspecError as exc:
+            log.error("the row of %s %s cannot be read: %s", table.noun, key, exc)
+            unreadable.add(key)
+    return rows
+
+
 def _make_base(root: str) -> None:
     """The layer below all others of a container. Being lowest, it changes nothing of an image."""
     if os.path.exists(os.path.join(root, _BASE_FILES[0])):
@@ -222,7 +251,9 @@ def _make_base(root: str) -> None:
 
 
 class Snapshots:
-    """The one snapshotter. Thread-safe; all rows are kept in memory too."""
+    """The one snapshotter. Thread-safe; all rows are kept in memory too, where readers find them
+    without a lock (see stacks.py). Changes of rows are made under `_changes`, one at a time.
+    """
 
     def __init__(self, root: str, database: Database) -> None:
         self.root = os.path.join(os.path.realpath(root), "overlay2")
@@ -235,16 +266,16 @@ class Snapshots:
         self._database = database
         self._layer_rows = database.table("layer")
         self._snapshot_rows = database.table("snapshot")
-        self._lock = threading.RLock()
+        self._changes = threading.RLock()
         self.leases = Leases()
         self._rubbish: list[str] = []
-        self._layers = {
-            ChainId(key): msgspec.json.decode(row, type=Layer)
-            for key, row in self._layer_rows.items()
-        }
-        self._snapshots = {
-            key: msgspec.json.decode(row, type=Snapshot) for key, row in self._snapshot_rows.items()
-        }
+        self._unreadable_layers: set[str] = set()
+        self._unreadable: set[str] = set()
+        layers = _read(self._layer_rows, Layer, self._unreadable_layers)
+        self._stacks = Stacks(
+            {ChainId(key): row for key, row in layers.items()},
+            _read(self._snapshot_rows, Snapshot, self._unreadable),
+        )
 
     # Layers
 
@@ -254,13 +285,12 @@ class Snapshots:
     def get_layer(self, chain_id: ChainId) -> Layer:
         """The row; raises LayerMissing."""
         try:
-            return self._layers[chain_id]
+            return self._stacks.layers[chain_id]
         except KeyError:
             raise LayerMissing(chain_id) from None
 
     def layers(self) -> list[Layer]:
-        with self._lock:
-            return list(self._layers.values())
+        return list(self._stacks.layers.values())
 
     def stack(self, chain_id: ChainId | None) -> list[Layer]:
         """The layer and all below it, topmost first."""
@@ -278,19 +308,19 @@ class Snapshots:
 
     def find_layer(self, chain_id: ChainId, lease: Lease) -> Layer | None:
         """The layer if it is there, then held by the lease."""
-        with self._lock:
-            if (found := self._layers.get(chain_id)) is not None:
+        with self._changes:
+            if (found := self._stacks.layers.get(chain_id)) is not None:
                 lease.add(chain_id)
             return found
 
     def adopt_layer(self, diff_id: DiffId, parent: ChainId | None, lease: Lease) -> Layer | None:
         """The layer on this parent without unpacking, if its tar is unpacked for another stack."""
-        with self._lock:
+        with self._changes:
             chain_id = next_chain_id(parent, diff_id)
             if (found := self.find_layer(chain_id, lease)) is not None:
                 return found
             twin = self._twin(diff_id)
-            if twin is None or (parent is not None and parent not in self._layers):
+            if twin is None or (parent is not None and parent not in self._stacks.layers):
                 return None
             return self._put_layer(
                 msgspec.structs.replace(
@@ -300,7 +330,7 @@ class Snapshots:
             )
 
     def _twin(self, diff_id: DiffId) -> Layer | None:
-        for found in self._layers.values():
+        for found in self._stacks.layers.values():
             if found.diff_id == diff_id and found.is_portable:
                 return found
         return None
@@ -368,7 +398,7 @@ class Snapshots:
             is_portable=not staged.needs_lower,
         )
         target = os.path.join(self.root, name)
-        with self._lock:
+        with self._changes:
             # Two may have unpacked the same layer; the first to come here wins.
             if (found := self.find_layer(row.chain_id, lease)) is not None:
                 os.unlink(os.path.join(self._links, row.link))
@@ -395,7 +425,7 @@ class Snapshots:
     def _put_layer(self, row: Layer, lease: Lease) -> Layer:
         lease.add(row.chain_id)
         self._layer_rows.put(row.chain_id, msgspec.json.encode(row))
-        self._layers[row.chain_id] = row
+        self._stacks.add(row)
         return row
 
     def layer_tar(self, chain_id: ChainId) -> Iterator[bytes]:
@@ -412,59 +442,69 @@ class Snapshots:
     def _diff(self, found: Layer) -> str:
         return os.path.join(self.root, found.folder, "diff")
 
-    def release(self, chain_id: ChainId | None, *, top_layers: Collection[ChainId]) -> list[Layer]:
-        """Remove the layer and those below it, as far down as nobody else needs them.
+    def release(self, chain_id: ChainId | None, *, top_layers: Collection[ChainId]) -> Released:
+        """Remove the rows of the layer and of those below it, as far down as nobody needs them.
 
-        `top_layers` are those of the images that stay. Gives what was removed, topmost first.
+        `top_layers` are those of the images that stay. `remove_folders` does the rest.
         """
-        removed: list[Layer] = []
-        with self._lock:
-            needed = self._needed(top_layers)
-            while chain_id is not None and chain_id in self._layers and chain_id not in needed:
-                found = self._layers[chain_id]
-                if any(other.parent == chain_id for other in self._layers.values()):
+        doomed: list[Layer] = []
+        with self._changes:
+            layers = self._stacks.layers if self._is_readable() else {}
+            while chain_id is not None and (found := layers.get(chain_id)) is not None:
+                if chain_id in top_layers or self.leases.holds(chain_id):
                     break
-                self._remove_layer(found)
-                removed.append(found)
+                if self._stacks.count_above(chain_id) > bool(doomed):
+                    break
+                doomed.append(found)
                 chain_id = found.parent
-        self._remove_folders(removed)
-        return removed
+            return self._remove_rows(doomed)
 
-    def sweep_layers(self, top_layers: Collection[ChainId]) -> list[Layer]:
-        """Remove every layer that no image, snapshot or lease stands on."""
-        with self._lock:
+    def sweep_layers(self, top_layers: Collection[ChainId]) -> Released:
+        """Remove the rows of all layers that no image, snapshot or lease stands on.
+
+        `remove_folders` does the rest.
+        """
+        with self._changes:
+            if not self._is_readable():
+                log.warning("no layer is swept while rows cannot be read")
+                return Released()
+            layers = self._stacks.layers
             marked: set[ChainId] = set()
             for top in self._needed(top_layers):
-                for found in self.stack(top) if top in self._layers else ():
-                    if found.chain_id in marked:
-                        break
-                    marked.add(found.chain_id)
-            unwanted = [found for key, found in self._layers.items() if key not in marked]
-            unwanted.sort(key=lambda found: found.depth, reverse=True)
-            for found in unwanted:
-                self._remove_layer(found)
-        self._remove_folders(unwanted)
-        return unwanted
+                chain_id: ChainId | None = top
+                while chain_id is not None and chain_id in layers and chain_id not in marked:
+                    marked.add(chain_id)
+                    chain_id = layers[chain_id].parent
+            doomed = [found for key, found in layers.items() if key not in marked]
+            doomed.sort(key=lambda found: found.depth, reverse=True)
+            return self._remove_rows(doomed)
+
+    def _is_readable(self) -> bool:
+        return not self._unreadable_layers and not self._unreadable
 
     def _needed(self, top_layers: Collection[ChainId]) -> set[ChainId]:
-        held = {key for key in self._layers if self.leases.holds(key)}
-        parents = {s.parent for s in self._snapshots.values() if s.parent is not None}
-        return held | parents | set(top_layers)
+        held = {ChainId(name) for name in self.leases.names()}
+        snapshots = self._stacks.snapshots.values()
+        return held | {s.parent for s in snapshots if s.parent is not None} | set(top_layers)
 
-    def _remove_layer(self, found: Layer) -> None:
-        self._layer_rows.delete(found.chain_id)
-        del self._layers[found.chain_id]
+    def _remove_rows(self, doomed: Collection[Layer]) -> Released:
+        """The links go too; only what takes time is left to do."""
+        if not doomed:
+            return Released()
+        with self._database.transaction():
+            for found in doomed:
+                self._layer_rows.delete(found.chain_id)
+        self._stacks.remove(doomed)
+        free = {f.folder: f for f in doomed if not self._stacks.is_folder(f.folder)}
+        for found in free.values():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._links, found.link))
+        return Released(tuple(doomed), tuple(free))
 
-    def _remove_folders(self, removed: Collection[Layer]) -> None:
-        """Remove the files of removed rows, where no other row uses them."""
-        for found in removed:
-            with self._lock:
-                if any(other.folder == found.folder for other in self._layers.values()):
-                    continue
-                link = os.path.join(self._links, found.link)
-                if os.path.lexists(link):
-                    os.unlink(link)
-            atomic.discard(self._folder(found), self._trash)
+    def remove_folders(self, released: Released) -> None:
+        """Remove the files of layers without rows. Takes its time, and no lock."""
+        for folder in released.folders:
+            atomic.discard(os.path.join(self.root, folder), self._trash)
 
     # Snapshots
 
@@ -475,10 +515,10 @@ class Snapshots:
         """
         if not _KEY.fullmatch(key) or key in _OWN_FOLDERS:
             raise ValueError(f"unusable snapshot key {key!r}")
-        with self._lock:
+        with self._changes:
             if parent is not None:
                 self.get_layer(parent)
-            if key in self._snapshots:
+            if key in self._stacks.snapshots or key in self._unreadable:
                 raise FileExistsError(f"snapshot {key} exists")
             folder = os.path.join(self.root, key)
             if os.path.lexists(folder):
@@ -490,21 +530,21 @@ class Snapshots:
                 os.chmod(path, mode)
             row = Snapshot(parent=parent)
             self._snapshot_rows.put(key, msgspec.json.encode(row))
-            self._snapshots[key] = row
+            self._stacks.add_snapshot(key, row)
 
     def exists(self, key: str) -> bool:
-        return key in self._snapshots
+        return key in self._stacks.snapshots
 
     def keys(self) -> list[str]:
-        with self._lock:
-            return list(self._snapshots)
+        """Those whose rows can be read."""
+        return list(self._stacks.snapshots)
 
     def parent(self, key: str) -> ChainId | None:
         return self._snapshot(key).parent
 
     def _snapshot(self, key: str) -> Snapshot:
         try:
-            return self._snapshots[key]
+            return self._stacks.snapshots[key]
         except KeyError:
             raise EngineError(f"snapshot {key} does not exist") from None
 
@@ -583,16 +623,15 @@ class Snapshots:
 
     def remove(self, key: str) -> None:
         """Remove a container's directory; none there is fine."""
-        with self._lock:
+        with self._changes:
             if not _KEY.fullmatch(key) or key in _OWN_FOLDERS:
                 return
-            if any(found.folder == key for found in self._layers.values()):
+            if self._stacks.is_folder(key):
                 return
             self._snapshot_rows.delete(key)
-            known = self._snapshots.pop(key, None)
-        folder = os.path.join(self.root, key)
-        if known is not None or os.path.lexists(folder):
-            atomic.discard(folder, self._trash)
+            self._stacks.remove_snapshot(key)
+            self._unreadable.discard(key)
+        atomic.discard(os.path.join(self.root, key), self._trash)
 
     # After a crash
 
@@ -603,18 +642,22 @@ class Snapshots:
         """
         for name in os.listdir(self._stage):
             self._throw_away(os.path.join(self._stage, name))
-        with self._lock:
-            known = {found.folder for found in self._layers.values()} | set(self._snapshots)
-            links = {found.link for found in self._layers.values()}
+        self._restore_links()
+        if not self._unreadable_layers:
+            self._sweep_unknown()
+        self._rubbish = os.listdir(self._trash)
+
+    def _sweep_unknown(self) -> None:
+        """What no row names, as long as all rows say what they name."""
+        known = {found.folder for found in self.layers()} | {*self.keys(), *self._unreadable}
         for name in os.listdir(self.root):
             if name not in known and name not in _OWN_FOLDERS:
                 log.info("removing %s, which nothing refers to", name)
                 self._throw_away(os.path.join(self.root, name))
+        links = {found.link for found in self.layers()}
         for name in os.listdir(self._links):
             if name not in links:
                 os.unlink(os.path.join(self._links, name))
-        self._restore_links()
-        self._rubbish = os.listdir(self._trash)
 
     def _throw_away(self, path: str) -> None:
         os.rename(path, os.path.join(self._trash, secrets.token_hex(12)))

@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import time
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,9 +23,12 @@ from engine.errors import (
     InvalidParameter,
     NoSuchVolume,
     NotFound,
+    WharfError,
 )
 from engine.volume import local
 from engine.volume.model import ANONYMOUS, LOCAL, Pruned, Volume
+from engine.volume.turns import Turns
+from engine.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_CLOSE_S = 10.0
 _LIST = frozenset(("dangling", "driver", "label", "name"))
 _PRUNE = frozenset(("all", "label", "label!"))
 
@@ -61,10 +64,13 @@ class Volumes:
         self._table = database.table("volume")
         self._events = events
         self._volumes: dict[str, Volume] = {}
-        self._holders: dict[str, set[str]] = defaultdict(set)
-        self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._holders: dict[str, set[str]] = {}
+        self._unreadable: set[str] = set()
+        self._turns = Turns()
+        self._work = Work()
         self._is_pruning = False
         self.users_of: Callable[[str], Sequence[str]] = lambda _: ()
+        self.users: Callable[[], Mapping[str, Sequence[str]]] = dict
 
     async def open_engine(self) -> None:
         """Read the rows and finish what a crash interrupted.
@@ -72,12 +78,15 @@ class Volumes:
         A directory without a row is somebody's data, and taken up again; an empty one that nobody
         named was about to be made.
         """
-        rows = await offload.disk(self._table.items)
-        kept = [msgspec.json.decode(document, type=Volume) for _, document in rows]
-        self._volumes.update((volume.name, volume) for volume in kept)
+        for key, document in await offload.disk(self._table.items):
+            try:
+                self._volumes[key] = msgspec.json.decode(document, type=Volume)
+            except msgspec.MsgspecError as exc:
+                log.error("the row of volume %s cannot be read: %s", key, exc)
+                self._unreadable.add(key)
         await offload.disk(local.sweep, self._root)
         for name in await offload.disk(local.names, self._root):
-            if name not in self._volumes:
+            if name not in self._volumes and name not in self._unreadable:
                 if ids.is_id(name) and await offload.disk(local.remove_empty, self._root, name):
                     continue
                 await offload.disk(local.create, self._root, name)
@@ -87,16 +96,22 @@ class Volumes:
     async def settle(self) -> None:
         """After the running containers took theirs again: unmount what nobody holds."""
         for volume in list(self._volumes.values()):
-            if local.needs_mount(volume.options) and not self._holders[volume.name]:
+            if local.needs_mount(volume.options) and not self._holders.get(volume.name):
                 await self._detach(volume)
+
+    async def close_engine(self) -> None:
+        """Wait for what is being made or removed."""
+        await self._work.close(_CLOSE_S)
 
     async def sweep(self, is_container: Callable[[str], bool]) -> None:
         """Remove what was made for containers that never came to be."""
         for volume in list(self._volumes.values()):
             if volume.made_for and not is_container(volume.made_for):
                 log.info("removing volume %s of a container that was never made", volume.name)
-                with contextlib.suppress(VolumeInUse):
+                try:
                     await self.remove(volume.name, force=True)
+                except WharfError as exc:
+                    log.warning("it stays for the next time: %s", exc)
 
     # Which there are
 
@@ -114,13 +129,14 @@ class Volumes:
         chosen = wanted or {}
         filters.check(chosen, _LIST)
         is_dangling = filters.truth(chosen, "dangling")
+        users = self.users() if is_dangling is not None else {}
         return tuple(
             v
             for v in self._volumes.values()
             if (not chosen.get("name") or filters.matches_text(chosen["name"], v.name))
             and (not chosen.get("driver") or v.driver in chosen["driver"])
             and filters.matches_labels(chosen.get("label", ()), v.labels or {})
-            and (is_dangling is None or is_dangling == (not self.users_of(v.name)))
+            and (is_dangling is None or is_dangling == (not users.get(v.name)))
         )
 
     async def sizes(self) -> dict[str, int]:
@@ -139,35 +155,73 @@ class Volumes:
         driver: str = "",
         options: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
+    ) -> Volume:
+        """The volume of that name, new or not; without a name a new anonymous one."""
+        if not name:
+            name, labels = _anonymous(labels)
+        _check_driver(name, driver)
+        make = self._create(name, options, labels)
+        return await self._work.do(make, what=f"create volume {name}")
+
+    async def _create(
+        self, name: str, options: Mapping[str, str] | None, labels: Mapping[str, str] | None
+    ) -> Volume:
+        async with self._turns.of(name):
+            volume, _ = await self._find_or_make(name, options, labels)
+        return volume
+
+    async def hold(
+        self,
+        name: str,
+        driver: str,
+        options: Mapping[str, str],
+        labels: Mapping[str, str],
+        *,
+        container_id: str,
+    ) -> tuple[Volume, bool]:
+        """As `create` and `acquire` at once, so that no prune comes between; and whether it is new.
+
+        A new anonymous one is made for the container, which may have no row yet.
+        """
+        made_for = "" if name else container_id
+        if not name:
+            name, labels = _anonymous(labels)
+        _check_driver(name, driver)
+        async with self._turns.of(name):
+            volume, is_new = await self._find_or_make(name, options, labels, made_for=made_for)
+            try:
+                await self._acquire(volume, container_id)
+            except BaseException:
+                if is_new:
+                    await self._remove(volume)
+                raise
+        return volume, is_new
+
+    async def _find_or_make(
+        self,
+        name: str,
+        options: Mapping[str, str] | None,
+        labels: Mapping[str, str] | None,
         *,
         made_for: str = "",
-    ) -> Volume:
-        """The volume of that name, new or not; without a name a new anonymous one.
-
-        `made_for` is the container that an anonymous one is made for, which may have no row yet.
-        """
-        if name:
-            made_for = ""
-        else:
-            name, labels = ids.generate(), {**(labels or {}), ANONYMOUS: ""}
-        if driver not in ("", LOCAL):
-            raise NoSuchVolumeDriver(name, driver)
-        async with self._locks[name]:
-            if (volume := self.find(name)) is not None:
-                return volume
-            try:
-                local.check_name(name)
-                local.check_options(options or {})
-            except InvalidParameter as error:
-                raise InvalidParameter(f"create {name}: {error}") from None
-            volume = msgspec.structs.replace(self._new(name, options, labels), made_for=made_for)
-            try:
-                await offload.disk(local.create, self._root, name)
-            except OSError as error:
-                raise EngineError(f"create {name}: {error}") from error
-            await self._keep(volume)
+    ) -> tuple[Volume, bool]:
+        if (volume := self.find(name)) is not None:
+            return volume, False
+        if name in self._unreadable:
+            raise EngineError(f"create {name}: there is a volume whose record cannot be read")
+        try:
+            local.check_name(name)
+            local.check_options(options or {})
+        except InvalidParameter as error:
+            raise InvalidParameter(f"create {name}: {error}") from None
+        volume = msgspec.structs.replace(self._new(name, options, labels), made_for=made_for)
+        try:
+            await offload.disk(local.create, self._root, name)
+        except OSError as error:
+            raise EngineError(f"create {name}: {error}") from error
+        await self._keep(volume)
         self._publish(volume, "create")
-        return volume
+        return volume, True
 
     def _new(
         self, name: str, options: Mapping[str, str] | None, labels: Mapping[str, str] | None
@@ -187,14 +241,17 @@ class Volumes:
 
     async def keep(self, name: str, container_id: str) -> None:
         """The volume outlives the container that it was made for."""
-        async with self._locks[name]:
+        async with self._turns.of(name):
             volume = self.find(name)
             if volume is not None and volume.made_for == container_id:
                 await self._keep(msgspec.structs.replace(volume, made_for=""))
 
     async def remove(self, name: str, *, force: bool = False) -> None:
         """Raises VolumeInUse, NoSuchVolume; with `force` none of that name is enough."""
-        async with self._locks[name]:
+        await self._work.do(self._remove_named(name, force=force), what=f"remove volume {name}")
+
+    async def _remove_named(self, name: str, *, force: bool) -> None:
+        async with self._turns.of(name):
             volume = self.find(name)
             if volume is None:
                 if force:
@@ -203,10 +260,9 @@ class Volumes:
             users = self.users_of(name)
             if users:
                 raise VolumeInUse(name, users)
-            if self._holders[name]:
-                raise VolumeInUse(name, sorted(self._holders[name]))
+            if holders := self._holders.get(name):
+                raise VolumeInUse(name, sorted(holders))
             await self._remove(volume)
-        self._locks.pop(name, None)
 
     async def _remove(self, volume: Volume) -> None:
         """The directory first: a row without one is made whole, data without a row comes back."""
@@ -229,20 +285,26 @@ class Volumes:
         filters.check(chosen, _PRUNE)
         takes_all = bool(filters.truth(chosen, "all"))
         self._is_pruning = True
+        return await self._work.do(self._prune(chosen, takes_all), what="prune volumes")
+
+    async def _prune(self, chosen: Mapping[str, Sequence[str]], takes_all: bool) -> Pruned:
         try:
-            pruned = await self._prune(chosen, takes_all)
+            pruned = await self._remove_unwanted(chosen, takes_all)
         finally:
             self._is_pruning = False
         attributes = {"reclaimed": str(pruned.reclaimed_bytes)}
         self._events.publish("volume", "prune", "", attributes)
         return pruned
 
-    async def _prune(self, chosen: Mapping[str, Sequence[str]], takes_all: bool) -> Pruned:
+    async def _remove_unwanted(
+        self, chosen: Mapping[str, Sequence[str]], takes_all: bool
+    ) -> Pruned:
         removed: list[str] = []
         reclaimed = 0
+        users = self.users()  # whether somebody came meanwhile, the removal looks
         for volume in list(self._volumes.values()):
             is_meant = takes_all or volume.is_anonymous
-            if volume.options or not is_meant or self.users_of(volume.name):
+            if volume.options or not is_meant or users.get(volume.name):
                 continue
             if not filters.passes_labels(chosen, volume.labels or {}):
                 continue
@@ -257,29 +319,34 @@ class Volumes:
 
     async def acquire(self, name: str, container_id: str) -> str:
         """The directory to mount; held until `release`. Raises NoSuchVolume, EngineError."""
-        async with self._locks[name]:
+        async with self._turns.of(name):
             volume = await self.get(name)
-            if local.needs_mount(volume.options):
-                assert volume.options is not None
-                try:
-                    await offload.disk(local.attach, volume.options, volume.mountpoint)
-                except OSError as error:
-                    said = error.args[1] if len(error.args) > 1 else str(error)
-                    raise EngineError(
-                        f"error while mounting volume '{volume.mountpoint}': {said}"
-                    ) from error
-            elif not await offload.disk(os.path.isdir, volume.mountpoint):
-                await offload.disk(local.create, self._root, name)
-            self._holders[name].add(container_id)
+            await self._acquire(volume, container_id)
             return volume.mountpoint
+
+    async def _acquire(self, volume: Volume, container_id: str) -> None:
+        if local.needs_mount(volume.options):
+            assert volume.options is not None
+            try:
+                await offload.disk(local.attach, volume.options, volume.mountpoint)
+            except OSError as error:
+                said = error.args[1] if len(error.args) > 1 else str(error)
+                raise EngineError(
+                    f"error while mounting volume '{volume.mountpoint}': {said}"
+                ) from error
+        elif not await offload.disk(os.path.isdir, volume.mountpoint):
+            await offload.disk(local.create, self._root, volume.name)
+        self._holders.setdefault(volume.name, set()).add(container_id)
 
     async def release(self, name: str, container_id: str) -> None:
         """Idempotent; the last one unmounts what was mounted."""
-        async with self._locks[name]:
-            self._holders[name].discard(container_id)
+        async with self._turns.of(name):
+            holders = self._holders.get(name, set())
+            holders.discard(container_id)
             volume = self.find(name)
-            if volume is None or self._holders[name]:
+            if volume is None or holders:
                 return
+            self._holders.pop(name, None)
             if local.needs_mount(volume.options):
                 await self._detach(volume)
 
@@ -291,3 +358,13 @@ class Volumes:
 
     def _publish(self, volume: Volume, action: str) -> None:
         self._events.publish("volume", action, volume.name, {"driver": volume.driver})
+
+
+def _anonymous(labels: Mapping[str, str] | None) -> tuple[str, Mapping[str, str]]:
+    """A name of its own, and the label that says that nobody gave it."""
+    return ids.generate(), {**(labels or {}), ANONYMOUS: ""}
+
+
+def _check_driver(name: str, driver: str) -> None:
+    if driver not in ("", LOCAL):
+        raise NoSuchVolumeDriver(name, driver)

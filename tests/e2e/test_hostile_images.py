@@ -103,11 +103,16 @@ def test_c5_a_layer_writes_nothing_outside(
     assert not outside.exists()
     assert victim.read_text() == "secret"
     assert victim.stat().st_nlink == 1
-    if done.returncode == 0:
+    # dockerd refuses names that lead out; Wharf reads them as leading nowhere but to the root.
+    refused = {"hardlink"} if engine.is_wharf else {"hardlink", "dotdot", "pax"}
+    assert done.returncode == int(trick in refused), done.stderr
+    if trick not in refused:
         out = engine.docker("run", "--rm", f"{name}:1", "cat", "/leak", check=False)
-        assert b"secret" not in out.stdout
-    else:
-        assert engine.docker("image", "inspect", f"{name}:1", check=False).returncode == 1
+        assert b"No such file" in out.stderr
+        return
+    sentence = {"hardlink": b"no such file or directory"} if engine.is_wharf else {}
+    assert sentence.get(trick, b"invalid ") in done.stderr
+    assert engine.docker("image", "inspect", f"{name}:1", check=False).returncode == 1
 
 
 def test_c5_a_device_node_cannot_be_opened(engine: Engine, name: str, give: Give) -> None:
@@ -272,13 +277,10 @@ def test_c5_overlay_attributes_do_not_come_from_a_layer(
             "SCHILY.xattr.trusted.overlay.metacopy": "",
         },
     )
-    done = give(images.tar([("etc", own)]))
-    if done.returncode == 0:
-        script = "ls /etc/passwd; stat -c %a /etc"
-        out = engine.out("run", "--rm", f"{name}:1", "/bin/sh", "-c", script)
-        assert out.split() == ["/etc/passwd", "755"]
-    else:
-        assert engine.docker("image", "inspect", f"{name}:1", check=False).returncode == 1
+    assert give(images.tar([("etc", own)])).returncode == 0
+    script = "ls /etc/passwd; stat -c %a /etc"
+    out = engine.out("run", "--rm", f"{name}:1", "/bin/sh", "-c", script)
+    assert out.split() == ["/etc/passwd", "755"]
 
 
 # I1

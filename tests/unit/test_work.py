@@ -85,3 +85,32 @@ def test_what_outlasts_the_time_is_given_up() -> None:
         return task.cancelled()
 
     assert asyncio.run(main())
+
+
+def test_what_has_no_end_ends_with_the_rest_and_is_not_waited_for() -> None:
+    async def main() -> tuple[bool, float]:
+        work = Work()
+        task = work.keep_running(asyncio.sleep(3600), what="watch")
+        await asyncio.sleep(0)
+        begin = asyncio.get_running_loop().time()
+        await work.close(60)
+        return task.cancelled(), asyncio.get_running_loop().time() - begin
+
+    was_cancelled, took_s = asyncio.run(main())
+    assert was_cancelled
+    assert took_s < 30
+
+
+def test_what_has_no_end_and_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        work = Work()
+
+        async def fail() -> None:
+            raise ValueError("no")
+
+        work.keep_running(fail(), what="the watch")
+        await asyncio.sleep(0)
+        await work.close(5)
+
+    asyncio.run(main())
+    assert "the watch failed" in caplog.text

@@ -208,6 +208,17 @@ async def test_one_of_many_gets_the_name(house: House) -> None:
 
 
 @in_house
+async def test_creates_of_one_name_that_share_a_new_volume(house: House) -> None:
+    """Attack case A9: the losers hear of the name, and the winner keeps the volume."""
+    host = HostConfig(binds=("shared:/data",))
+    outcomes = await asyncio.gather(
+        *(house.create("true", name="one", host=host) for _ in range(20)), return_exceptions=True
+    )
+    assert sum(isinstance(outcome, ContainerNameInUse) for outcome in outcomes) == 19
+    assert house.engine.volumes.find("shared") is not None
+
+
+@in_house
 async def test_start_and_forced_removal_at_once(house: House) -> None:
     """Attack case A9: whoever wins, the container is gone in the end."""
     containers = house.engine.containers

@@ -8,15 +8,17 @@ import io
 import json
 import os
 import tarfile
+import threading
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
 
+from engine import offload
 from engine.errors import NoSuchImage, WharfError
 from engine.events import EventBus
-from engine.image import failure
+from engine.image import archive, failure, store
 from engine.image.importing import ImportFailed
 from engine.image.model import ImageQuery, Progress, Removed
 from engine.image.store import Images
@@ -297,6 +299,9 @@ def test_a_client_that_leaves_leaves_nothing(house: House) -> None:
     assert house.is_empty()
     run(leave)
     if not house.images.all():  # it may have been quicker than the client
+        assert not house.stores.unfinished(), house.stores.unfinished()
+        assert not house.stores.folders()
+        assert not list(house.stores.content.walk())
         assert house.is_empty()
     assert house.stores.unfinished() == []
 
@@ -345,6 +350,39 @@ def test_save_of_what_is_not_there(house: House) -> None:
     run(lambda: house.load(docker_archive({"one:1": ONE})))
     with pytest.raises(NoSuchImage, match="No such image: nope"):
         run(lambda: house.save("one:1", "nope"))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_client_that_leaves_a_save_waits_for_the_piece_under_way(
+    house: House, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    run(lambda: house.load(docker_archive({"one:1": ONE})))
+    begun = threading.Event()
+    go_on = threading.Event()
+
+    real = archive.save
+
+    def save(*args: Any) -> Iterator[bytes]:
+        for n, piece in enumerate(real(*args)):
+            if n == number:
+                begun.set()
+                go_on.wait(10)
+            yield piece
+
+    monkeypatch.setattr(archive, "save", save)
+    monkeypatch.setattr(store, "PIECE_BYTES", 1)
+
+    async def leave() -> None:
+        task = asyncio.ensure_future(house.save("one:1"))
+        await offload.disk(begun.wait, 10)
+        task.cancel()
+        await asyncio.sleep(0.01)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(leave)
+    assert not house.stores.snapshots.leases.names()
 
 
 def test_save_by_id_has_no_name(house: House) -> None:

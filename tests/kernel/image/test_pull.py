@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from engine import errors
+from engine.events import EventBus
 from engine.image.pull import Pulled, Puller
+from engine.image.store import Images
 from engine.oci import platform, reference
 from engine.registry import mirror
 from engine.registry.auth import RegistryAuth
@@ -105,22 +107,30 @@ class Stores:
         wanted = {d.folder for d in self.snapshots.layers()}
         named = {d for p in images_here for d in p.documents}
         found = set(os.listdir(self.snapshots.root)) - wanted - {"base", "l", "stage", "trash"}
-        for folder in ("stage", "trash"):
-            found |= set(os.listdir(os.path.join(self.snapshots.root, folder)))
-        found |= set(os.listdir(self.content.ingest_root))
+        found |= set(self.unfinished())
         found |= {digest for digest, _ in self.content.walk() if digest not in named}
         return sorted(found)
 
+    def unfinished(self) -> list[str]:
+        """What work under way has on disk."""
+        root = self.snapshots.root
+        folders = (f"{root}/stage", f"{root}/trash", self.content.ingest_root)
+        return [name for folder in folders for name in os.listdir(folder)]
+
     @asynccontextmanager
     async def puller(
-        self, *, mirrors: Sequence[str] = (), most_downloads: int = 3
+        self,
+        *,
+        mirrors: Sequence[str] = (),
+        most_downloads: int = 3,
+        local: Local | Images | None = None,
     ) -> AsyncGenerator[Puller]:
         client = Client(mirror.service_config(mirrors, ()), Transport(certs_dir="/nonexistent"))
         puller = Puller(
             client,
             self.content,
             self.snapshots,
-            self.local,
+            local or self.local,
             most_downloads=most_downloads,
             policy=QUICK,
             on_pulled=lambda ref: self.events.append(ref.familiar),
@@ -628,18 +638,25 @@ def test_leaving_at_any_moment_leaves_nothing(
     registry: Registry, stores: Stores, number: int
 ) -> None:
     registry.add("a/b:1", layered(1, 2, 3))
+    here = Images(stores.database, stores.content, stores.snapshots, EventBus())
 
     async def run() -> None:
-        async with stores.puller() as puller:
+        async with stores.puller(local=here) as puller:
+            here.puller = puller
             ref = reference.parse(f"{registry.host}/a/b:1")
-            async with aclosing(puller.pull(ref)) as lines:
+            async with aclosing(here.pull(ref)) as lines:
                 for _ in range(number):
                     if await anext(lines, None) is None:
                         break
+        await here.close()
 
     asyncio.run(run())
-    if not stores.local.names:
-        assert stores.events == []
+    assert len(stores.events) == len(here.all())
+    assert stores.unfinished() == []
+    assert not stores.snapshots.leases.names()
+    if not here.all():
+        assert stores.snapshots.layers() == []
+        assert list(stores.content.walk()) == []
 
 
 def test_a_closing_engine_ends_pulls(registry: Registry, stores: Stores) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 
 import pytest
 
@@ -23,6 +24,11 @@ def table(host: FakeHost) -> str:
 def commit(*messages: netlink.Message) -> None:
     with netlink.Socket(netlink.NETLINK_NETFILTER) as sock:
         nft.commit(sock, messages)
+
+
+def has_table(host: FakeHost) -> bool:
+    with netlink.Socket(netlink.NETLINK_NETFILTER) as sock:
+        return table(host) in nft.tables(sock, INET)
 
 
 def forward_rules(family: int, name: str, chain: str) -> list[str]:
@@ -185,6 +191,27 @@ async def test_another_firewall_that_drops_forwarding_lets_ours_pass(host: FakeH
 
 
 @in_fake_host
+async def test_the_watch_outlives_what_it_did_not_expect(host: FakeHost) -> None:
+    networks = await host.networks()
+    firewall = networks._firewall
+    assert firewall is not None
+    real, failed = firewall.mend, threading.Event()
+
+    def mend() -> None:
+        if not failed.is_set():
+            failed.set()
+            raise ValueError("a reply that nobody foresaw")
+        real()
+
+    firewall.mend = mend  # type: ignore[method-assign]
+    commit(nft.delete_table(INET, table(host)))
+    assert await asyncio.to_thread(failed.wait, 10)
+    commit(nft.add_table(INET, "somebody"), nft.delete_table(INET, "somebody"))
+    assert await host.becomes(True, lambda: has_table(host))
+    await networks.close_engine()
+
+
+@in_fake_host
 async def test_a_flushed_ruleset_comes_back(host: FakeHost) -> None:
     networks = await host.networks()
     opened = await networks.open(
@@ -194,11 +221,7 @@ async def test_a_flushed_ruleset_comes_back(host: FakeHost) -> None:
     commit(nft.delete_table(INET, table(host)))
     assert await host.ask(host.neighbour, opened.endpoints[0].ipv4_address, 80) is not None
 
-    def is_there() -> bool:
-        with netlink.Socket(netlink.NETLINK_NETFILTER) as sock:
-            return table(host) in nft.tables(sock, INET)
-
-    assert await host.becomes(True, is_there)
+    assert await host.becomes(True, lambda: has_table(host))
     assert await host.ask(host.neighbour, UPLINK, 80) == f"back {NEIGHBOUR}"
     assert await host.ask(host.neighbour, opened.endpoints[0].ipv4_address, 80) is None
     await networks.close_engine()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 
 import pytest
 
-from engine.errors import EngineError, Forbidden, InvalidParameter, NoSuchNetwork
+from engine.errors import Conflict, EngineError, Forbidden, InvalidParameter, NoSuchNetwork
 from engine.ids import generate
 from engine.linux import netlink, netns
 from engine.network import bridge, catalogue, ipam, none, request, sandbox
@@ -255,6 +256,71 @@ async def test_a_removed_network_leaves_nothing(host: FakeHost) -> None:
     again = await host.networks()
     assert again.find("gone").subnets[0].gateway == "10.9.0.1"
     await again.close_engine()
+
+
+@in_fake_host
+async def test_nobody_starts_on_a_network_that_is_being_removed(host: FakeHost) -> None:
+    networks = await host.networks()
+    before = host.links()
+    await networks.create(NetworkRequest(name="going"))
+    begun, go_on = threading.Event(), threading.Event()
+    table = networks._catalogue._table
+    real = table.delete
+
+    def slow(key: str) -> None:
+        begun.set()
+        go_on.wait(10)
+        real(key)
+
+    table.delete = slow  # type: ignore[method-assign]
+    asked = asyncio.ensure_future(networks.remove("going"))
+    await asyncio.to_thread(begun.wait, 10)
+    with pytest.raises(NoSuchNetwork):
+        await networks.open(host.request("late", mode="going"))
+    asked.cancel()  # a client that leaves ends nothing
+    go_on.set()
+    await networks.close_engine()
+    assert host.happened()[-1] == ("destroy", "going")
+    assert host.links() <= before
+
+
+@in_fake_host
+async def test_a_removal_that_fails_leaves_the_network(host: FakeHost) -> None:
+    networks = await host.networks()
+    await networks.create(NetworkRequest(name="stays"))
+
+    def fail(_: str) -> None:
+        raise EngineError("database or disk is full")
+
+    networks._catalogue._table.delete = fail  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match="disk is full"):
+        await networks.remove("stays")
+    await networks.open(host.request("one", mode="stays"))
+    await networks.close_engine()
+
+
+@in_fake_host
+async def test_a_row_that_cannot_be_read_is_passed_over_and_keeps_its_bridge(
+    host: FakeHost,
+) -> None:
+    first = await host.networks()
+    await first.create(NetworkRequest(name="broken"))
+    opened = await first.open(host.request("one", mode="broken"))
+    link = first.find("broken").link
+    table = first._catalogue._table
+    await asyncio.to_thread(table.put, first.find("broken").id, b"no row", name="broken")
+    await asyncio.to_thread(table.put, first.find("none").id, b"nor this", name="none")
+    await first.close_engine()
+
+    second = await host.networks(settle=False)
+    assert [v.network.name for v in await second.list()] == ["host", "bridge", "none"]
+    second.adopt("c" * 64, opened.endpoints, (), name="one", mode="broken")
+    await second.settle()
+    assert link in host.links()
+    with pytest.raises(Conflict, match="already in use"):
+        await second.create(NetworkRequest(name="broken"))
+    await second.close("c" * 64)
+    await second.close_engine()
 
 
 @in_fake_host

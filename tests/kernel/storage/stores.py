@@ -11,6 +11,7 @@ from engine.storage.database import Database
 from engine.storage.snapshots import Snapshots
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from engine.oci.digest import ChainId, DiffId
@@ -37,6 +38,17 @@ class Stores:
     ) -> Layer:
         staged = self.snapshots.stage_layer(io.BytesIO(tar), diff_id=diff_id)
         return self.snapshots.commit_layer(staged, parent, lease)
+
+    def release(self, layer: Layer) -> list[Layer]:
+        """Remove the layer with what only it needs; no image needs anything."""
+        released = self.snapshots.release(layer.chain_id, top_layers=())
+        self.snapshots.remove_folders(released)
+        return list(released.layers)
+
+    def sweep(self, top_layers: Collection[ChainId]) -> list[Layer]:
+        released = self.snapshots.sweep_layers(top_layers)
+        self.snapshots.remove_folders(released)
+        return list(released.layers)
 
     def diff(self, layer: Layer) -> str:
         return os.path.join(self.snapshots.root, layer.folder, "diff")

@@ -26,6 +26,7 @@ from engine.oci.digest import DiffId
 from engine.storage.layer import CorruptLayer, DiffIdMismatch, usage
 from engine.storage.recipe import DamagedLayer
 from engine.storage.snapshots import LayerMissing, TooDeep
+from tests.kernel.storage.stores import Stores
 from tests.support.images import (
     Entry,
     character_device,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.storage.snapshots import Mount
-    from tests.kernel.storage.stores import Stores
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 
@@ -342,6 +342,20 @@ def test_what_is_no_layer_leaves_nothing(stores: Stores, archive: bytes, sentenc
     assert stores.snapshots.layers() == []
 
 
+def test_a_directory_that_cannot_have_its_attributes_leaves_no_descriptor(stores: Stores) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("d")
+        info.type = tarfile.DIRTYPE
+        info.pax_headers = {"SCHILY.xattr.without-namespace": "x"}
+        archive.addfile(info)
+    stores.extract(tar({"warm": file()}))
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises((CorruptLayer, OSError)):
+        stores.extract(out.getvalue())
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_layer_that_is_not_the_one_named(stores: Stores) -> None:
     with pytest.raises(DiffIdMismatch):
         stores.extract(tar({"a": file()}), diff_id=digest_of(b"other"))
@@ -356,7 +370,7 @@ def test_deep_paths(stores: Stores) -> None:
     assert layer.size_bytes == 6
     assert stores.tar(layer) == archive
     assert usage(stores.diff(layer)) == 6
-    assert stores.snapshots.release(layer.chain_id, top_layers=()) == [layer]
+    assert stores.release(layer) == [layer]
     assert stores.folders() == set()
     assert stores.unfinished() == []
 
@@ -484,7 +498,7 @@ def test_the_same_tar_is_unpacked_once(stores: Stores, tmp_path: Path) -> None:
     stores.snapshots.prepare("c", twice.chain_id)
     found = mounted(stores.snapshots.mounts("c"), lambda r: {*os.listdir(r)}, tmp_path / "m")
     assert found - BASE == {"a", "o"}
-    assert stores.snapshots.release(alone.chain_id, top_layers=()) == [alone]
+    assert stores.release(alone) == [alone]
     assert stores.tar(upon) == archive
 
 
@@ -548,12 +562,12 @@ def test_a_sweep_takes_what_nobody_needs(stores: Stores) -> None:
     stores.snapshots.prepare("key", alone.chain_id)
     with stores.snapshots.lease() as lease:
         lease.add(held.chain_id)
-        assert stores.snapshots.sweep_layers({top.chain_id}) == []
-    assert stores.snapshots.sweep_layers({top.chain_id}) == [held]
-    assert stores.snapshots.sweep_layers(()) == [top, bottom]
+        assert stores.sweep({top.chain_id}) == []
+    assert stores.sweep({top.chain_id}) == [held]
+    assert stores.sweep(()) == [top, bottom]
     assert stores.snapshots.layers() == [alone]
     stores.snapshots.remove("key")
-    assert stores.snapshots.sweep_layers(()) == [alone]
+    assert stores.sweep(()) == [alone]
     assert stores.folders() == set()
     assert os.listdir(os.path.join(stores.snapshots.root, "l")) == []
 
@@ -570,3 +584,31 @@ def test_what_every_container_finds_is_not_its_own(stores: Stores, tmp_path: Pat
     assert found == (["hostname", "hosts", "mtab", "resolv.conf"], "/proc/mounts", 0o755)
     assert os.listdir(stores.snapshots.upper("bare")) == []
     assert stores.snapshots.usage("bare") == 0
+
+
+def test_a_snapshots_row_that_cannot_be_read_keeps_all_layers(stores: Stores) -> None:
+    below = stores.extract(tar({"a": file()}))
+    alone = stores.extract(tar({"b": file()}))
+    stores.snapshots.prepare("key", below.chain_id)
+    stores.database.table("snapshot").put("key", b"no row")
+    stores.close()
+    again = Stores(stores.root)
+    again.snapshots.sweep_folders()
+    assert again.snapshots.keys() == []
+    assert again.sweep(()) == again.release(alone) == []
+    assert again.folders() == {below.folder, alone.folder, "key"}
+    again.snapshots.remove("key")
+    assert again.release(alone) == [alone]
+    assert again.release(below) == [below]
+    again.close()
+
+
+def test_a_row_of_a_layer_that_cannot_be_read_keeps_every_folder(stores: Stores) -> None:
+    stores.database.table("layer").put(digest_of(b"some"), b"no row")
+    os.mkdir(os.path.join(stores.snapshots.root, "its-folder"))
+    stores.close()
+    again = Stores(stores.root)
+    again.snapshots.sweep_folders()
+    assert again.snapshots.layers() == []
+    assert again.folders() == {"its-folder"}
+    again.close()

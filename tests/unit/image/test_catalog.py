@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,7 @@ from engine.oci import digest, reference
 from engine.oci import platform as platforms
 from engine.oci.digest import ImageId
 from engine.storage.content import Content
-from engine.storage.database import Database
+from engine.storage.database import Database, Table
 from engine.storage.snapshots import Snapshots
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class House:
         self.images = Images(self.database, self.content, self.snapshots, self.events)
         self.users: dict[str, list[tuple[str, bool]]] = {}
         self.images.users_of = lambda image_id: self.users.get(image_id, [])
+        self.images.users = lambda: self.users
 
     def put(self, mark: str, *names: str, parent: str | None = None, **config: Any) -> ImageId:
         document = {
@@ -194,7 +196,7 @@ def test_everything_is_there_after_a_restart(house: House, tmp_path: Path) -> No
     house.database.close()
     later = House(tmp_path)
     assert sorted(later.images.all(), key=lambda i: i.id) == before
-    assert later.images.catalog.children(parent)
+    assert later.images.catalog.has_children(parent)
     later.database.close()
 
 
@@ -422,3 +424,67 @@ def test_the_event_of_a_pull(house: House) -> None:
     (event,) = house.events.past(since_ns=0)
     assert (event.action, event.actor_id) == ("pull", "a:1")
     assert event.attributes == {"l": "v", "name": "a"}
+
+
+# Beside each other
+
+
+def test_reading_never_waits_for_a_change(house: House) -> None:
+    image_id = house.put("a", "a:1")
+    found: list[bool] = []
+
+    def read() -> None:
+        catalog = house.images.catalog
+        found.append(catalog.find("a:1") is not None and catalog.by_id(image_id) is not None)
+        found.append(bool(catalog.all() and catalog.references(image_id)))
+        found.append(house.snapshots.layers() == [] and house.snapshots.keys() == [])
+
+    # What a change holds for as long as it lasts.
+    with house.images.catalog._changes, house.snapshots._changes:
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        reader.join(10)
+    assert found == [True, True, True]
+
+
+def test_files_are_removed_while_nothing_is_locked(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.put("a", "a:1")
+    other = house.put("b", "b:1")
+    done: list[ImageId] = []
+
+    def remove_folders(_: object) -> None:
+        changer = threading.Thread(
+            target=lambda: done.append(house.images.catalog.put(other).id), daemon=True
+        )
+        changer.start()
+        changer.join(10)
+
+    monkeypatch.setattr(house.snapshots, "remove_folders", remove_folders)
+    house.remove("a:1")
+    assert done == [other]
+
+
+def test_a_removal_reads_no_other_image(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        house.put(str(number))
+    monkeypatch.setattr(Table, "items", lambda _: pytest.fail("all rows are read again"))
+    assert len(asyncio.run(house.images.prune({})).removed) == 20
+    assert list(house.content.walk()) == []
+
+
+def test_rows_that_cannot_be_read_are_passed_over_and_keep_what_is_theirs(
+    house: House, tmp_path: Path
+) -> None:
+    kept = house.put("kept", "kept:1")
+    blob = house.content.put(b"of the unreadable one")
+    house.database.table("image").put("sha256:" + "0" * 64, b"no row at all")
+    house.database.table("tag").put("docker.io/library/broken:1", b"nor a name")
+    house.database.close()
+    later = House(tmp_path)
+    assert [image.id for image in later.images.all()] == [kept]
+    asyncio.run(later.images.sweep())
+    later.remove("kept:1")
+    assert {digest for digest, _ in later.content.walk()} == {kept, blob}
+    later.database.close()

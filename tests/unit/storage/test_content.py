@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -97,3 +98,26 @@ def test_deleting_and_sweeping(content: Content) -> None:
     assert os.listdir(content.ingest_root) == []
     with pytest.raises(FileNotFoundError):
         ingest.abort()
+
+
+def test_a_full_disk_keeps_nothing_of_an_ingest(content: Content) -> None:
+    """What is in the buffer is written when the file is closed, and does not fit either."""
+    ingest = content.ingest(digest.of(b"data"))
+    assert ingest._file is not None
+    with open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), ingest._file.fileno())
+    ingest.write(b"data")
+    ingest.abort()
+    assert os.listdir(content.ingest_root) == []
+
+
+def test_a_blob_that_cannot_get_its_name_leaves_nothing(
+    content: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(OSError, match="No space"):
+        content.put(b"data")
+    assert os.listdir(content.ingest_root) == []

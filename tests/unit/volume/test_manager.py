@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,8 +15,9 @@ from engine.config import EngineConfig
 from engine.errors import InvalidParameter, NoSuchVolume, WharfError
 from engine.events import EventBus
 from engine.storage.database import Database
-from engine.volume import manager
+from engine.volume import local, manager
 from engine.volume.manager import Volumes
+from engine.volume.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -80,8 +83,9 @@ def test_a_boot_removes_what_was_made_for_a_container_that_never_was(tmp_path: P
 
     async def first(volumes: Volumes, events: EventBus) -> None:
         for container_id in ("there", "never", "removed"):
-            names[container_id] = (await volumes.create(made_for=container_id)).name
-        await volumes.create("named", made_for="never")
+            volume, _ = await volumes.hold("", "", {}, {}, container_id=container_id)
+            names[container_id] = volume.name
+        await volumes.hold("named", "", {}, {}, container_id="never")
         await volumes.keep(names["removed"], "removed")
         await volumes.keep(names["there"], "another")
 
@@ -188,7 +192,7 @@ def test_lists_are_filtered(tmp_path: Path) -> None:
     async def test(volumes: Volumes, events: EventBus) -> None:
         for name in ("web", "web-data", "db"):
             await volumes.create(name, labels={"n": name})
-        volumes.users_of = lambda name: ["c"] if name == "db" else []
+        volumes.users = lambda: {"db": ["c"]}
 
         async def names(**filters: list[str]) -> list[str]:
             return [v.name for v in await volumes.list(filters)]
@@ -224,5 +228,130 @@ def test_many_at_once_make_one(tmp_path: Path) -> None:
     async def test(volumes: Volumes, events: EventBus) -> None:
         await asyncio.gather(*(volumes.create("data") for _ in range(20)))
         assert happened(events) == [("create", "data")]
+
+    run(tmp_path, test)
+
+
+def test_making_and_holding_leave_no_gap_for_a_prune(tmp_path: Path) -> None:
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        async def prune_on_and_on() -> None:
+            while not held.done():
+                await volumes.prune({"all": ["true"]})
+                await asyncio.sleep(0)
+
+        held = asyncio.ensure_future(volumes.hold("data", "", {}, {}, container_id="c1"))
+        await prune_on_and_on()
+        volume, is_new = await held
+        assert is_new
+        assert volumes.find("data") == volume
+        assert await volumes.hold("data", "", {}, {}, container_id="c2") == (volume, False)
+        await volumes.release("data", "c1")
+        with pytest.raises(manager.VolumeInUse):
+            await volumes.remove("data")
+
+    run(tmp_path, test)
+
+
+def test_a_new_volume_that_cannot_be_mounted_does_not_stay(tmp_path: Path) -> None:
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        options = {"type": "nosuchfs", "device": "none"}
+        with pytest.raises(WharfError, match="error while mounting volume"):
+            await volumes.hold("data", "", options, {}, container_id="c1")
+        assert volumes.find("data") is None
+
+    run(tmp_path, test)
+
+
+def test_names_leave_nothing_behind(tmp_path: Path) -> None:
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        volume, _ = await volumes.hold("", "", {}, {}, container_id="c1")
+        await volumes.release(volume.name, "c1")
+        await volumes.remove(volume.name)
+        await volumes.keep(volume.name, "c1")
+        await volumes.release("none-such", "c1")
+        with pytest.raises(NoSuchVolume):
+            await volumes.acquire("none-such-either", "c1")
+        assert (len(volumes._turns), volumes._holders) == (0, {})
+
+    run(tmp_path, test)
+
+
+def test_one_at_a_time_however_often_it_is_removed(tmp_path: Path) -> None:
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        turns = Turns()
+        inside = 0
+
+        async def take() -> None:
+            nonlocal inside
+            async with turns.of("data"):
+                inside += 1
+                assert inside == 1
+                await asyncio.sleep(0)
+                inside -= 1
+
+        await asyncio.gather(*(take() for _ in range(20)))
+        assert len(turns) == 0
+
+    run(tmp_path, test)
+
+
+def test_a_row_that_cannot_be_read_is_passed_over_and_keeps_its_files(tmp_path: Path) -> None:
+    async def break_it(volumes: Volumes, events: EventBus) -> None:
+        await volumes.create("broken")
+        await volumes.create("whole")
+        await offload.disk(volumes._table.put, "broken", b"no row", name="broken")
+
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        assert [v.name for v in await volumes.list()] == ["whole"]
+        assert (await volumes.prune({"all": ["true"]})).names == ("whole",)
+        with pytest.raises(WharfError, match="create broken: there is a volume whose record"):
+            await volumes.create("broken")
+        assert await offload.disk(volumes._table.get, "broken") == b"no row"
+        assert await offload.disk((tmp_path / "volumes/broken/_data").is_dir)
+
+    run(tmp_path, break_it)
+    run(tmp_path, test)
+
+
+def test_a_stray_volume_that_cannot_be_removed_is_said_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        volume, _ = await volumes.hold("", "", {}, {}, container_id="c1")
+        await volumes.release(volume.name, "c1")
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+        monkeypatch.setattr(local, "remove", refuse)
+        await volumes.sweep(lambda _: False)
+        assert volumes.find(volume.name) == volume
+
+    run(tmp_path, test)
+
+
+def test_a_client_that_leaves_does_not_end_a_removal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        await volumes.create("data")
+        begun, go_on = threading.Event(), threading.Event()
+        real = local.remove
+
+        def slow(root: str, name: str) -> None:
+            begun.set()
+            go_on.wait(10)
+            real(root, name)
+
+        monkeypatch.setattr(local, "remove", slow)
+        asked = asyncio.ensure_future(volumes.remove("data"))
+        await offload.disk(begun.wait, 10)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        go_on.set()
+        await volumes.close_engine()
+        assert volumes.find("data") is None
+        assert await offload.disk(volumes._table.items) == []
 
     run(tmp_path, test)
