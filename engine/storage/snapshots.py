@@ -12,6 +12,7 @@ On disk:
 
     <root>/overlay2/<folder>/diff …     one layer, unpacked once (see layer.py)
     <root>/overlay2/<key>/{diff,work}   one container's own files
+    <root>/overlay2/init/<name>/diff …  what every container has above its image (see initlayer.py)
     <root>/overlay2/l/<short>           links to the diffs of layers: mount(2) takes one page of
                                         options, and a stack may be 128 layers deep
     <root>/overlay2/stage/<random>      being unpacked
@@ -26,7 +27,7 @@ A worked example, an image of two layers A and B and a container of it:
         top = snapshots.commit_layer(b, bottom.chain_id, lease)
         …                                               # the image's row: now it keeps them itself
     snapshots.prepare(container_id, top.chain_id)
-    snapshots.mounts(container_id)                      # lowerdir=l/B:l/A,upperdir=…,workdir=…
+    snapshots.mounts(container_id)                      # lowerdir=init/N/diff:l/B:l/A,upperdir=…
     snapshots.remove(container_id)
 
 A layer's row is written last and removed first; between the two, files without a row belong to
@@ -52,7 +53,7 @@ from engine import ids
 from engine.errors import EngineError, InvalidParameter
 from engine.linux import tree
 from engine.oci.digest import ChainId, DiffId, next_chain_id
-from engine.storage import atomic, layer, recipe
+from engine.storage import atomic, initlayer, layer, recipe
 from engine.storage.stacks import Stacks
 
 if TYPE_CHECKING:
@@ -72,12 +73,7 @@ LARGEST_OPTIONS_BYTES = 4095
 """mount(2) copies one page of options, the last byte of it a NUL."""
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_BASE = "base/diff"
-_OWN_FOLDERS = frozenset(("base", "l", "stage", "trash"))
-# What every container finds even if its image has none (moby daemon/initlayer/setup_unix.go).
-_BASE_DIRECTORIES = ("dev", "dev/pts", "dev/shm", "etc", "proc", "sys")
-_BASE_FILES = (".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/resolv.conf")
-_BASE_LINKS = (("etc/mtab", "/proc/mounts"),)
+_OWN_FOLDERS = frozenset((initlayer.FOLDER, "l", "stage", "trash"))
 _LINK_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _LINK_LENGTH = 8
 
@@ -115,10 +111,11 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The row of a container's own directory."""
+    """The row of a container's own directory, and the name of its init layer."""
 
     version: int = 1
     parent: ChainId | None = None
+    init: str
 
 
 class Released(NamedTuple):
@@ -232,24 +229,6 @@ def _read(table: Table, kind: type[Row], unreadable: set[str]) -> dict[str, Row]
     return rows
 
 
-def _make_base(root: str) -> None:
-    """The layer below all others of a container. Being lowest, it changes nothing of an image."""
-    if os.path.exists(os.path.join(root, _BASE_FILES[0])):
-        return
-    for name in ("", *_BASE_DIRECTORIES):
-        path = os.path.join(root, name)
-        os.makedirs(path, exist_ok=True)
-        os.chmod(path, 0o755)
-    for name, target in _BASE_LINKS:
-        with contextlib.suppress(FileExistsError):
-            os.symlink(target, os.path.join(root, name))
-    # The first of the files comes last: it says that all are there.
-    for name in reversed(_BASE_FILES):
-        fd = os.open(os.path.join(root, name), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o755)
-        os.fchmod(fd, 0o755)
-        os.close(fd)
-
-
 class Snapshots:
     """The one snapshotter. Thread-safe; all rows are kept in memory too, where readers find them
     without a lock (see stacks.py). Changes of rows are made under `_changes`, one at a time.
@@ -260,9 +239,10 @@ class Snapshots:
         self._stage = os.path.join(self.root, "stage")
         self._trash = os.path.join(self.root, "trash")
         self._links = os.path.join(self.root, "l")
-        for folder in (self.root, self._stage, self._trash, self._links):
+        self._inits = os.path.join(self.root, initlayer.FOLDER)
+        self._init_of: dict[ChainId | None, str] = {}
+        for folder in (self.root, self._stage, self._trash, self._links, self._inits):
             os.makedirs(folder, mode=0o710, exist_ok=True)
-        _make_base(os.path.join(self.root, _BASE))
         self._database = database
         self._layer_rows = database.table("layer")
         self._snapshot_rows = database.table("snapshot")
@@ -523,14 +503,23 @@ class Snapshots:
             folder = os.path.join(self.root, key)
             if os.path.lexists(folder):
                 atomic.discard(folder, self._trash)  # left by a crash
+            init = self._init_layer(parent)
             os.mkdir(folder, 0o710)
             for name, mode in (("diff", 0o755), ("work", 0o700)):
                 path = os.path.join(folder, name)
                 os.mkdir(path, mode)
                 os.chmod(path, mode)
-            row = Snapshot(parent=parent)
+            row = Snapshot(parent=parent, init=init)
             self._snapshot_rows.put(key, msgspec.json.encode(row))
             self._stacks.add_snapshot(key, row)
+
+    def _init_layer(self, parent: ChainId | None) -> str:
+        """The name of the one above `parent`; an image is looked at once."""
+        if (name := self._init_of.get(parent)) is None:
+            diffs = [self._diff(found) for found in self._seen(parent)]
+            name = initlayer.make(self.root, initlayer.plan(diffs), self._stage)
+            self._init_of[parent] = name
+        return name
 
     def exists(self, key: str) -> bool:
         return key in self._stacks.snapshots
@@ -550,8 +539,9 @@ class Snapshots:
 
     def mounts(self, key: str) -> list[Mount]:
         """What to mount at the container's root; nothing is mounted here."""
-        links = self._lowers(self._snapshot(key).parent)
-        lowers = [*(f"l/{link}" for link in links), _BASE]
+        snapshot = self._snapshot(key)
+        links = self._lowers(snapshot.parent)
+        lowers = [f"{initlayer.FOLDER}/{snapshot.init}/diff", *(f"l/{link}" for link in links)]
         return [self._overlay(lowers, (f"{key}/diff", f"{key}/work"))]
 
     def view_mounts(self, parent: ChainId) -> list[Mount]:
@@ -565,14 +555,18 @@ class Snapshots:
         """The links of the stack, topmost first.
 
         overlayfs refuses one directory twice; the lower of two equals shows nothing that the upper
-        does not. What lies below an opaque root is never seen.
+        does not.
         """
-        links: dict[str, None] = {}
+        return list(dict.fromkeys(found.link for found in self._seen(parent)))
+
+    def _seen(self, parent: ChainId | None) -> list[Layer]:
+        """The stack without what lies below an opaque root, topmost first."""
+        seen: list[Layer] = []
         for found in self.stack(parent):
-            links[found.link] = None
+            seen.append(found)
             if found.is_opaque:
                 break
-        return list(links)
+        return seen
 
     def _overlay(self, lowers: list[str], own: tuple[str, str] | None) -> Mount:
         def options(base: str) -> tuple[str, ...]:
@@ -586,9 +580,11 @@ class Snapshots:
         return Mount("overlay", "overlay", options(""), base=self.root)
 
     def directories(self, key: str) -> dict[str, str]:
-        """GraphDriver.Data of a container; one base serves all, dockerd makes each its own."""
+        """GraphDriver.Data of a container."""
         own = os.path.join(self.root, key)
-        lowers = [self._lower_dir(self._snapshot(key).parent), os.path.join(self.root, _BASE)]
+        snapshot = self._snapshot(key)
+        init = os.path.join(self._inits, snapshot.init, "diff")
+        lowers = [init, self._lower_dir(snapshot.parent)]
         found = {
             "LowerDir": ":".join(filter(None, lowers)),
             "MergedDir": f"{own}/merged",
@@ -658,6 +654,11 @@ class Snapshots:
         for name in os.listdir(self._links):
             if name not in links:
                 os.unlink(os.path.join(self._links, name))
+        if not self._unreadable:
+            inits = {found.init for found in self._stacks.snapshots.values()}
+            for name in os.listdir(self._inits):
+                if name not in inits:
+                    self._throw_away(os.path.join(self._inits, name))
 
     def _throw_away(self, path: str) -> None:
         os.rename(path, os.path.join(self._trash, secrets.token_hex(12)))

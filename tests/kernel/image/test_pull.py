@@ -106,7 +106,7 @@ class Stores:
         )
         wanted = {d.folder for d in self.snapshots.layers()}
         named = {d for p in images_here for d in p.documents}
-        found = set(os.listdir(self.snapshots.root)) - wanted - {"base", "l", "stage", "trash"}
+        found = set(os.listdir(self.snapshots.root)) - wanted - {"init", "l", "stage", "trash"}
         found |= set(self.unfinished())
         found |= {digest for digest, _ in self.content.walk() if digest not in named}
         return sorted(found)

@@ -58,7 +58,7 @@ class Stores:
 
     def folders(self) -> set[str]:
         """What there is of layers and snapshots on disk."""
-        return set(os.listdir(self.snapshots.root)) - {"base", "l", "stage", "trash"}
+        return set(os.listdir(self.snapshots.root)) - {"init", "l", "stage", "trash"}
 
     def unfinished(self) -> list[str]:
         """What work cut short would leave."""

@@ -586,6 +586,54 @@ def test_what_every_container_finds_is_not_its_own(stores: Stores, tmp_path: Pat
     assert stores.snapshots.usage("bare") == 0
 
 
+def test_what_a_container_finds_stands_above_its_image(stores: Stores, tmp_path: Path) -> None:
+    """As in dockerd: empty files in place of the image's, folders in place of links, modes kept."""
+    below = stores.extract(tar({"dev": directory(mode=0o700), "proc": file(b"none")}))
+    image = stores.extract(
+        tar(
+            {
+                "etc": directory(mode=0o750, uid=5, gid=6),
+                "etc/hosts": file(b"text"),
+                "etc/resolv.conf": symlink("../run/none"),
+                "etc/mtab": file(b"text"),
+                "etc/kept": file(b"text"),
+                "sys": symlink("/etc"),
+            }
+        ),
+        below.chain_id,
+    )
+    stores.snapshots.prepare("c", image.chain_id)
+
+    def look(root: str) -> dict[str, tuple[int, int, int, int]]:
+        names = ("etc", "etc/hosts", "etc/resolv.conf", "etc/kept", "proc", "sys", "dev")
+        found = {name: os.lstat(os.path.join(root, name)) for name in names}
+        assert os.readlink(os.path.join(root, "etc/mtab")) == "/proc/mounts"
+        return {n: (s.st_mode, s.st_uid, s.st_gid, s.st_size) for n, s in found.items()}
+
+    found = mounted(stores.snapshots.mounts("c"), look, tmp_path / "m")
+    assert found["etc"][:3] == (stat.S_IFDIR | 0o750, 5, 6)
+    assert found["etc/hosts"] == found["etc/resolv.conf"] == (stat.S_IFREG | 0o755, 0, 0, 0)
+    assert found["etc/kept"][3] == 4
+    assert found["proc"][:3] == found["sys"][:3] == (stat.S_IFDIR | 0o755, 0, 0)
+    assert found["dev"][0] == stat.S_IFDIR | 0o700
+    assert os.listdir(stores.snapshots.upper("c")) == []
+
+
+def test_containers_of_one_image_share_what_stands_above_it(stores: Stores) -> None:
+    image = stores.extract(tar({"etc": directory(mode=0o700)}))
+    for key, parent in (("a", image.chain_id), ("b", image.chain_id), ("c", None)):
+        stores.snapshots.prepare(key, parent)
+    tops = [
+        stores.snapshots.directories(key)["LowerDir"].partition(":")[0] for key in ("a", "b", "c")
+    ]
+    assert tops[0] == tops[1] != tops[2]
+    stores.snapshots.remove("c")
+    again = Stores(stores.root)
+    again.snapshots.sweep_folders()
+    assert [os.path.exists(top) for top in tops] == [True, True, False]
+    again.close()
+
+
 def test_a_snapshots_row_that_cannot_be_read_keeps_all_layers(stores: Stores) -> None:
     below = stores.extract(tar({"a": file()}))
     alone = stores.extract(tar({"b": file()}))
