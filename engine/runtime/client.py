@@ -28,7 +28,7 @@ from engine import offload
 from engine.errors import EngineError
 from engine.linux import cgroup, syscalls
 from engine.runtime import protocol
-from engine.runtime.protocol import AttachOptions, Bundle, Entry, Exit, ListenerOptions
+from engine.runtime.protocol import CRASH, AttachOptions, Bundle, Entry, Exit, ListenerOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -592,7 +592,11 @@ class Runtime:
 
     def forget(self, container_id: str) -> None:
         """Remove a container's folder under the exec-root (idempotent); touches the disk."""
-        shutil.rmtree(self._folder(container_id), ignore_errors=True)
+        folder = self._folder(container_id)
+        with contextlib.suppress(OSError), open(os.path.join(folder, CRASH), "rb") as file:
+            text = file.read().decode(errors="replace")
+            log.error("the monitor of container %s crashed: %s", container_id, text)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def drop(self, task: Task) -> None:
         """Forget a task whose connection has ended."""

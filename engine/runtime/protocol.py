@@ -59,6 +59,9 @@ if TYPE_CHECKING:
 
 VERSION = 1
 
+CRASH = "monitor.crash"
+"""The file in a container's folder in which a monitor says what fault of its own ended it."""
+
 _LENGTH = struct.Struct(">I")
 # A specification with the largest environment the kernel takes (2 MB) is far below.
 _MAX_MESSAGE_BYTES = 64 << 20

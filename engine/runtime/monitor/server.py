@@ -129,7 +129,7 @@ def _record_crash(folder: str, server: Server | None) -> None:
     with contextlib.suppress(Exception):
         if server is not None:
             server.journal.append("crashed", time.time_ns(), {"text": text})
-        with open(os.path.join(folder, "monitor.crash"), "w") as file:
+        with open(os.path.join(folder, protocol.CRASH), "w") as file:
             file.write(text)
 
 
