@@ -14,6 +14,7 @@ import msgspec
 
 from compat.daemon.checks import without_password
 from compat.daemon.options import OLD_KEYS, Option, by_key
+from engine import gojson
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,9 +90,13 @@ def _document(raw: bytes) -> dict[str, object]:
     if not text or text == b"null":
         return {}
     try:
-        document: object = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError, ValueError) as exc:
-        raise FileError(f"invalid JSON: {str(exc) or 'nested too deeply'}") from None
+        document: object = gojson.loads(text)
+    except msgspec.DecodeError as exc:
+        raise FileError(f"invalid JSON: {gojson.syntax_error(text, str(exc))}") from None
+    except RecursionError:
+        raise FileError(f"invalid JSON: {gojson.TOO_DEEP}") from None
+    except UnicodeDecodeError:
+        raise FileError("invalid JSON: invalid UTF-8 in string") from None
     if not isinstance(document, dict):
         raise FileError("invalid JSON: the file must hold one object")
     return cast("dict[str, object]", document)

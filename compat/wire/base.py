@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 __all__ = [
     "UNSET",
+    "Duration",
     "Int",
     "Int64",
     "Omitted",
@@ -28,6 +29,7 @@ __all__ = [
 # `go` is what dockerd calls the type in the sentence about a value that does not fit.
 Int: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, extra={"go": "int"})]
 Int64: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, extra={"go": "int64"})]
+Duration: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, extra={"go": "time.Duration"})]
 Uint16: TypeAlias = Annotated[int, Meta(ge=0, le=2**16 - 1, extra={"go": "uint16"})]
 Uint: TypeAlias = Annotated[int, Meta(ge=0, extra={"go": "uint"})]
 Uint64: TypeAlias = Annotated[int, Meta(ge=0, extra={"go": "uint64"})]

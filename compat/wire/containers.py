@@ -7,6 +7,7 @@ from msgspec import field
 
 from compat.wire.base import (
     UNSET,
+    Duration,
     Int,
     Int64,
     Omitted,
@@ -30,10 +31,10 @@ EMPTY = Empty()
 
 class HealthConfig(Request, frozen=True, kw_only=True):
     test: tuple[str, ...] | Omitted | None = UNSET
-    interval: Int64 | Omitted = UNSET
-    timeout: Int64 | Omitted = UNSET
-    start_period: Int64 | Omitted = UNSET
-    start_interval: Int64 | Omitted = UNSET
+    interval: Duration | Omitted = UNSET
+    timeout: Duration | Omitted = UNSET
+    start_period: Duration | Omitted = UNSET
+    start_interval: Duration | Omitted = UNSET
     retries: Int | Omitted = UNSET
 
 

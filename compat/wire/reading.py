@@ -12,12 +12,12 @@ thousand digits, NaN, half of a surrogate pair, bytes that are no UTF-8.
 from __future__ import annotations
 
 import functools
-import re
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar, cast
 
 import msgspec
 from msgspec import inspect
 
+from engine import gojson
 from engine.errors import InvalidParameter
 
 if TYPE_CHECKING:
@@ -28,146 +28,86 @@ Reader: TypeAlias = "Callable[[Any], Any]"
 
 _ABSENT = object()  # what a reader gives for null where Go leaves the zero value
 
-_SURROGATES = re.compile(
-    rb"(?P<keep>\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
-    rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
-)
+# What dockerd calls the structs it reads.
+_GO_NAMES = {
+    "AuthRequest": "registry.AuthConfig",
+    "ClusterVolumeSpec": "volume.ClusterVolumeSpec",
+    "ContainerCreateRequest": "container.CreateRequest",
+    "EndpointIPAMConfig": "network.EndpointIPAMConfig",
+    "EndpointSettings": "network.EndpointSettings",
+    "ExecCreateRequest": "container.ExecOptions",
+    "ExecStartRequest": "container.ExecStartOptions",
+    "HealthConfig": "v1.HealthcheckConfig",
+    "IPAM": "network.IPAM",
+    "IPAMConfig": "network.IPAMConfig",
+    "Mount": "mount.Mount",
+    "NetworkConnectRequest": "network.ConnectOptions",
+    "NetworkCreateRequest": "network.CreateRequest",
+    "NetworkDisconnectRequest": "network.DisconnectOptions",
+    "NetworkingConfig": "network.NetworkingConfig",
+    "PortBinding": "nat.PortBinding",
+    "Ulimit": "units.Ulimit",
+    "VolumeCreateRequest": "volume.CreateOptions",
+}
+# Structs that Go embeds in one without a name, or that decode themselves.
+_ANONYMOUS = frozenset({"container.CreateRequest", "registry.AuthConfig"})
+
+
+class Malformed(InvalidParameter):
+    """`reason` is what Go's decoder says, without what dockerd puts before it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"invalid JSON: {reason}")
+        self.reason = reason
 
 
 def read(data: bytes, cls: type[T]) -> T:
     """The body as `cls`. Raises InvalidParameter with dockerd's sentences."""
+    if not data.strip():
+        raise Malformed("got EOF while reading request body")
     try:
-        loose = _decode(data)
+        loose = gojson.loads(data)
     except RecursionError:
-        raise InvalidParameter("invalid JSON: exceeded max depth") from None
+        raise Malformed(gojson.TOO_DEEP) from None
     except UnicodeDecodeError:
-        raise InvalidParameter("invalid JSON: invalid UTF-8 in string") from None
+        raise Malformed("invalid UTF-8 in string") from None
     except msgspec.DecodeError as exc:
-        raise _malformed(data, str(exc)) from None
+        if gojson.trailing(str(exc)) is not None:
+            raise InvalidParameter("unexpected content after JSON") from None
+        raise Malformed(_syntax(data, str(exc))) from None
     try:
         return _convert(loose, cls)
     except msgspec.ValidationError as exc:
-        raise InvalidParameter(f"invalid JSON: {_as_go(str(exc), cls)}") from None
+        said = gojson.type_error(data, cls, _names(cls), _ANONYMOUS)
+        raise Malformed(said or str(exc)) from None
 
 
-def _decode(data: bytes) -> Any:
+def read_first(data: bytes, cls: type[T]) -> T:
+    """The first document in the body, whatever follows it; a failure says only what Go says."""
+    if not data.strip():
+        raise InvalidParameter("EOF")
     try:
-        return msgspec.json.decode(data)
-    except (UnicodeDecodeError, msgspec.DecodeError):
-        # Go puts U+FFFD where a string is not valid Unicode; try once more with that done.
-        mended = data.decode(errors="replace").encode()
-        mended = _SURROGATES.sub(lambda m: m["keep"] or b"\\ufffd", mended)
-        if mended == data:
-            raise
-        return msgspec.json.decode(mended)
+        return read(data[: gojson.end_of_first(data)], cls)
+    except Malformed as exc:
+        raise InvalidParameter(exc.reason) from None
+
+
+def _names(cls: type[object]) -> dict[str, str]:
+    """A HostConfig by itself is an update; inside a create it has its own name."""
+    is_update = cls.__name__ == "HostConfig"
+    return _GO_NAMES | {"HostConfig": "container.UpdateConfig"} if is_update else _GO_NAMES
+
+
+def _syntax(data: bytes, said: str) -> str:
+    if "out of range" in said:
+        return "number out of range"
+    sentence = gojson.syntax_error(data, said)
+    return gojson.UNEXPECTED_EOF if sentence == gojson.TRUNCATED else sentence
 
 
 def _convert(loose: Any, cls: type[T]) -> T:
     carried = _reader(cast("Any", cls))(loose)
     return msgspec.convert({} if carried is _ABSENT else carried, cls)
-
-
-def _malformed(data: bytes, said: str) -> InvalidParameter:
-    if not data.strip():
-        return InvalidParameter("invalid JSON: got EOF while reading request body")
-    if "truncated" in said:
-        return InvalidParameter("invalid JSON: unexpected EOF")
-    if "trailing characters" in said:
-        return InvalidParameter("unexpected content after JSON")
-    if "out of range" in said:
-        return InvalidParameter("invalid JSON: number out of range")
-    where = re.search(r"\(byte (\d+)\)", said)
-    at = int(where[1]) if where else len(data)
-    character = data[at : at + 1].decode("latin-1")
-    return InvalidParameter(f"invalid JSON: invalid character '{character}' (byte {at})")
-
-
-_GO_KINDS = {"int": "number", "float": "number", "str": "string"}
-
-# What dockerd calls the documents it reads.
-_GO_NAMES = {
-    "ContainerCreateRequest": "container.CreateRequest",
-    "HostConfig": "container.UpdateConfig",
-    "ExecCreateRequest": "container.ExecOptions",
-    "ExecStartRequest": "container.ExecStartOptions",
-    "NetworkCreateRequest": "network.CreateRequest",
-    "NetworkConnectRequest": "network.ConnectOptions",
-    "NetworkDisconnectRequest": "network.DisconnectOptions",
-    "VolumeCreateRequest": "volume.CreateOptions",
-}
-
-
-def _as_go(said: str, cls: Any) -> str:
-    """``Expected `int`, got `str` - at `$.HostConfig.Memory` `` in dockerd's words."""
-    where = re.search(r" - at `\$(.*)`$", said)
-    steps = re.findall(r"\[[^\]]*\]|[^.\[\]]+", where[1]) if where else []
-    got = re.match(r"Expected `.*`, got `(\w+)`", said)
-    kind = _GO_KINDS.get(got[1], got[1]) if got else "number"
-    if not steps:
-        return f"json: cannot unmarshal {kind} into Go value of type {_go_root(cls)}"
-    place = ".".join(step for step in steps if not step.startswith("["))
-    wanted = _go_type(_at(inspect.type_info(cls), steps))
-    return f"json: cannot unmarshal {kind} into Go struct field .{place} of type {wanted}"
-
-
-def _go_root(cls: Any) -> str:
-    name: str = cls.__name__
-    return _GO_NAMES.get(name, name)
-
-
-def _at(info: inspect.Type, steps: list[str]) -> inspect.Type:
-    """The type at the end of a path into a document."""
-    for step in steps:
-        info = _bare(info)
-        match info:
-            case inspect.StructType(fields=fields):
-                info = next(f.type for f in fields if f.encode_name == step)
-            case inspect.DictType(value_type=inner) | inspect.VarTupleType(item_type=inner):
-                info = inner
-            case inspect.TupleType(item_types=inners):
-                info = inners[0]
-            case _:
-                break
-    return info
-
-
-def _bare(info: inspect.Type) -> inspect.Type:
-    """Without null, and without notes but those that name a type."""
-    while True:
-        match info:
-            case inspect.UnionType(types=types):
-                info = next(t for t in types if not isinstance(t, inspect.NoneType))
-            case inspect.Metadata(type=inner) if not _named(info):
-                info = inner
-            case _:
-                return info
-
-
-def _named(info: inspect.Metadata) -> str:
-    notes: dict[str, str] = cast("Any", info).extra or {}
-    return str(notes.get("go", ""))
-
-
-def _go_type(info: inspect.Type) -> str:
-    match _bare(info):
-        case inspect.Metadata() as noted:
-            return _named(noted)
-        case inspect.StrType():
-            return "string"
-        case inspect.BoolType():
-            return "bool"
-        case inspect.IntType():
-            return "int"
-        case inspect.DictType(value_type=inner):
-            return f"map[string]{_go_type(inner)}"
-        case inspect.VarTupleType(item_type=inner):
-            return f"[]{_go_type(inner)}"
-        case inspect.TupleType(item_types=inners):
-            return f"[{len(inners)}]{_go_type(inners[0])}"
-        case inspect.StructType(cls=cls) if cls.__struct_fields__:
-            return f"container.{cls.__name__}"
-        case _:
-            return "struct {}"
 
 
 # Readers

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from msgspec import Raw
-
 from compat.wire.base import UNSET, Omitted, Request, Response
+
+
+class ClusterVolumeSpec(Request, frozen=True, kw_only=True):
+    """Nothing of it is read."""
 
 
 class VolumeCreateRequest(Request, frozen=True, kw_only=True):
     """`cluster_volume_spec` is only looked at for being there: swarm's volumes are not served."""
 
-    cluster_volume_spec: Raw | Omitted = UNSET
+    cluster_volume_spec: ClusterVolumeSpec | Omitted = UNSET
     driver: str = ""
     driver_opts: dict[str, str] | None = None
     labels: dict[str, str] | None = None

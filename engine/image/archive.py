@@ -9,10 +9,9 @@ images give the same bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
-
+from engine import gojson
 from engine.errors import EngineError, NoSuchImage
 from engine.image import encoding
 from engine.image.failure import InvalidArchive
@@ -22,7 +21,7 @@ from engine.oci import media_type
 from engine.oci import platform as platforms
 from engine.oci import reference as references
 from engine.oci.digest import ChainId, Digest, ImageId
-from engine.oci.document import Document, without_nulls
+from engine.oci.document import Document, InvalidDocument, decode
 from engine.oci.image import Config
 from engine.oci.reference import Reference
 from engine.storage import recipe
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
     from engine.image.model import Image
     from engine.oci.platform import Platform
     from engine.storage.snapshots import Snapshots
+
+D = TypeVar("D")
 
 MANIFEST = "manifest.json"
 REPOSITORIES = "repositories"
@@ -371,24 +372,26 @@ def _pax_record(key: bytes, value: bytes) -> bytes:
 # What is read
 
 
-_JSON_KINDS: dict[type, str] = {dict: "object", str: "string", bool: "bool"}
-
-
 def decode_manifest(data: bytes) -> list[ManifestItem]:
     """manifest.json; raises InvalidArchive."""
-    try:
-        document = cast("object", msgspec.json.decode(data))
-    except (msgspec.DecodeError, RecursionError) as exc:
-        raise InvalidArchive("unexpected EOF" if "truncated" in str(exc) else str(exc)) from exc
-    if document is None:
+    data = data[: gojson.end_of_first(data)].strip()
+    if data == b"null":
         raise InvalidArchive("invalid manifest, manifest cannot be null (but can be [])")
-    if type(document) is not list:
-        kind = _JSON_KINDS.get(type(document), "number")
-        raise InvalidArchive(
-            f"json: cannot unmarshal {kind} into Go value of type []tarexport.manifestItem"
-        )
+    items = _decode_first(data, list[ManifestItem | None])
+    return [ManifestItem() if item is None else item for item in items]
+
+
+def decode_repositories(data: bytes) -> dict[str, dict[str, str]]:
+    """repositories: the old id of each tag of each name. Raises InvalidArchive."""
+    return _decode_first(data, dict[str, dict[str, str]])
+
+
+def _decode_first(data: bytes, type: type[D]) -> D:
+    """The first document in `data` as Go's stream decoder takes it: what follows is not read."""
+    if not data.strip():
+        raise InvalidArchive("EOF")
     try:
-        entries = without_nulls(cast("object", document))
-        return msgspec.convert(entries, list[ManifestItem])
-    except (msgspec.ValidationError, RecursionError) as exc:
-        raise InvalidArchive(str(exc)) from exc
+        return decode(data[: gojson.end_of_first(data)], type, largest_bytes=len(data))
+    except InvalidDocument as exc:
+        said = str(exc)
+        raise InvalidArchive(gojson.UNEXPECTED_EOF if said == gojson.TRUNCATED else said) from exc

@@ -28,6 +28,7 @@ from engine.oci.digest import ChainId, DiffId, Digest, ImageId
 from engine.oci.document import LARGEST_BYTES, Document, decode
 from engine.oci.image import Config, History, ImageConfig, Index, decode_config, decode_manifest
 from engine.registry.fetch import to_the_end
+from engine.storage.layer import DiffIdMismatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -160,8 +161,8 @@ class Loader:
             for diff_id, name in missing
         ]
         try:
-            for task in tasks:
-                staged = await asyncio.shield(task)
+            for place, task in enumerate(tasks, start=here):
+                staged = await _of_place(task, place)
                 below = (await self._commit(staged, below, lease)).chain_id
         except BaseException:
             self._cancelled.set()
@@ -266,6 +267,16 @@ class Loader:
 
     def _name(self, image_id: ImageId, name: Reference) -> None:
         self._catalog.put(image_id, names=(name,))
+
+
+async def _of_place(task: asyncio.Task[StagedLayer], place: int) -> StagedLayer:
+    """What the task staged; a layer of other content is named by its place in the image."""
+    try:
+        return await asyncio.shield(task)
+    except DiffIdMismatch as exc:
+        raise InvalidArchive(
+            f'invalid diffID for layer {place}: expected "{exc.expected}", got "{exc.actual}"'
+        ) from exc
 
 
 async def _discard(tasks: list[asyncio.Task[StagedLayer]]) -> None:
@@ -373,6 +384,8 @@ def _plan_layout(opened: Archive) -> list[Planned]:
             former = found.get(one.id)
             names = (*(former.names if former else ()), *_layout_names(descriptor))
             found[one.id] = replace(one, names=tuple(dict.fromkeys(names)))
+    if not found:
+        raise InvalidArchive("index.json names no image for this host")
     return list(found.values())
 
 
@@ -508,7 +521,7 @@ def _old_image(opened: Archive, old_id: str) -> OldImage:
 def legacy_names(opened: Archive) -> list[tuple[Reference, str]]:
     """The names in `repositories`, each with the old id it means."""
     data = opened.read(archive.REPOSITORIES, largest_bytes=LARGEST_MANIFEST_BYTES)
-    repositories = decode(data, dict[str, dict[str, str]], largest_bytes=LARGEST_MANIFEST_BYTES)
+    repositories = archive.decode_repositories(data)
     return [
         (references.parse(name).with_tag(tag), old_id)
         for name, tags in repositories.items()

@@ -8,6 +8,7 @@ name, so no name can lead anywhere.
 from __future__ import annotations
 
 import io
+import json
 import os
 import posixpath
 import tempfile
@@ -107,6 +108,8 @@ class Archive:
         stream = self._spool.reader()
         reader = tar.Reader(stream, _ignore, skip=stream.skip)
         while (header := reader.next()) is not None:
+            if _leads_out(header.name):
+                raise InvalidArchive(f"invalid entry name {_quoted(header.name)}")
             name = _clean(header.name)
             self._files.pop(name, None)
             self._links.pop(name, None)
@@ -116,6 +119,8 @@ class Archive:
                 target = os.fsdecode(header.linkname)
                 self._links[name] = _clean_text(posixpath.join(posixpath.dirname(name), target))
             elif header.type == tar.HARD_LINK:
+                if _leads_out(header.linkname):
+                    raise InvalidArchive(f"invalid hardlink target {_quoted(header.linkname)}")
                 self._links[name] = _clean(header.linkname)
             if len(self._files) + len(self._links) > MOST_MEMBERS:
                 raise InvalidArchive(f"archive has more than {MOST_MEMBERS} members")
@@ -161,6 +166,15 @@ class Archive:
 
 def _ignore(_: bytes) -> None:
     pass
+
+
+def _leads_out(name: bytes) -> bool:
+    """Members are ranges, so it would lead nowhere; but whoever wrote it meant no good."""
+    return posixpath.normpath(name.lstrip(b"/")).split(b"/")[0] == b".."
+
+
+def _quoted(name: bytes) -> str:
+    return json.dumps(name.decode(errors="replace"), ensure_ascii=False)
 
 
 def _clean(name: bytes) -> str:

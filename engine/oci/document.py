@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 
 import msgspec
 
+from engine import gojson
 from engine.errors import InvalidParameter
 
 LARGEST_BYTES = 4 << 20
@@ -23,6 +24,21 @@ _NULL_VALUES: dict[str, object] = {
     "Volumes": {},
     "Labels": "",
     "annotations": "",
+}
+# What Go programs call the structs of these documents.
+_GO_NAMES = {
+    "Config": "container.Config",
+    "Descriptor": "v1.Descriptor",
+    "Healthcheck": "v1.HealthcheckConfig",
+    "History": "image.History",
+    "ImageConfig": "image.Image",
+    "Index": "manifestlist.ManifestList",
+    "Manifest": "schema2.Manifest",
+    "ManifestItem": "tarexport.manifestItem",
+    "OldConfig": "image.V1Image",
+    "Platform": "v1.Platform",
+    "RootFS": "image.RootFS",
+    "_Probe": "manifest.Versioned",
 }
 
 
@@ -42,11 +58,23 @@ def decode(data: bytes, type: type[D], *, largest_bytes: int = LARGEST_BYTES) ->
     if len(data) > largest_bytes:
         raise InvalidDocument(f"document of {len(data)} bytes exceeds {largest_bytes} bytes")
     try:
-        return msgspec.convert(without_nulls(msgspec.json.decode(data)), type)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        raise InvalidDocument(str(exc)) from exc
+        loose = without_nulls(gojson.loads(data))
+        if loose is None and _is_struct(type):
+            loose = {}  # a document without fields
+        return msgspec.convert(loose, type)
+    except msgspec.ValidationError as exc:
+        said = gojson.type_error(data, type, _GO_NAMES, frozenset())
+        raise InvalidDocument(said or str(exc)) from exc
+    except msgspec.DecodeError as exc:
+        raise InvalidDocument(gojson.syntax_error(data, str(exc))) from exc
+    except UnicodeDecodeError as exc:
+        raise InvalidDocument("invalid UTF-8 in string") from exc
     except RecursionError:
-        raise InvalidDocument("document is nested too deep") from None
+        raise InvalidDocument(gojson.TOO_DEEP) from None
+
+
+def _is_struct(cls: object) -> bool:
+    return isinstance(cls, type) and issubclass(cls, msgspec.Struct)
 
 
 def without_nulls(value: object) -> object:

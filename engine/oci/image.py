@@ -146,10 +146,10 @@ class _Probe(msgspec.Struct):
 
     schemaVersion: int = 0
     mediaType: str = ""
-    config: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    layers: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    manifests: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    fsLayers: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    config: object = msgspec.UNSET
+    layers: object = msgspec.UNSET
+    manifests: object = msgspec.UNSET
+    fsLayers: object = msgspec.UNSET
 
 
 def decode_manifest(data: bytes, content_type: str = "") -> Manifest | Index:
@@ -158,10 +158,7 @@ def decode_manifest(data: bytes, content_type: str = "") -> Manifest | Index:
     `content_type` is what the sender said; a `mediaType` inside must agree with it, and a document
     with the keys of both kinds is refused.
     """
-    try:
-        probe = msgspec.json.decode(data, type=_Probe)
-    except (msgspec.MsgspecError, RecursionError) as exc:
-        raise InvalidDocument(f"invalid manifest: {exc}") from exc
+    probe = decode(data, _Probe)
     kind = probe.mediaType or content_type or _kind_by_keys(probe)
     if (
         probe.mediaType

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compat.wire import containers as wire
-from compat.wire import reading
+from compat.wire import reading, system
 from engine.errors import InvalidParameter
 
 
@@ -69,13 +69,13 @@ def test_fixed_arrays_are_cut_and_filled() -> None:
         (" \n", "invalid JSON: got EOF while reading request body"),
         ("{", "invalid JSON: unexpected EOF"),
         ('{"Image":"x"} trailing', "unexpected content after JSON"),
-        ('{"Image":NaN}', "invalid JSON: invalid character 'N'"),
+        ('{"Image":NaN}', "invalid JSON: invalid character 'N' looking for beginning of value"),
         ('{"a":' * 100_000, "invalid JSON: exceeded max depth"),
         ('{"x":' + "9" * 10_000 + "}", "invalid JSON: number out of range"),
         (
             '{"StopTimeout":' + "9" * 30 + "}",
-            "invalid JSON: json: cannot unmarshal number into Go struct field "
-            ".StopTimeout of type int",
+            "invalid JSON: json: cannot unmarshal number " + "9" * 30 + " into "
+            "Go struct field .StopTimeout of type int",
         ),
         (
             '{"Image":1}',
@@ -84,7 +84,7 @@ def test_fixed_arrays_are_cut_and_filled() -> None:
         ),
         (
             '{"HostConfig":{"BlkioWeight":70000}}',
-            "invalid JSON: json: cannot unmarshal number into Go struct field "
+            "invalid JSON: json: cannot unmarshal number 70000 into Go struct field "
             ".HostConfig.BlkioWeight of type uint16",
         ),
         (
@@ -100,7 +100,30 @@ def test_fixed_arrays_are_cut_and_filled() -> None:
         (
             '{"HostConfig":{"PortBindings":{"80/tcp":[{"HostPort":80}]}}}',
             "invalid JSON: json: cannot unmarshal number into Go struct field "
-            ".HostConfig.PortBindings.HostPort of type string",
+            ".HostConfig.PortBindings.80~1tcp.0.HostPort of type string",
+        ),
+        (
+            '{"Labels":{"a":1}}',
+            "invalid JSON: json: cannot unmarshal number into Go struct field "
+            ".Labels.a of type string",
+        ),
+        (
+            '{"Env":["a",5]}',
+            "invalid JSON: json: cannot unmarshal number into .Env.1 of type string",
+        ),
+        (
+            '{"Cmd":[5]}',
+            "invalid JSON: json: cannot unmarshal array into Go value of type string",
+        ),
+        (
+            '{"hostconfig":{"Ulimits":[{},{"Soft":1.50}]}}',
+            "invalid JSON: json: cannot unmarshal number 1.50 into Go struct field "
+            ".hostconfig.Ulimits.1.Soft of type int64",
+        ),
+        (
+            '{"Healthcheck":{"Interval":"30s"}}',
+            "invalid JSON: json: cannot unmarshal string into Go struct field "
+            ".Healthcheck.Interval of type time.Duration",
         ),
         (
             "[]",
@@ -113,6 +136,35 @@ def test_a_malformed_body_is_told_in_words_that_clients_know(body: str, sentence
     with pytest.raises(InvalidParameter) as caught:
         read(body)
     assert str(caught.value).startswith(sentence)
+
+
+def test_other_documents_name_their_struct() -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        reading.read(b'{"Tty":5}', wire.ExecCreateRequest)
+    assert str(caught.value) == (
+        "invalid JSON: json: cannot unmarshal number into Go struct field ExecOptions.Tty "
+        "of type bool"
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"", "EOF"),
+        (b"{", "unexpected EOF"),
+        (b"x", "invalid character 'x' looking for beginning of value"),
+        (b"5", "json: cannot unmarshal number into Go value of type registry.AuthConfig"),
+        (b'{"username":5}', "json: cannot unmarshal number into Go struct field .username of type"),
+    ],
+)
+def test_credentials_are_read_without_a_word_of_ours(body: bytes, sentence: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        reading.read_first(body, system.AuthRequest)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_what_follows_the_first_document_may_be_left_alone() -> None:
+    assert reading.read_first(b'{"username":"u"} {', system.AuthRequest).username == "u"
 
 
 def test_what_is_no_unicode_becomes_the_replacement_character() -> None:

@@ -98,7 +98,7 @@ def test_an_empty_file_says_nothing(daemon_json: Any, text: str) -> None:
     "text",
     [
         "{", "[1]", "1", '{"mtu":NaN}', '{"mtu":' + "9" * 10_000 + "}", "[" * 100_000,
-        '{"a":' * 100_000, '{"labels":["\\ud800=x"]}', '{"group":"a\\u0000b"}', '{"mtu":1e400}',
+        '{"a":' * 100_000, '{"group":"a\\u0000b"}', '{"mtu":1e400}',
         '{"debug":"yes"}', '{"hosts":"x"}', '{"hosts":[1]}', '{"proxies":1}', '\ufffe{"a":1}',
         '{"mtu":1.5}', '{"tls":"x"}', '{"runtimes":{"x":{"path":1}}}', "{'a':1}", '{"dns":["x"]}',
     ],
