@@ -24,6 +24,7 @@ from engine.errors import EngineError, InvalidParameter, Unauthorized, WharfErro
 from engine.oci import digest as digests
 from engine.oci import media_type
 from engine.oci.descriptor import Descriptor
+from engine.oci.document import InvalidDocument, decode
 from engine.oci.image import Index, Manifest, decode_config, decode_manifest
 from engine.registry import failure, mirror
 from engine.registry.auth import ANONYMOUS, Authorizer, RegistryAuth, repository_scope
@@ -102,6 +103,13 @@ class UnknownBlob(EngineError):
 
 class Unsupported(InvalidParameter):
     """The registry has it, and it is nothing that a container could be made of."""
+
+
+class NoContentType(EngineError):
+    """Nothing says what kind of manifest it is (moby's distribution: descriptorFromResponse)."""
+
+    def __init__(self) -> None:
+        super().__init__("missing or empty Content-Type header")
 
 
 class LoginFailed(EngineError):
@@ -201,6 +209,8 @@ class Repository:
         headers = {"Accept": ACCEPT}
         request = self.request("HEAD", f"manifests/{tag}", headers=headers, timeouts=MANIFEST)
         async with request as response:
+            if response.is_success and not response.content_type:
+                raise NoContentType
             digest = response.header("Docker-Content-Digest")
             is_told = response.is_success and digests.is_digest(digest)
             return digests.parse(digest) if is_told else None
@@ -212,6 +222,8 @@ class Repository:
             if not response.is_success:
                 raise await response.failure()
             content_type = response.content_type
+            if not content_type:
+                raise NoContentType
             data = await response.read(LARGEST_MANIFEST_BYTES)
         if digest is not None:
             verify("manifest", digest, data)
@@ -289,12 +301,23 @@ def verify(what: str, digest: Digest, data: bytes) -> None:
 def resolved(ref: Reference, digest: Digest, data: bytes, content_type: str = "") -> Resolved:
     """The document in `data`; raises InvalidDocument or Schema1Removed."""
     if content_type in _SCHEMA_1:
+        # Verified before it is refused: what nobody signed was never a manifest of that kind.
+        if not _is_signed(data):
+            raise InvalidDocument("missing signature key")
         raise Schema1Removed(ref)
     document = decode_manifest(data, content_type if content_type in _KNOWN else "")
     default = media_type.OCI_INDEX if isinstance(document, Index) else media_type.OCI_MANIFEST
     named = document.media_type or (content_type if content_type in _KNOWN else default)
     descriptor = Descriptor(media_type=named, digest=digest, size=len(data))
     return Resolved(descriptor=descriptor, data=data, document=document)
+
+
+class _Signed(msgspec.Struct):
+    signatures: tuple[object, ...] = ()
+
+
+def _is_signed(data: bytes) -> bool:
+    return bool(decode(data, _Signed).signatures)
 
 
 class Client:

@@ -57,11 +57,22 @@ LONGEST_HEADER = 32 * 1024  # signed URLs of object stores are long
 _METADATA = ipaddress.ip_address("fd00:ec2::254")
 
 
+_FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
+
+
 class Unreachable(EngineError):
     """No answer, or one that broke off; `reason` is what happened."""
 
     def __init__(self, method: str, url: str, reason: str) -> None:
         super().__init__(f'{method.capitalize()} "{url}": {reason}')
+        self.reason = reason
+
+
+class BrokenOff(Unreachable):
+    """An answer that began and did not end; Go says then no more than what happened."""
+
+    def __init__(self, reason: str) -> None:
+        EngineError.__init__(self, reason)
         self.reason = reason
 
 
@@ -222,8 +233,10 @@ class Response:
 
     async def read_some(self) -> bytes:
         """The next bytes of the body as they arrive; b"" is its end."""
-        with _in_words_of_go(self.method, self.url):
+        try:
             return await self._inner.content.readany()
+        except _FAILURES as exc:
+            raise BrokenOff(_reason(exc)) from exc
 
     async def read(self, most_bytes: int) -> bytes:
         """The whole body; raises InvalidParameter where it is longer than allowed."""
@@ -479,7 +492,7 @@ def _in_words_of_go(method: str, url: str) -> Generator[None]:
     """aiohttp's failures as Unreachable; the one place where its exceptions are known."""
     try:
         yield
-    except (aiohttp.ClientError, OSError, TimeoutError) as exc:
+    except _FAILURES as exc:
         raise Unreachable(method, url, _reason(exc)) from exc
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import json
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -175,9 +177,42 @@ def test_no_json_is_a_traceback(registry: Registry, data: bytes) -> None:
         resolve(f"{registry.host}/a/b:1")
 
 
+def test_a_manifest_that_nothing_says_the_kind_of(registry: Registry) -> None:
+    class Silent(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            if self.path != "/v2/":
+                self.send_header("Docker-Content-Digest", SMALL.digest)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(errors.EngineError, match="missing or empty Content-Type header"):
+                resolve(f"127.0.0.1:{server.server_port}/a/b:1")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_schema_1_that_nobody_signed(registry: Registry) -> None:
+    kind = "application/vnd.docker.distribution.manifest.v1+json"
+    registry.add_manifest("a/b:1", kind, b'{"schemaVersion":1,"fsLayers":[]}')
+    with pytest.raises(errors.InvalidParameter, match="missing signature key"):
+        resolve(f"{registry.host}/a/b:1")
+
+
 def test_schema_1_is_gone(registry: Registry) -> None:
     kind = "application/vnd.docker.distribution.manifest.v1+prettyjws"
-    registry.add_manifest("a/b:1", kind, b'{"schemaVersion":1,"fsLayers":[]}')
+    signed = b'{"schemaVersion":1,"fsLayers":[],"signatures":[{}]}'
+    registry.add_manifest("a/b:1", kind, signed)
     with pytest.raises(errors.InvalidParameter, match="schema 1 support has been removed"):
         resolve(f"{registry.host}/a/b:1")
 
