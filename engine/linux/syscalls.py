@@ -112,6 +112,8 @@ PR_CAP_AMBIENT_RAISE: Final = 2
 PR_SET_CHILD_SUBREAPER: Final = 36
 PR_SET_DUMPABLE: Final = 4
 PR_SET_KEEPCAPS: Final = 8
+PR_SET_MM: Final = 35
+PR_SET_MM_MAP: Final = 14
 PR_SET_NAME: Final = 15
 PR_SET_NO_NEW_PRIVS: Final = 38
 PR_SET_PDEATHSIG: Final = 1
@@ -207,6 +209,25 @@ class mount_attr(ctypes.Structure):
         ("attr_clr", ctypes.c_uint64),
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
+    ]
+
+
+class prctl_mm_map(ctypes.Structure):
+    _fields_ = [
+        ("start_code", ctypes.c_uint64),
+        ("end_code", ctypes.c_uint64),
+        ("start_data", ctypes.c_uint64),
+        ("end_data", ctypes.c_uint64),
+        ("start_brk", ctypes.c_uint64),
+        ("brk", ctypes.c_uint64),
+        ("start_stack", ctypes.c_uint64),
+        ("arg_start", ctypes.c_uint64),
+        ("arg_end", ctypes.c_uint64),
+        ("env_start", ctypes.c_uint64),
+        ("env_end", ctypes.c_uint64),
+        ("auxv", ctypes.c_uint64),
+        ("auxv_size", ctypes.c_uint32),
+        ("exe_fd", ctypes.c_uint32),
     ]
 
 
@@ -308,6 +329,7 @@ _PROTOTYPES: dict[str, list[Any]] = {
     "mount": [_str, _str, _str, _ulong, _str],
     "pivot_root": [_str, _str],
     "prctl": [_int, _ulong, _ulong, _ulong, _ulong],
+    "sbrk": [_long],
     "setdomainname": [_str, ctypes.c_size_t],
     "setns": [_int, _int],
     "signalfd": [_int, ctypes.c_void_p, _int],
@@ -319,6 +341,7 @@ for _name, _argtypes in _PROTOTYPES.items():
     getattr(libc, _name).argtypes = _argtypes
 # syscall(2) is variadic: every argument is widened to a long, as the kernel reads it.
 libc.syscall.restype = _long
+libc.sbrk.restype = _ulong
 
 
 def oserror(filename: str | None = None) -> OSError:
@@ -390,6 +413,27 @@ def set_name(name: str) -> None:
     """prctl(PR_SET_NAME): the thread's name, cut to 15 bytes by the kernel."""
     buffer = ctypes.create_string_buffer(name.encode()[:15])
     prctl(PR_SET_NAME, ctypes.addressof(buffer))
+
+
+def fill(address: int, data: bytes, length: int) -> None:
+    """`data` and then zeros, `length` bytes in all, into this process's memory."""
+    ctypes.memset(address, 0, length)
+    ctypes.memmove(address, data, min(len(data), length))
+
+
+def show_arguments(layout: prctl_mm_map, line: bytes) -> object:
+    """prctl(PR_SET_MM_MAP): what /proc shows as the command line; no environment any more.
+
+    `layout` is this process's but for its break. What is returned must live as long as the process.
+    """
+    buffer = ctypes.create_string_buffer(line, len(line))
+    changed = prctl_mm_map.from_buffer_copy(layout)
+    changed.brk = libc.sbrk(0)
+    changed.arg_start = ctypes.addressof(buffer)
+    changed.arg_end = changed.arg_start + len(line)
+    changed.env_end = changed.env_start
+    prctl(PR_SET_MM, PR_SET_MM_MAP, ctypes.addressof(changed), ctypes.sizeof(changed))
+    return buffer
 
 
 def openat2(dirfd: int, path: str, flags: int, mode: int = 0, resolve: int = 0) -> int:

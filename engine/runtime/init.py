@@ -21,7 +21,7 @@ import socket
 import stat
 import struct
 
-from engine.linux import capability, cgroup, mount, namespace, path, process, pty, syscalls
+from engine.linux import capability, cgroup, mount, namespace, path, process, pty, syscalls, title
 from engine.runtime import protocol
 from engine.runtime.rootfs import Root, StepFailed, open_terminal, reason
 
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 GO = b"g"
 _EXEC_FAILED = 255
+# Exit codes of a shell, which tini gives too.
+_NOT_EXECUTABLE, _NOT_FOUND = 126, 127
+_INIT_PATH = "/sbin/docker-init"
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 0x1
@@ -426,7 +429,13 @@ def _become(
     syscalls.capset(sets["effective"] & permitted, permitted, 0)
     environment = _environment(wanted)
     arguments: list[str] = wanted["args"]
-    program = find_program(arguments[0], environment.get("PATH"))
+    if stays:
+        # What becomes PID 1 takes any command, and ends as a shell would where there is none.
+        program = ""
+        title.write([_INIT_PATH, "--", *arguments])
+        syscalls.set_name(os.path.basename(_INIT_PATH))
+    else:
+        program = find_program(arguments[0], environment.get("PATH"))
     # 5. Ready: the monitor answers with one byte when it is time.
     _report_ready(sync, master)
     # 6. Label, filter, capabilities, execve.
@@ -442,7 +451,7 @@ def _become(
         ambient=sets["ambient"],
     )
     if stays:
-        _stay_as_init(sync, program, arguments, environment)
+        _stay_as_init(sync, arguments, environment)
     _execve(program, arguments, environment)
 
 
@@ -629,7 +638,7 @@ def _execve(program: str, arguments: list[str], environment: dict[str, str]) -> 
 
 
 def _stay_as_init(
-    sync: socket.socket, program: str, arguments: list[str], environment: dict[str, str]
+    sync: socket.socket, arguments: list[str], environment: dict[str, str]
 ) -> NoReturn:
     """PID 1 that reaps and forwards signals; the program is its child, as with `--init`."""
     forwarded = set(signal.valid_signals()) - {
@@ -648,7 +657,7 @@ def _stay_as_init(
     if child == 0:
         _take_foreground()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded)
-        _execve(program, arguments, environment)
+        _execve(_program_of_init(arguments[0], environment), arguments, environment)
     # A shell in the background would be stopped by its own terminal; so would this process.
     signal.signal(signal.SIGTTIN, signal.SIG_IGN)
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
@@ -662,6 +671,16 @@ def _stay_as_init(
                 os.kill(child, signo)
             except ProcessLookupError:
                 continue  # it is a zombie: SIGCHLD follows
+
+
+def _program_of_init(name: str, environment: dict[str, str]) -> str:
+    """Where it is; ends the process where it is not, with tini's words and codes."""
+    try:
+        return find_program(name, environment.get("PATH"))
+    except StepFailed as exc:
+        text = f"[FATAL tini ({os.getpid()})] exec {name} failed: {os.strerror(exc.errno)}\n"
+        os.write(2, text.encode("utf-8", "surrogateescape"))
+        os._exit(_NOT_FOUND if exc.errno == errno.ENOENT else _NOT_EXECUTABLE)
 
 
 def _take_foreground() -> None:

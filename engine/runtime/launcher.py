@@ -16,7 +16,7 @@ import socket
 import struct
 import sys
 
-from engine.linux import capability, cgroup, process, syscalls
+from engine.linux import capability, cgroup, process, syscalls, title
 from engine.runtime import protocol
 from engine.runtime.monitor import rehearsal, server
 
@@ -24,6 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+_NAME = "wharf-launcher"
 _UMASK = 0o022
 _SIGINFO_BYTES = 128
 _ID_BYTES = 64
@@ -54,7 +55,10 @@ def _settle(fd: int) -> int:
 
     Every descriptor but that and `fd` is closed.
     """
-    syscalls.set_name("wharf-launcher")
+    # A process on its way into a container is seen there: no path of the host may be in its name.
+    title.learn()
+    title.write([_NAME])
+    syscalls.set_name(_NAME)
     # What a container could read of a process on its way into it (CVE-2019-5736) starts here.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     os.umask(_UMASK)

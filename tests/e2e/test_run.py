@@ -479,18 +479,32 @@ def test_sysctl(engine: Engine) -> None:
 
 
 def test_init_is_pid_one(engine: Engine) -> None:
-    out = engine.out(
-        "run",
-        "--rm",
-        "--init",
-        "busybox",
-        "sh",
-        "-c",
-        "echo $$; ls /proc/1/exe >/dev/null; cat /proc/1/comm",
-    )
-    pid, comm = out.splitlines()
+    script = "echo $$; cat /proc/1/comm; tr '\\0' '|' </proc/1/cmdline; ps"
+    out = engine.out("run", "--rm", "--init", "busybox", "sh", "-c", script)
+    pid, comm, arguments = out.splitlines()[:3]
     assert int(pid) > 1
-    assert comm != "sh"
+    assert comm == "docker-init"
+    assert arguments.startswith(f"/sbin/docker-init|--|sh|-c|{script}|PID")
+    assert "python" not in out
+
+
+@pytest.mark.parametrize(("command", "code"), [("nope", 127), ("/etc", 126), ("/etc/passwd", 126)])
+def test_init_ends_as_a_shell_would(engine: Engine, name: str, command: str, code: int) -> None:
+    engine.docker("create", "--name", name, "--init", "busybox", command)
+    assert engine.call("POST", f"/containers/{name}/start").status == 204
+    assert engine.out("wait", name) == str(code)
+    assert f"exec {command} failed: " in engine.docker("logs", name).stderr.decode()
+
+
+def test_no_command_line_of_the_host_is_seen(engine: Engine, name: str) -> None:
+    """Not even while something enters: what the container sees of it is looked at as it comes."""
+    spy = "while :; do cat /proc/[0-9]*/cmdline /proc/[0-9]*/comm 2>/dev/null; done"
+    engine.docker("run", "-d", "--name", name, "busybox", "sh", "-c", f"{spy} >/seen")
+    for _ in range(10):
+        engine.docker("exec", name, "true")
+    seen = engine.docker("exec", name, "cat", "/seen").stdout
+    assert b"sh\0-c\0while" in seen
+    assert b"python" not in seen
 
 
 def test_labels_and_cidfile(engine: Engine, name: str, folder: Path) -> None:

@@ -32,7 +32,7 @@ def mounts(root: Path) -> list[str]:
 
 
 def processes(root: Path) -> list[str]:
-    """Processes other than ours whose command line names an instance's folders."""
+    """Processes other than ours that name an instance's folders or hold files of theirs open."""
     return [f"process {pid} {command}" for pid, command in _naming(root)]
 
 
@@ -43,9 +43,16 @@ def _naming(root: Path) -> list[tuple[int, str]]:
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
                 command = b" ".join(words).decode(errors="replace").strip()
-                if str(root) in command:
+                if str(root) in command or (
+                    command.startswith("wharf") and _holds(entry / "fd", root)
+                ):
                     found.append((int(entry.name), command))
     return found
+
+
+def _holds(descriptors: Path, root: Path) -> bool:
+    """The engine's small processes do not say whose they are, but have its journal or log open."""
+    return any(os.readlink(fd).startswith(f"{root}/") for fd in descriptors.iterdir())
 
 
 def links(instance: str) -> list[str]:

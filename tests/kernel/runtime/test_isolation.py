@@ -62,8 +62,11 @@ def test_nothing_on_the_way_into_a_container(
         bundle.spec["process"]["cwd"] = "/new"
         bundle.spec["linux"]["sysctl"] = {"net.ipv4.ip_forward": "1"}
         assert (await box.run(bundle=bundle))[0] == 0
-        with pytest.raises(RuntimeFailure):
-            await box.runtime.create(box.bundle("nothing", **facts))
+        if facts.get("init"):
+            assert (await box.run(bundle=box.bundle("nothing", **facts)))[0] == 127
+        else:
+            with pytest.raises(RuntimeFailure):
+                await box.runtime.create(box.bundle("nothing", **facts))
 
     in_box(scenario)
     assert events(notes) == []
