@@ -152,6 +152,8 @@ FIELDS: Mapping[type[msgspec.Struct], Mapping[str, tuple[Rule, ...]]] = {
         "descriptor": (Since(_v(48)),),
         "containers": (Until(_v(51), lambda image: -1),),
     },
+    # Disk usage always counted what lists did not.
+    images.ImageUsage: {"containers": ()},
     images.ImageInspectResponse: {
         "virtual_size": (Until(_v(44), lambda image: image.size),),
         "created": (Until(_v(44), lambda image: image.created or _NEVER),),
@@ -162,6 +164,7 @@ FIELDS: Mapping[type[msgspec.Struct], Mapping[str, tuple[Rule, ...]]] = {
         "security_options": (Until(_v(25), _names_only),),
         "kernel_version": (Until(_v(39), lambda info: info.kernel_version or "<unknown>"),),
         "operating_system": (Until(_v(39), lambda info: info.operating_system or "<unknown>"),),
+        "kernel_memory": (Until(_v(42), lambda info: info.kernel_memory_tcp),),
         "firewall_backend": (Since(_v(49)),),
         "bridge_nf_iptables": (Until(_v(50), lambda info: False),),
         "bridge_nf_ip6tables": (Until(_v(50), lambda info: False),),
@@ -209,6 +212,7 @@ BEHAVIOURS: Mapping[str, Version] = {
     "streams.multiplexed-type": _v(42),
     "volumes.prune-anonymous-only": _v(42),
     "create.recursive-read-only": _v(44),
+    "limits.no-kernel-memory": _v(42),
     "create.several-networks": _v(44),
     "create.endpoint-mac-address": _v(44),
     "inspect.short-id-is-no-alias": _v(45),
@@ -314,6 +318,14 @@ def _is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
     return isinstance(value, tuple)
 
 
+def _fields(cls: type[msgspec.Struct]) -> dict[str, tuple[Rule, ...]]:
+    """What is said of a struct, its own word before that of what it is made of."""
+    found: dict[str, tuple[Rule, ...]] = {}
+    for owner in reversed(cls.__mro__):
+        found |= FIELDS.get(owner, {})
+    return found
+
+
 @functools.cache
 def _of_struct(cls: type[msgspec.Struct], version: Version, is_request: bool) -> Shaper | None:
     rules = (
@@ -321,8 +333,7 @@ def _of_struct(cls: type[msgspec.Struct], version: Version, is_request: bool) ->
         if issubclass(cls, Request) is not is_request
         else [
             (name, rule)
-            for owner in cls.__mro__
-            for name, several in FIELDS.get(owner, {}).items()
+            for name, several in _fields(cls).items()
             for rule in several
             if version < rule.version
         ]

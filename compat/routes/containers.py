@@ -77,7 +77,7 @@ async def start(call: Call) -> web.Response:
         )
     if call.query.text("checkpoint"):
         raise NotImplementedHere("checkpoints are not supported")
-    await call.engine.containers.start(call.ref, detach_keys=call.query.text("detachKeys"))
+    await call.engine.containers.start(call.ref)
     return done()
 
 
@@ -134,6 +134,7 @@ def _size(call: Call) -> tuple[int, int]:
 async def update(call: Call) -> web.Response:
     """Limits and the restart policy; the rest of a HostConfig cannot change and is not read."""
     body = await call.body(wire.HostConfig)
+    requests.check_kernel_memory(body, call.version)
     if not call.has("update.pids-limit"):
         body = msgspec.structs.replace(body, pids_limit=None)
     policy = requests.restart_policy(body.restart_policy) if body.restart_policy.name else None

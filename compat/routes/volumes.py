@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 async def list_(call: Call) -> web.Response:
     kept = await call.engine.volumes.list(call.query.filters())
-    body = wire.VolumeListResponse(
-        volumes=tuple(volumes.volume(v) for v in kept) or None, warnings=None
-    )
+    body = wire.VolumeListResponse(volumes=tuple(volumes.volume(v) for v in kept), warnings=None)
     return reply(call, 200, body)
 
 
@@ -51,7 +49,7 @@ async def prune(call: Call) -> web.Response:
         filters["all"] = ("true",)
     pruned = await call.engine.volumes.prune(filters)
     body = wire.VolumePruneResponse(
-        volumes_deleted=pruned.names or None, space_reclaimed=pruned.reclaimed_bytes
+        volumes_deleted=pruned.names, space_reclaimed=pruned.reclaimed_bytes
     )
     return reply(call, 200, body)
 

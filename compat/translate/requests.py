@@ -47,6 +47,7 @@ def create(
     if body == type(body)(host_config=body.host_config, networking_config=body.networking_config):
         raise InvalidParameter(_NO_CONFIG)
     _check_windows(body.host_config)
+    check_kernel_memory(body.host_config, version)
     host = host_config(body, version)
     endpoints = _endpoints(body, host.network_mode)
     several: list[str] = []
@@ -137,11 +138,13 @@ def host_config(body: wire.ContainerCreateRequest, version: Version) -> model.Ho
         container_id_file=host.container_id_file,
         log_config=model.LogConfig(type=host.log_config.type, config=host.log_config.config or {}),
         network_mode=_network_mode(host.network_mode),
-        port_bindings={
+        port_bindings=None
+        if host.port_bindings is None
+        else {
             port: tuple(
                 model.PortBinding(host_ip=b.host_ip, host_port=b.host_port) for b in bindings or ()
             )
-            for port, bindings in (host.port_bindings or {}).items()
+            for port, bindings in host.port_bindings.items()
         },
         restart_policy=restart_policy(host.restart_policy),
         auto_remove=host.auto_remove and versions.has(version, "create.removes-itself"),
@@ -201,6 +204,18 @@ def restart_policy(sent: wire.RestartPolicy) -> model.RestartPolicy:
         name=model.RestartPolicyName(sent.name or "no"),
         maximum_retry_count=sent.maximum_retry_count if sent.name else 0,
     )
+
+
+_LEAST_KERNEL_MEMORY_BYTES = 6 << 20
+
+
+def check_kernel_memory(host: wire.HostConfig | None, version: Version) -> None:
+    """The limit is ignored by all versions, but looked at by those that had it."""
+    limit = 0 if host is None else _or(host.kernel_memory, 0)
+    if versions.has(version, "limits.no-kernel-memory") or limit <= 0:
+        return
+    if limit < _LEAST_KERNEL_MEMORY_BYTES:
+        raise InvalidParameter("Minimum kernel memory limit allowed is 6MB")
 
 
 def resources(host: wire.HostConfig) -> model.Resources:

@@ -157,7 +157,9 @@ def host_config(host: model.HostConfig) -> wire.HostConfig:
         container_id_file=host.container_id_file,
         log_config=wire.LogConfig(type=host.log_config.type, config=host.log_config.config),
         network_mode=host.network_mode,
-        port_bindings={
+        port_bindings=None
+        if host.port_bindings is None
+        else {
             port: tuple(
                 wire.PortBinding(host_ip=b.host_ip, host_port=b.host_port) for b in bindings
             )

@@ -8,18 +8,19 @@ import msgspec
 
 from compat.translate import images, responses, volumes
 from compat.wire import system as wire
+from compat.wire.images import ImageUsage
 
 if TYPE_CHECKING:
-    from compat.wire.images import ImageSummary
     from engine.image.model import Summary
     from engine.system import DiskUsage
 
 
-def _image(listed: Summary) -> ImageSummary:
+def _image(listed: Summary) -> ImageUsage:
     """As in a list, but null where there are no names: dockerd mends that in lists only."""
     shown = images.summary(listed)
-    return msgspec.structs.replace(
-        shown, repo_tags=shown.repo_tags or None, repo_digests=shown.repo_digests or None
+    return ImageUsage(
+        **msgspec.structs.asdict(shown)
+        | {"repo_tags": shown.repo_tags or None, "repo_digests": shown.repo_digests or None}
     )
 
 

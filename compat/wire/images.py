@@ -76,6 +76,10 @@ class ImageSummary(Response, frozen=True, kw_only=True):
     virtual_size: int | Omitted = UNSET
 
 
+class ImageUsage(ImageSummary, frozen=True, kw_only=True):
+    """An image in the answer about disk usage."""
+
+
 class HistoryItem(Response, frozen=True, kw_only=True):
     comment: str
     created: int

@@ -6,7 +6,7 @@ from msgspec import field
 
 from compat.wire.base import UNSET, Omitted, Request, Response
 from compat.wire.containers import ContainerSummary
-from compat.wire.images import ImageSummary
+from compat.wire.images import ImageUsage
 from compat.wire.volumes import Volume
 
 
@@ -121,6 +121,7 @@ class InfoResponse(Response, frozen=True, kw_only=True):
     plugins: PluginsInfo
     memory_limit: bool
     swap_limit: bool
+    kernel_memory: bool | Omitted = UNSET
     kernel_memory_tcp: bool | Omitted = field(default=UNSET, name="KernelMemoryTCP")
     cpu_cfs_period: bool
     cpu_cfs_quota: bool
@@ -176,7 +177,7 @@ class InfoResponse(Response, frozen=True, kw_only=True):
 
 class DiskUsageResponse(Response, frozen=True, kw_only=True):
     layers_size: int
-    images: tuple[ImageSummary, ...] | None
+    images: tuple[ImageUsage, ...] | None
     containers: tuple[ContainerSummary, ...] | None
     volumes: tuple[Volume, ...] | None
     build_cache: tuple[Commit, ...] | None

@@ -36,10 +36,10 @@ class Volume(Response, frozen=True, kw_only=True):
 
 
 class VolumeListResponse(Response, frozen=True, kw_only=True):
-    volumes: tuple[Volume, ...] | None
+    volumes: tuple[Volume, ...]
     warnings: tuple[str, ...] | None
 
 
 class VolumePruneResponse(Response, frozen=True, kw_only=True):
-    volumes_deleted: tuple[str, ...] | None
+    volumes_deleted: tuple[str, ...]
     space_reclaimed: int

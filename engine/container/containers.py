@@ -90,8 +90,7 @@ class Containers:
             create.create(self._rooms, request), what="creating a container"
         )
 
-    async def start(self, ref: str, detach_keys: str = "") -> None:
-        attach.parse_keys(detach_keys)
+    async def start(self, ref: str) -> None:
         handle = self._rooms.store.find(ref)
         next_status(handle.state.status, Event.START, handle.id, ref=ref)
         await self._do(self._start(handle), f"starting container {handle.id}")
@@ -112,7 +111,10 @@ class Containers:
         """`timeout_s` None: the container's own, negative: wait for ever."""
         handle = self._rooms.store.find(ref)
         next_status(handle.state.status, Event.STOP, handle.id, ref=ref)
-        signo, seconds = stop.stop_plan(handle, signal, timeout_s)
+        try:
+            signo, seconds = stop.stop_plan(handle, signal, timeout_s)
+        except signals.InvalidSignal as exc:
+            raise InvalidParameter(f"cannot stop container: {ref}: {exc}") from exc
         await self._do(
             stop.stop(self._rooms, handle, signo=signo, timeout_s=seconds),
             f"stopping container {handle.id}",
@@ -134,7 +136,10 @@ class Containers:
         self, ref: str, *, signal: str | None = None, timeout_s: int | None = None
     ) -> None:
         handle = self._rooms.store.find(ref)
-        signo, seconds = stop.stop_plan(handle, signal, timeout_s)
+        try:
+            signo, seconds = stop.stop_plan(handle, signal, timeout_s)
+        except signals.InvalidSignal as exc:
+            raise InvalidParameter(f"Cannot restart container {ref}: {exc}") from exc
         await self._do(
             self._restart(handle, ref, signo, seconds), f"restarting container {handle.id}"
         )
@@ -347,7 +352,7 @@ class Containers:
     async def exec_check(self, exec_id: str) -> Exec:
         """Raise what has to be said before the connection is taken over."""
         handle, known = self._rooms.store.find_exec(exec_id)
-        exec.check(handle, known)
+        exec.check(handle)
         return known
 
     async def exec_start(

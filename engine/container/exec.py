@@ -69,9 +69,12 @@ def _look_up_in(handle: Handle, task: Task, name: str) -> User:
         raise Conflict(f"container {handle.id} is not running") from exc
 
 
-def check(handle: Handle, exec: Exec) -> None:
+def check(handle: Handle) -> None:
     """Raise what has to be said before the connection is taken over."""
     next_status(handle.state.status, Event.EXEC, handle.id)
+
+
+def _check_fresh(exec: Exec) -> None:
     if exec.exit_code is not None:
         raise Conflict(f"exec command {exec.id} has already run")
     if exec.is_running:
@@ -96,6 +99,7 @@ async def start(
         publish(
             rooms.events, handle.container, f"exec_start: {_words(exec.config)}", execID=exec.id
         )
+        _check_process(handle, exec.config)
         user = await _look_up(handle, exec.config.user or handle.container.config.user)
         given, fd = fd, -1  # the runtime's from here on, whatever comes
         pid = await _run(rooms, handle, exec, user, console_size, given, prefix)
@@ -112,11 +116,23 @@ async def start(
             await rooms.store.save_exec(handle, msgspec.structs.replace(known, pid=pid))
 
 
+def _check_process(handle: Handle, config: ExecConfig) -> None:
+    """What runc refuses before it tries."""
+    cwd = config.working_dir or handle.container.config.working_dir
+    if cwd and not cwd.startswith("/"):
+        raise failure.ExecRefused("Cwd must be an absolute path")
+    if any(pair.startswith("=") for pair in config.env):
+        raise failure.ExecRefused(
+            "unable to start container process: invalid environment variable: name cannot be empty"
+        )
+
+
 async def _claim(rooms: Rooms, handle: Handle, exec: Exec) -> None:
     """Mark it as running; of two that start the same one, the second is refused."""
     async with handle.lock:
         known = handle.execs.get(exec.id, exec)
-        check(handle, known)
+        check(handle)
+        _check_fresh(known)
         await rooms.store.save_exec(handle, msgspec.structs.replace(known, is_running=True))
 
 
@@ -198,6 +214,8 @@ def _capabilities(rooms: Rooms, config: ExecConfig) -> oci.Capabilities | None:
 def _explain(exc: Exception) -> failure.StartFailure:
     if isinstance(exc, RuntimeFailure):
         return failure.of_exec(exc.text)
+    if isinstance(exc, failure.ExecRefused):
+        return failure.StartFailure(failure.UNKNOWN, exc)
     if isinstance(exc, WharfError):
         return failure.StartFailure(failure.COMMAND_NOT_EXECUTABLE, exc)
     return failure.of_exec(str(exc))
@@ -218,8 +236,11 @@ async def _note_failure(
 
 async def resize(handle: Handle, exec: Exec, height: int, width: int) -> None:
     next_status(handle.state.status, Event.EXEC, handle.id)
+    if exec.exit_code is not None:
+        raise InvalidParameter("cannot resize a stopped container")
     if not exec.is_running or handle.task is None:
-        raise InvalidParameter("exec process is not started")
+        # dockerd waits ten seconds for a start before it says so
+        raise InvalidParameter("timeout waiting for exec session ready")
     try:
         await handle.task.resize(height, width, exec.id)
     except RuntimeFailure as exc:

@@ -42,8 +42,24 @@ class SpecFailure(InvalidParameter):
         super().__init__(_CREATE + cause)
 
 
+class ExecRefused(InvalidParameter):
+    """The runtime would refuse this process of a container that runs."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"OCI runtime exec failed: exec failed: {cause}")
+
+
+# A host that may not lower the score of anything is not a command that cannot be run; and a file
+# in the place of the working directory is told as dockerd does, which makes it at create.
+_OWN_WORDS = ("write /proc/self/oom_score_adj: ", "Cannot mkdir: ")
+
+
 def of_create(text: str, *, in_init: bool = True) -> StartFailure:
     """The failure of a container's own process; `text` begins at runc's "exec: …"."""
+    if text.startswith(_OWN_WORDS[1]):
+        return StartFailure(UNKNOWN, InvalidParameter(text))
+    if text.startswith(_OWN_WORDS[0]):
+        return StartFailure(UNKNOWN, InvalidParameter(_INIT + text))
     return classify((_INIT if in_init else _CREATE) + text)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     Filter = Callable[[Container], bool]
 
+# `isolation` tells Windows containers apart; elsewhere it is known and means nothing.
 KNOWN = frozenset(
     {
         "ancestor",
@@ -101,7 +102,6 @@ def _tests(rooms: Rooms, filters: Mapping[str, tuple[str, ...]]) -> list[Filter]
         "exited": _by_exit_code,
         "health": _by_health,
         "is-task": _by_task,
-        "isolation": _by_isolation,
         "volume": _by_volume,
         "network": _by_network,
         "publish": lambda values: _by_port("publish", values),
@@ -168,10 +168,6 @@ def _by_task(values: tuple[str, ...]) -> Filter:
         raise InvalidParameter(f"invalid filter 'is-task=[{' '.join(values)}]'")
     wants_tasks = bool(lowered & _TRUE)
     return lambda _: not wants_tasks
-
-
-def _by_isolation(values: tuple[str, ...]) -> Filter:
-    return lambda c: c.host_config.isolation in values
 
 
 def _by_volume(values: tuple[str, ...]) -> Filter:

@@ -207,7 +207,7 @@ class HostConfig(Frozen, frozen=True, kw_only=True):
     container_id_file: str = ""
     log_config: LogConfig = LogConfig()
     network_mode: str = ""  # "" and "default" mean the default network
-    port_bindings: dict[str, tuple[PortBinding, ...]] = {}  # "80/tcp" → …
+    port_bindings: dict[str, tuple[PortBinding, ...]] | None = None  # "80/tcp" → …
     restart_policy: RestartPolicy = RestartPolicy()
     auto_remove: bool = False
     volume_driver: str = ""

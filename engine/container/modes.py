@@ -35,8 +35,6 @@ def check(config: Config, host_config: HostConfig) -> None:
     _require(host_config.pid_mode, {"", "host"}, "PID mode", needs_ref=True)
     if host_config.uts_mode not in ("", "host"):
         raise InvalidParameter(f"invalid UTS mode: {host_config.uts_mode}")
-    if host_config.userns_mode not in ("", "host"):
-        raise InvalidParameter(f"invalid user namespace mode: {host_config.userns_mode}")
     if host_config.cgroupns_mode not in ("", "private", "host"):
         raise InvalidParameter(f"invalid cgroup namespace mode: {host_config.cgroupns_mode}")
     _check_network(config, host_config)

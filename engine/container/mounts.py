@@ -178,7 +178,9 @@ def check_mount(request: MountRequest) -> None:
 def check_target(target: str, type: str = "") -> None:
     """A target is absolute and not the root; without `type` the sentence is the bare one."""
     cause = ""
-    if posixpath.normpath(target).strip("/") in ("", "."):
+    if not target:
+        cause = "invalid mount path: '' mount path must be absolute"
+    elif posixpath.normpath(target).strip("/") in ("", "."):
         cause = "invalid specification: destination can't be '/'"
     elif not target.startswith("/"):
         cause = f"invalid mount path: '{target}' mount path must be absolute"

@@ -31,7 +31,7 @@ def request(rooms: Rooms, container: Container) -> SandboxRequest:
         mode="none" if config.network_disabled else host_config.network_mode,
         endpoints={each.network_name: each.config for each in container.endpoints},
         exposed_ports=config.exposed_ports,
-        port_bindings=host_config.port_bindings,
+        port_bindings=host_config.port_bindings or {},
         publish_all=host_config.publish_all_ports,
         dns=host_config.dns or (),
         dns_search=host_config.dns_search or (),

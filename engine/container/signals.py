@@ -43,6 +43,13 @@ def parse(text: str) -> int:
         raise InvalidSignal(text) from None
 
 
+def check_stop_signal(text: str) -> None:
+    """Raises InvalidSignal; any number but zero will do, as its container may never be stopped."""
+    if text.lstrip("+-").isdecimal() and text.strip("+-0"):
+        return
+    parse(text)
+
+
 def stop_signal(text: str | None) -> int:
     """The signal that asks a container to stop; what does not parse is SIGTERM, as in dockerd."""
     try:

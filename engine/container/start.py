@@ -99,6 +99,7 @@ async def _start(rooms: Rooms, handle: Handle) -> Container:
     handle.task = await rooms.runtime.create(
         bundle, listeners=_listeners(sandbox), attachments=queued, namespaces=joined
     )
+    rooms.networks.announce(container.id)
     await handle.task.start()
     return container
 

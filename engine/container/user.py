@@ -33,9 +33,8 @@ class UserNotFound(InvalidParameter):
 
 
 class GroupNotFound(InvalidParameter):
-    def __init__(self, name: str, *, additional: bool = False) -> None:
-        verb = "Unable" if additional else "unable"
-        super().__init__(f"{verb} to find group {name}: no matching entries in group file")
+    def __init__(self, name: str) -> None:
+        super().__init__(f"unable to find group {name}: no matching entries in group file")
 
 
 class IdOutOfRange(InvalidParameter):
@@ -102,7 +101,7 @@ def _additional(wanted: Sequence[str], group: bytes) -> tuple[int, ...]:
         named = [gid for name, gid, _ in entries if text in (name, str(gid))]
         number = named[0] if named else _number(text)
         if number is None:
-            raise GroupNotFound(text, additional=True)
+            raise GroupNotFound(text)
         found[_checked(number)] = None
     return tuple(found)
 

@@ -90,7 +90,7 @@ def _check_config(config: Config) -> Config:
             f"the working directory '{working_dir}' is invalid, it needs to be an absolute path"
         )
     if config.stop_signal:
-        signals.parse(config.stop_signal)
+        signals.check_stop_signal(config.stop_signal)
     for entry in config.env:
         if not entry.partition("=")[0]:
             raise InvalidParameter(f"invalid environment variable: {entry}")
@@ -158,7 +158,7 @@ def _check_extra_host(entry: str) -> None:
 
 
 def _check_port_bindings(host_config: HostConfig) -> None:
-    for port, bindings in host_config.port_bindings.items():
+    for port, bindings in (host_config.port_bindings or {}).items():
         number = port.partition("/")[0]
         if not _is_port(number):
             raise InvalidParameter(f'invalid port specification: "{number}"')

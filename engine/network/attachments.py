@@ -163,6 +163,13 @@ class Attachments:
             error.args = (f"failed to set up container networking: {error}",)
             raise
 
+    def announce(self, container_id: str) -> None:
+        """Tell of the networks that a container came to; a start that failed before never did."""
+        standing = self._standing.get(container_id)
+        if standing is not None and settings.joined(standing.mode) is None:
+            networks = [self.catalogue.find(e.network_id) for e in standing.endpoints]
+            self._publish(networks, "connect", container_id)
+
     async def _join(self, request: SandboxRequest, ref: str) -> Sandbox:
         other = self._standing[self._find(ref)]
         self._standing[request.container_id] = _Standing(request.name, request.mode, other.path)
@@ -194,7 +201,6 @@ class Attachments:
             self._publish(networks, "disconnect", request.container_id)
             raise
         standing.ports = ports.published(listeners)
-        self._publish(networks, "connect", request.container_id)
         default = f"{self._config.exec_root}/{sandbox.FOLDER}/{host.SANDBOX}"
         return Sandbox(
             id=ids.generate(),

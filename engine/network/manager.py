@@ -189,6 +189,10 @@ class Networks:
         """Give a container its network. Undoes itself where it fails or is cancelled."""
         return await self._attachments.open(request)
 
+    def announce(self, container_id: str) -> None:
+        """Publish that the container came to its networks: its process stands."""
+        self._attachments.announce(container_id)
+
     async def close(self, container_id: str) -> None:
         """Take a container's network away; one that has none is no error."""
         await self._attachments.close(container_id)

@@ -128,8 +128,10 @@ def check_together(networks: Sequence[Network]) -> None:
     """Some networks bear no other beside them."""
     if len(networks) < 2:
         return
-    if any(n.driver == host.NAME for n in networks):
+    if networks[0].driver == host.NAME:
         raise SharedNamespace
+    if any(n.driver == host.NAME for n in networks):
+        raise host.CannotConnect
     if any(n.driver == none.NAME for n in networks):
         raise none.OnlyNetwork
 

@@ -388,6 +388,9 @@ def _make_cwd(root: int, cwd: str) -> None:
     try:
         os.close(path.mkdir_in_root(root, cwd))
     except OSError as exc:
+        if exc.errno == errno.ENOTDIR:
+            text = f"Cannot mkdir: {cwd} is not a directory"
+            raise StepFailed("cwd", text, exc.errno) from exc
         # A working directory that is there but may not be made or entered is chdir's to judge.
         if exc.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise StepFailed.of("cwd", f"mkdir {cwd}", exc) from exc

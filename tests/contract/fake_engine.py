@@ -65,9 +65,9 @@ class Containers:
         self.asked.append(("list", query))
         return [model.ContainerView(container=self.container, image_name="busybox")]
 
-    async def start(self, ref: str, detach_keys: str = "") -> None:
+    async def start(self, ref: str) -> None:
         self._find(ref)
-        self.asked.append(("start", ref, detach_keys))
+        self.asked.append(("start", ref))
 
     async def stop(self, ref: str, *, signal: str | None, timeout_s: int | None) -> None:
         self._find(ref)

@@ -223,7 +223,7 @@ def test_each_kind_of_failure_has_its_status(
 def test_nothing_to_do_has_no_body(tmp_path: Path) -> None:
     fake = fake_engine.engine()
 
-    async def start(ref: str, detach_keys: str) -> None:
+    async def start(ref: str) -> None:
         raise NotModified("already running")
 
     fake.containers.start = start

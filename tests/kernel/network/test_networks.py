@@ -232,7 +232,6 @@ async def test_a_network_in_use_is_not_removed(host: FakeHost) -> None:
     assert host.happened() == [
         ("create", "used"),
         ("create", "idle"),
-        ("connect", "used"),
         ("destroy", "idle"),
         ("prune", ""),
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from compat import versions
@@ -200,13 +199,3 @@ def test_an_update_is_a_host_config() -> None:
 def test_an_exec_without_a_command_is_refused() -> None:
     with pytest.raises(InvalidParameter, match=r"^No exec command specified$"):
         requests.exec_config(wire.ExecCreateRequest())
-
-
-def test_reading_the_stock_body_takes_little_time() -> None:
-    import timeit
-
-    data = (BODIES / "cli-28-create-full.json").read_bytes()
-    reading.read(data, wire.ContainerCreateRequest)
-    seconds = timeit.timeit(lambda: reading.read(data, wire.ContainerCreateRequest), number=20)
-    assert seconds / 20 < 0.005
-    assert msgspec.json.decode(data)

@@ -64,7 +64,7 @@ def test_unknown_names(spec: str, sentence: str) -> None:
 
 
 def test_unknown_additional_group() -> None:
-    with pytest.raises(InvalidParameter, match=r"^Unable to find group nope: no matching"):
+    with pytest.raises(InvalidParameter, match=r"^unable to find group nope: no matching"):
         user.lookup("", PASSWD, GROUP, ["nope"])
 
 

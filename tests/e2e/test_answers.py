@@ -1,0 +1,211 @@
+"""Small answers that clients read: what is null, what is empty, what is ignored, what is said."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.engine import Engine
+
+pytestmark = pytest.mark.stock
+
+
+@pytest.fixture
+def running(engine: Engine, name: str) -> Iterator[str]:
+    engine.docker("run", "-d", "--name", name, "busybox", "sleep", "1000")
+    yield name
+    engine.docker("rm", "-f", name)
+
+
+def filters(**values: str) -> str:
+    return "filters=" + quote(json.dumps({key: [value] for key, value in values.items()}))
+
+
+@pytest.mark.parametrize(("sent", "shown"), [({}, None), ({"PortBindings": {}}, {})])
+def test_ports_that_nobody_named(engine: Engine, name: str, sent: object, shown: object) -> None:
+    body = {"Image": "busybox", "HostConfig": sent}
+    assert engine.call("POST", f"/containers/create?name={name}", body).status == 201
+    assert engine.inspect(name)["HostConfig"]["PortBindings"] == shown
+
+
+def test_no_volumes_are_an_empty_list(engine: Engine, name: str) -> None:
+    listed = engine.call("GET", f"/volumes?{filters(name=name)}").json()
+    assert listed["Volumes"] == []
+    pruned = engine.call("POST", f"/volumes/prune?{filters(label=name)}").json()
+    assert pruned["VolumesDeleted"] == []
+
+
+def test_a_start_that_fails_connects_nothing(engine: Engine, name: str) -> None:
+    before = time.time()
+    engine.docker("create", "--name", name, "busybox", "nope")
+    assert engine.call("POST", f"/containers/{name}/start").status == 400
+    seen = engine.out("events", f"--since={before}", f"--until={time.time()}", "--format=json")
+    identifier = engine.inspect(name)["Id"]
+    actions = [
+        event["Action"]
+        for event in map(json.loads, seen.splitlines())
+        if event["Actor"]["Attributes"].get("container") == identifier
+    ]
+    assert actions == ["disconnect"]
+
+
+def test_isolation_filters_nothing(engine: Engine, running: str) -> None:
+    for value in ("default", "x"):
+        found = engine.call("GET", f"/containers/json?{filters(isolation=value, name=running)}")
+        assert [c["Names"] for c in found.json()] == [[f"/{running}"]]
+
+
+def test_the_version_says_when_it_was_built(engine: Engine) -> None:
+    server = engine.call("GET", "/version").json()
+    details = server["Components"][0]["Details"]
+    assert server["GitCommit"] == details["GitCommit"] != ""
+    assert server["BuildTime"] == details["BuildTime"]
+    assert datetime.fromisoformat(server["BuildTime"]).tzinfo is not None
+    assert engine.out("version", "--format", "{{.Server.BuildTime}}")
+
+
+def test_what_old_versions_tell_of_kernel_memory(engine: Engine) -> None:
+    assert "KernelMemory" in engine.call("GET", "/v1.41/info").json()
+    assert "KernelMemory" not in engine.call("GET", "/v1.42/info").json()
+
+
+def test_disk_usage_counts_containers_in_every_version(engine: Engine, running: str) -> None:
+    image = engine.inspect(running)["Image"]
+    for version in ("1.40", "1.50", "1.51"):
+        used = engine.call("GET", f"/v{version}/system/df").json()["Images"]
+        assert next(i["Containers"] for i in used if i["Id"] == image) >= 1
+
+
+@pytest.mark.parametrize(
+    "body", [{"StopSignal": "99"}, {"HostConfig": {"UsernsMode": "foo"}}], ids=str
+)
+def test_what_means_nothing_is_let_through(engine: Engine, name: str, body: object) -> None:
+    sent = {"Image": "busybox", "Cmd": ["true"]} | dict(body)  # type: ignore[call-overload]
+    assert engine.call("POST", f"/containers/create?name={name}", sent).status == 201
+    assert engine.call("POST", f"/containers/{name}/start").status == 204
+
+
+def test_a_start_does_not_look_at_detach_keys(engine: Engine, running: str) -> None:
+    assert engine.call("POST", f"/containers/{running}/start?detachKeys=zz").status == 304
+
+
+def test_a_tag_without_a_name_is_nothing_to_do(engine: Engine) -> None:
+    assert engine.call("POST", "/images/busybox/tag").status == 200
+
+
+def test_real_time_shares_wait_for_the_next_start(engine: Engine, running: str) -> None:
+    engine.docker("update", "--cpu-rt-runtime", "5", running)
+
+
+def told(engine: Engine, method: str, path: str, body: object = None) -> str:
+    """The sentence of a refusal: 400, or 500 where dockerd blames itself for it."""
+    reply = engine.call(method, path, body)
+    assert reply.status in (400, 500)
+    return reply.message
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "sentence"),
+    [
+        ("stop?signal=FOO", None, "cannot stop container: {}: invalid signal: FOO"),
+        ("restart?signal=FOO", None, "Cannot restart container {}: invalid signal: FOO"),
+    ],
+)
+def test_refusals_of_a_running_container(
+    engine: Engine, running: str, path: str, body: object, sentence: str
+) -> None:
+    assert told(engine, "POST", f"/containers/{running}/{path}", body) == sentence.format(running)
+
+
+def test_kernel_memory_is_looked_at_by_old_versions(engine: Engine, running: str) -> None:
+    path = f"/containers/{running}/update"
+    for version in ("1.24", "1.41"):
+        assert told(engine, "POST", f"/v{version}{path}", {"KernelMemory": 5}) == (
+            "Minimum kernel memory limit allowed is 6MB"
+        )
+    assert engine.call("POST", f"/v1.42{path}", {"KernelMemory": 5}).status == 200
+
+
+def test_a_second_network_that_cannot_be(engine: Engine) -> None:
+    done = engine.docker(
+        "run", "--rm", "--network=bridge", "--network=host", "busybox", "true", check=False
+    )
+    assert "cannot connect container to host network - container must be created in" in (
+        done.stderr.decode()
+    )
+
+
+def test_a_working_directory_that_is_a_file(engine: Engine) -> None:
+    done = engine.docker("run", "--rm", "-w", "/etc/passwd", "busybox", "true", check=False)
+    assert done.returncode == 125
+    assert "Cannot mkdir: /etc/passwd is not a directory" in done.stderr.decode()
+
+
+# Execs
+
+
+def made(engine: Engine, container: str, **config: object) -> str:
+    body = {"Cmd": ["true"], "AttachStdout": True} | config
+    return str(engine.call("POST", f"/containers/{container}/exec", body).json()["Id"])
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"WorkingDir": "rel"}, "Cwd must be an absolute path"),
+        (
+            {"Env": ["=x"]},
+            "unable to start container process: invalid environment variable: name cannot be empty",
+        ),
+    ],
+)
+def test_an_exec_that_the_runtime_refuses(
+    engine: Engine, running: str, config: dict[str, object], sentence: str
+) -> None:
+    identifier = made(engine, running, **config)
+    stream = engine.call("POST", f"/exec/{identifier}/start", {}).body
+    assert stream[8:].decode() == f"OCI runtime exec failed: exec failed: {sentence}\r\n"
+    assert engine.call("GET", f"/exec/{identifier}/json").json()["ExitCode"] == 128
+
+
+def test_an_exec_runs_once(engine: Engine, running: str) -> None:
+    identifier = made(engine, running, Cmd=["echo", "hi"])
+    assert engine.call("POST", f"/exec/{identifier}/start", {}).body[8:] == b"hi\n"
+    for _ in range(100):
+        if not engine.call("GET", f"/exec/{identifier}/json").json()["Running"]:
+            break
+        time.sleep(0.05)
+    again = engine.call("POST", f"/exec/{identifier}/start", {})
+    assert again.status == 200
+    assert again.body[8:].decode() == f"exec command {identifier} has already run\r\n"
+    assert engine.call("GET", f"/exec/{identifier}/json").json()["ExitCode"] == 0
+
+
+def test_an_exec_that_was_not_started_has_no_size(engine: Engine, running: str) -> None:
+    identifier = made(engine, running, Tty=True)
+    assert told(engine, "POST", f"/exec/{identifier}/resize?h=10&w=10") == (
+        "timeout waiting for exec session ready"
+    )
+
+
+# Archives
+
+
+@pytest.mark.parametrize("member", ["../evil", "a/../../evil", "/../evil", ".."])
+def test_an_archive_that_leads_out_is_refused(engine: Engine, member: str) -> None:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo(member))
+    done = engine.docker("load", input=data.getvalue(), check=False)
+    assert done.returncode == 1
+    assert f'invalid entry name "{member}"' in done.stderr.decode()
