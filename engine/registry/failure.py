@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine import gojson
 from engine.errors import (
     EngineError,
     Forbidden,
@@ -158,6 +159,11 @@ class _Body(msgspec.Struct):
     details: str | None = None
 
 
+# What distribution calls what it reads.
+_GO_NAMES = {"_Body": "struct { Errors []errcode.Error }", "_Error": "errcode.Error"}
+_ANONYMOUS = frozenset(_GO_NAMES.values())
+
+
 def from_response(
     status: int, reason: str, content_type: str, body: bytes, challenges: Sequence[Challenge] = ()
 ) -> WharfError:
@@ -184,9 +190,17 @@ def _from_body(status: int, content_type: str, body: bytes) -> WharfError:
     }:
         return _plain(status, text)
     try:
-        document = msgspec.json.decode(body, type=_Body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        return _unparsed(status, str(exc), text)
+        loose = gojson.loads(body)
+        document = msgspec.convert({} if loose is None else loose, _Body)
+    except msgspec.ValidationError as exc:
+        said = gojson.type_error(body, _Body, _GO_NAMES, _ANONYMOUS)
+        return _unparsed(status, said or str(exc), text)
+    except msgspec.DecodeError as exc:
+        return _unparsed(status, gojson.syntax_error(body, str(exc)), text)
+    except UnicodeDecodeError:
+        return _unparsed(status, "invalid UTF-8 in string", text)
+    except RecursionError:
+        return _unparsed(status, gojson.TOO_DEEP, text)
     if document.details:
         return _plain(status, document.details)
     if not document.errors:

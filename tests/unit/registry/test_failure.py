@@ -125,3 +125,22 @@ def test_deep_json_is_no_traceback(depth: int) -> None:
     data = b'{"errors":' + b"[" * depth + b"]" * depth + b"}"
     found = failure.from_response(404, "Not Found", JSON, data)
     assert isinstance(found, errors.EngineError)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "unexpected end of JSON input"),
+        (b"x", "invalid character 'x' looking for beginning of value"),
+        (b"null", "no error details found in HTTP response body"),
+        (b"{}", "no error details found in HTTP response body"),
+        (
+            b"[]",
+            "json: cannot unmarshal array into Go value of type struct { Errors []errcode.Error }",
+        ),
+    ],
+)
+def test_a_body_that_explains_nothing(body: bytes, reason: str) -> None:
+    found = failure.from_response(404, "Not Found", "application/json", body)
+    said = json.dumps(body.decode())
+    assert str(found) == f"error parsing HTTP 404 response body: {reason}: {said}"
