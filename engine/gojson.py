@@ -314,6 +314,8 @@ def _go_type(info: inspect.Type, names: Names) -> str:
             return "bool"
         case inspect.IntType():
             return "int"
+        case inspect.AnyType():
+            return "interface {}"
         case inspect.DictType(value_type=inner):
             return f"map[string]{_go_type(inner, names)}"
         case inspect.VarTupleType(item_type=inner) | inspect.ListType(item_type=inner):

@@ -8,12 +8,14 @@ too. null, and any value that says nothing ("", 0, [], {}), leaves the default.
 from __future__ import annotations
 
 import codecs
+import functools
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from compat.daemon.checks import without_password
 from compat.daemon.options import OLD_KEYS, Option, by_key
+from compat.daemon.values import Boolean, Integer, Pairs, Strings, Switches, Text
 from engine import gojson
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ def decode(raw: bytes) -> dict[str, object]:
 
 def values(document: Mapping[str, object]) -> dict[str, Any]:
     """What the document sets, by flag; raises FileError naming the key whose value cannot be."""
+    if said := _mismatch(document):
+        raise FileError(f"invalid JSON: {said}")
     found: dict[str, Any] = {}
     for key, option in by_key().items():
         given = document.get(key)
@@ -72,6 +76,40 @@ def values(document: Mapping[str, object]) -> dict[str, Any]:
         except ValueError as exc:
             raise FileError(f"invalid value for {key}: {exc}") from exc
     return found
+
+
+# What Go's struct has for each kind of option; the others decode themselves.
+_GO_TYPES: Mapping[type, object] = {
+    Boolean: bool,
+    Integer: int,
+    Text: str,
+    Strings: list[str],
+    Pairs: dict[str, str],
+    Switches: dict[str, bool],
+}
+
+
+def _mismatch(document: Mapping[str, object]) -> str | None:
+    """Go's sentence about the first value of a wrong type, null for none."""
+    return gojson.type_error(
+        msgspec.json.encode(document), _go_config(), {"Config": "config.Config"}, frozenset()
+    )
+
+
+@functools.cache
+def _go_config() -> type[msgspec.Struct]:
+    known = [
+        (f"option{number}", _GO_TYPES[type(option.kind)], key)
+        for number, (key, option) in enumerate(by_key().items())
+        if type(option.kind) in _GO_TYPES
+    ]
+    return msgspec.defstruct(
+        "Config",
+        [
+            (name, cast("Any", kind), msgspec.field(name=key, default=None))
+            for name, kind, key in known
+        ],
+    )
 
 
 def conflicts(document: Mapping[str, object], flags: Mapping[str, Any]) -> list[str]:
@@ -98,7 +136,8 @@ def _document(raw: bytes) -> dict[str, object]:
     except UnicodeDecodeError:
         raise FileError("invalid JSON: invalid UTF-8 in string") from None
     if not isinstance(document, dict):
-        raise FileError("invalid JSON: the file must hold one object")
+        said = gojson.type_error(text, dict[str, Any], {}, frozenset())
+        raise FileError(f"invalid JSON: {said}")
     return cast("dict[str, object]", document)
 
 

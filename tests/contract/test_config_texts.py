@@ -126,6 +126,23 @@ FILE_SENTENCES = [
         "",
         MERGED + "only one IPv4 host gateway IP address can be specified",
     ),
+    (
+        {"labels": "x"},
+        "",
+        "invalid JSON: json: cannot unmarshal string into Go struct field Config.labels "
+        "of type []string",
+    ),
+    (
+        {"log-opts": {"a": 1}},
+        "",
+        "invalid JSON: json: cannot unmarshal number into Go struct field Config.log-opts.a "
+        "of type string",
+    ),
+    (
+        {"hosts": [1]},
+        "",
+        "invalid JSON: json: cannot unmarshal number into Config.hosts.0 of type string",
+    ),
     ({"exec-opts": ["a"]}, "", MERGED + "invalid exec-opt (a): must be formatted 'opt=value'"),
     (
         {"exec-opts": ["isolation=x"]},
