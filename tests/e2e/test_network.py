@@ -128,6 +128,23 @@ def test_udp(engine: Engine, name: str) -> None:
             assert client.recv(100) == b"re:" + word
 
 
+def test_lists_by_port(engine: Engine, name: str) -> None:
+    engine.docker("run", "-d", "--name", name, "-p", "80", "--expose", "7000", "busybox", "top")
+    port = published(engine, name)
+
+    def found(word: str) -> bool:
+        flags = ("--filter", f"name={name}", "--filter", word, "--format", "{{.Names}}")
+        return engine.out("ps", *flags) == name
+
+    assert found(f"publish={port}")
+    assert found(f"publish={port - 1}-{port + 1}/tcp")
+    assert not found(f"publish={port}/udp")
+    assert not found("publish=80")
+    assert found("expose=80")
+    assert found("expose=6999-7001")
+    assert not found(f"expose={port}")
+
+
 def test_publish_all(engine: Engine, name: str) -> None:
     engine.docker("run", "-d", "--name", name, "--expose", "80", "-P", "busybox", *SERVER)
     assert answers("127.0.0.1", published(engine, name)) == "served\n"
