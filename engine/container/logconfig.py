@@ -108,11 +108,11 @@ def _max_size(options: Mapping[str, str]) -> int:
     if text is None:
         return DEFAULT_MAX_SIZE_BYTES
     try:
-        size = literals.size_bytes(text) if text != "-1" else -1
+        size = literals.decimal_size_bytes(text) if text != "-1" else -1
     except ValueError as exc:
         raise LoggingFailure(str(exc)) from exc
     if text != "-1" and size <= 0:
-        raise LoggingFailure(f"max-size must be a positive number, got '{text}'")
+        raise LoggingFailure("max-size must be a positive number")
     return size
 
 
