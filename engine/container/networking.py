@@ -40,7 +40,7 @@ def request(rooms: Rooms, container: Container) -> SandboxRequest:
         mac_address=config.mac_address,
         hosts_path="" if shares else os.path.join(folder, "hosts"),
         resolv_conf_path="" if shares else os.path.join(folder, "resolv.conf"),
-        hostname_path=os.path.join(folder, "hostname"),
+        hostname_path="" if shares else os.path.join(folder, "hostname"),
     )
 
 

@@ -78,7 +78,7 @@ def _running(handle: Handle, status: Status) -> State:
 
 async def _start(rooms: Rooms, handle: Handle) -> Container:
     """The container with what the network gave it; its task runs."""
-    container = handle.container
+    container = _as_its_donor(rooms, handle.container)
     for point in container.mount_points:
         if point.name and point.driver:
             await rooms.volumes.acquire(point.name, container.id)
@@ -203,10 +203,19 @@ def _open_namespace(handle: Handle, kind: str) -> int:
     return fd
 
 
-async def _open_sandbox(rooms: Rooms, container: Container) -> Sandbox:
+def _as_its_donor(rooms: Rooms, container: Container) -> Container:
+    """Whoever joins another's network has its names too, from each start on."""
     mode = container.host_config.network_mode
-    if modes.other(mode) is not None:
-        _shared(rooms, mode, "network")
+    if modes.other(mode) is None:
+        return container
+    donor = _shared(rooms, mode, "network").config
+    config = msgspec.structs.replace(
+        container.config, hostname=donor.hostname, domainname=donor.domainname
+    )
+    return msgspec.structs.replace(container, config=config)
+
+
+async def _open_sandbox(rooms: Rooms, container: Container) -> Sandbox:
     return await rooms.networks.open(networking.request(rooms, container))
 
 
@@ -224,7 +233,7 @@ def _with_sandbox(rooms: Rooms, container: Container, sandbox: Sandbox) -> Conta
         resolv_conf_path=(
             holder.resolv_conf_path if holder else os.path.join(folder, "resolv.conf")
         ),
-        hostname_path=os.path.join(folder, "hostname"),
+        hostname_path=holder.hostname_path if holder else os.path.join(folder, "hostname"),
     )
 
 

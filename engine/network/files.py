@@ -40,11 +40,6 @@ def write(path: str, content: str) -> None:
         file.write(content)
 
 
-def write_hostname(request: SandboxRequest) -> None:
-    if request.hostname_path:
-        write(request.hostname_path, f"{request.hostname}\n")
-
-
 def write_all(
     request: SandboxRequest,
     config: EngineConfig,
@@ -54,7 +49,8 @@ def write_all(
     has_own_namespace: bool,
 ) -> None:
     """Before a container starts. `own` are its addresses, `gateways` those of the host."""
-    write_hostname(request)
+    if request.hostname_path:
+        write(request.hostname_path, f"{request.hostname}\n")
     if request.hosts_path:
         extra = names.extra_hosts(request.extra_hosts, gateways)
         write(request.hosts_path, _hosts(request, extra, own, has_own_namespace))

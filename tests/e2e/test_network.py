@@ -326,3 +326,25 @@ def test_a_network_of_ones_own(engine: Engine, name: str) -> None:
     assert b"has active endpoints" in done.stderr
     engine.docker("rm", "-f", name)
     assert engine.out("network", "rm", name) == name
+
+
+def test_names_come_with_a_joined_network(engine: Engine, name: str) -> None:
+    donor, guest = f"{name}-donor", f"{name}-guest"
+    flags = ("--hostname", "origin", "--domainname", "example.test")
+    engine.docker("run", "-d", "--name", donor, *flags, "busybox", "sleep", "100")
+    engine.docker(
+        "create", "--name", guest, "--network", f"container:{donor}", "busybox", "sleep", "100"
+    )
+    created = engine.inspect(guest)
+    assert created["Config"]["Hostname"] == created["Id"][:12]
+    engine.docker("start", guest)
+    script = "hostname; cat /etc/hostname /proc/sys/kernel/domainname; echo $HOSTNAME"
+    seen = engine.out("exec", guest, "sh", "-c", script)
+    assert seen.split() == ["origin", "origin", "example.test", "origin"]
+    of_donor, of_guest = engine.inspect(donor), engine.inspect(guest)
+    for field in ("Hostname", "Domainname"):
+        assert of_guest["Config"][field] == of_donor["Config"][field]
+    for field in ("HostnamePath", "HostsPath", "ResolvConfPath"):
+        assert of_guest[field] == of_donor[field]
+    uts = ("readlink", "/proc/self/ns/uts")
+    assert engine.out("exec", guest, *uts) != engine.out("exec", donor, *uts)
