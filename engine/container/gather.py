@@ -8,7 +8,16 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.container import apparmor, capabilities, devices, modes, security, user, view
+from engine.container import (
+    apparmor,
+    capabilities,
+    devices,
+    modes,
+    propagation,
+    security,
+    user,
+    view,
+)
 from engine.container.model import MountType
 from engine.errors import EngineError, InvalidParameter, NoSuchImage, NotImplementedHere
 from engine.linux import path as paths
@@ -120,6 +129,7 @@ def _sources(rooms: Rooms, container: Container) -> dict[str, str]:
         match point.type:
             case MountType.BIND:
                 _ensure_source(rooms, point)
+                propagation.check(point)
             case MountType.IMAGE:
                 sources[point.destination] = _image_source(rooms, point)
             case _:

@@ -218,7 +218,7 @@ def _as_its_donor(rooms: Rooms, container: Container) -> Container:
     mode = container.host_config.network_mode
     if modes.other(mode) is None:
         return container
-    donor = _shared(rooms, mode, "network").config
+    donor = _shared(rooms, mode, "network").container.config
     config = msgspec.structs.replace(
         container.config, hostname=donor.hostname, domainname=donor.domainname
     )
