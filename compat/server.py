@@ -71,11 +71,23 @@ def _with_configuration(line: CommandLine) -> int:
     if line.asks_for("check"):
         return _check(configuration.engine)
     if line.asks_for("validate"):
+        _validate(configuration.engine)
         for warning in configuration.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         print("configuration OK", file=sys.stderr)
         return 0
     return run(configuration)
+
+
+def _validate(config: EngineConfig) -> None:
+    """What a start would refuse later; raises ConfigurationError."""
+    from engine.container import logconfig
+    from engine.errors import WharfError
+
+    try:
+        logconfig.check_default(config.log_driver, config.log_opts)
+    except WharfError as exc:
+        raise ConfigurationError(str(exc)) from exc
 
 
 def _check(config: EngineConfig) -> int:
@@ -109,7 +121,9 @@ def run(configuration: Configuration) -> int:
     except (ListenError, StillRunning) as exc:
         return _fail(str(exc))
     except OSError as exc:
-        return _fail(f"failed to start daemon: {exc}")
+        reason = (exc.strerror or str(exc)).lower()
+        where = f"open {exc.filename}: " if exc.filename else ""
+        return _fail(f"failed to start daemon: {where}{reason}")
 
 
 def _open_log(config: EngineConfig) -> None:

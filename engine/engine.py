@@ -7,15 +7,15 @@ import contextlib
 import fcntl
 import logging
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from engine import offload, system
-from engine.container import apparmor, spec
+from engine.container import apparmor, gather, logconfig, spec
 from engine.container.containers import Containers
 from engine.container.limits import Host
 from engine.container.rooms import Rooms
 from engine.container.store import Store
-from engine.errors import EngineError
+from engine.errors import EngineError, WharfError
 from engine.events import EventBus
 from engine.image.pull import Puller
 from engine.image.store import Images
@@ -33,6 +33,8 @@ from engine.volume.manager import Volumes
 from engine.work import Work
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from engine.config import EngineConfig
     from engine.runtime.protocol import Exit
 
@@ -93,6 +95,8 @@ class Engine:
 
     async def _open(self) -> None:
         config, closing = self.config, self._closing
+        logconfig.check_default(config.log_driver, config.log_opts)
+        await offload.disk(gather.default_profile, config)
         await offload.disk(_make_directories, config)
         locks = await offload.disk(_lock, config)
         closing.callback(_unlock, locks)
@@ -107,17 +111,36 @@ class Engine:
         await self.volumes.open_engine()
         self.networks = Networks(config, self.database, self.events)
         self.runtime = Runtime(config.exec_root, events=_Nobody())
-        # Three that do not need each other: the fork server, the bridge, the control groups.
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.runtime.open())
-            group.create_task(self.networks.open_engine())
-            parent = group.create_task(offload.kernel(_open_cgroups, config))
-        closing.push_async_callback(offload.kernel, _close_cgroups, parent.result())
+        parent = await offload.kernel(_open_cgroups, config)
+        closing.push_async_callback(offload.kernel, _close_cgroups, parent)
         closing.push_async_callback(self.runtime.close)
         closing.push_async_callback(self.networks.close_engine)
-        await self._open_containers(snapshots, parent.result())
+        await self._open_side_by_side(self.runtime.open(), self._open_networks())
+        await self._open_containers(snapshots, parent)
         closing.push_async_callback(self._work.close, _CLOSE_S)
         closing.callback(self.events.close)
+
+    async def _open_side_by_side(self, *openings: Coroutine[Any, Any, None]) -> None:
+        """Rooms that do not need each other.
+
+        A failure that is reported on purpose is raised as itself, not in a group: a user reads it.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                for opening in openings:
+                    group.create_task(opening)
+        except BaseExceptionGroup as failures:
+            for failure in failures.exceptions:
+                if isinstance(failure, WharfError | OSError):
+                    raise failure from failures
+            raise
+
+    async def _open_networks(self) -> None:
+        try:
+            await self.networks.open_engine()
+        except WharfError as error:
+            error.args = (f"Error initializing network controller: {error}",)
+            raise
 
     def _open_registry(self, content: Content, snapshots: Snapshots) -> None:
         self.registry = Client.of(self.config)
@@ -186,7 +209,12 @@ def _make_directories(config: EngineConfig) -> None:
         (os.path.join(config.exec_root, "containers"), 0o700),
         (os.path.join(config.exec_root, "seccomp"), 0o700),
     ):
-        os.makedirs(path, mode, exist_ok=True)
+        try:
+            os.makedirs(path, mode, exist_ok=True)
+        except FileExistsError as exc:
+            raise EngineError(f"mkdir {exc.filename}: not a directory") from exc
+        except OSError as exc:
+            raise EngineError(f"mkdir {exc.filename}: {(exc.strerror or '').lower()}") from exc
         os.chmod(path, mode)
 
 

@@ -12,7 +12,7 @@ INT64_MAX = 2**63 - 1
 
 _TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
-_UNITS = {unit: 1024**power for power, unit in enumerate("bkmgtp")}
+_UNITS = "bkmgtp"
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?([a-z]{0,3})", re.IGNORECASE | re.ASCII)
 
 
@@ -30,6 +30,15 @@ def size_bytes(text: str) -> int:
 
     go-units RAMInBytes; like that it goes through a float, exact up to 2**53.
     """
+    return _size_bytes(text, 1024)
+
+
+def decimal_size_bytes(text: str) -> int:
+    """The same where each unit is 1000 of the one before, "KiB" too (go-units FromHumanSize)."""
+    return _size_bytes(text, 1000)
+
+
+def _size_bytes(text: str, base: int) -> int:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ValueError(f"invalid size: '{text}'")
@@ -37,7 +46,7 @@ def size_bytes(text: str) -> int:
     unit = suffix[:1] or "b"
     if unit not in _UNITS or suffix[1:] not in {"", "b", "ib"} or suffix in {"bb", "bib"}:
         raise ValueError(f"invalid suffix: '{suffix}'")
-    size = float(number) * _UNITS[unit]
+    size = float(number) * base ** _UNITS.index(unit)
     if size > INT64_MAX:
         raise ValueError(f"invalid size: '{text}'")
     return int(size)

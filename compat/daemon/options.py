@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 
 OWN_RUNTIMES = frozenset({BUILTIN_RUNTIME, "runc"})
+LOG_DRIVERS = frozenset({"", "json-file", "none"})
 ATTRIBUTES = frozenset(field.name for field in fields(EngineConfig))
 
 
@@ -101,6 +102,12 @@ def _refuse_runtime(name: str) -> str:
     if name in OWN_RUNTIMES:
         return ""
     return f"default-runtime {name}: this engine runs containers itself and starts no other runtime"
+
+
+def _refuse_log_driver(name: str) -> str:
+    if name in LOG_DRIVERS:
+        return ""
+    return f"log-driver {name}: this engine writes logs by json-file only, or none"
 
 
 def _refuse_cgroup_driver(options: tuple[str, ...]) -> str:
@@ -477,6 +484,7 @@ TABLE: tuple[Option, ...] = (
         Text(),
         "Where containers' output goes",
         shown='"json-file"',
+        refuse=_refuse_log_driver,
     ),
     Option(
         "log-opt",

@@ -43,16 +43,12 @@ async def create(call: Call) -> web.Response:
 
 async def list_(call: Call) -> web.Response:
     limit = call.query.integer("limit") or 0
-    filters = call.query.filters()
-    for name in ("since", "before"):  # once words of their own, still taken
-        if word := call.query.text(name):
-            filters.setdefault(name, (word,))
     views = await call.engine.containers.list(
         model.ListQuery(
             all=call.query.flag("all"),
             limit=max(limit, 0),
             with_size=call.query.flag("size"),
-            filters=filters,
+            filters=call.query.filters(),
         )
     )
     now = params.now_ns()

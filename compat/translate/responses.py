@@ -55,7 +55,7 @@ def inspect(view: model.ContainerView, *, short_id_is_alias: bool) -> wire.Conta
         platform=container.platform_os,
         app_armor_profile=container.apparmor_profile,
         exec_ids=view.exec_ids or None,
-        host_config=host_config(container.host_config),
+        host_config=host_config(container.host_config, _links(view)),
         graph_driver=wire.GraphDriver(
             data={"ID": container.id, **view.directories} if view.directories else None, name=DRIVER
         ),
@@ -150,7 +150,13 @@ def _healthcheck(asked: model.Healthcheck) -> wire.HealthConfig:
     )
 
 
-def host_config(host: model.HostConfig) -> wire.HostConfig:
+def _links(view: model.ContainerView) -> tuple[str, ...]:
+    """Each as "/name:/holder/alias"."""
+    holder = view.container.name
+    return tuple(f"/{name}:/{holder}/{alias}" for name, alias in view.links)
+
+
+def host_config(host: model.HostConfig, links: tuple[str, ...] = ()) -> wire.HostConfig:
     limits = host.resources
     return wire.HostConfig(
         binds=host.binds,
@@ -184,7 +190,7 @@ def host_config(host: model.HostConfig) -> wire.HostConfig:
         group_add=host.group_add,
         ipc_mode=host.ipc_mode,
         cgroup=host.cgroup,
-        links=host.links or None,
+        links=links or None,
         oom_score_adj=host.oom_score_adj,
         pid_mode=host.pid_mode,
         privileged=host.privileged,
@@ -434,7 +440,7 @@ def summary(view: model.ContainerView, now_ns: int) -> wire.ContainerSummary:
     host = container.host_config
     return wire.ContainerSummary(
         id=container.id,
-        names=(f"/{container.name}",),
+        names=tuple(sorted(f"/{name}" for name in (container.name, *view.link_names))),
         image=view.image_name or container.config.image,
         image_id=container.image_id,
         command=command(container),

@@ -21,6 +21,7 @@ from engine.container import (
     create,
     exec,
     exit,
+    links,
     listing,
     logs,
     names,
@@ -172,7 +173,10 @@ class Containers:
     ) -> None:
         handle = self._rooms.store.find(ref)
         if link:
-            raise Conflict("Conflict, cannot remove the default link name of the container")
+            if "/" not in ref.removeprefix("/"):
+                raise EngineError("Conflict, cannot remove the default link name of the container")
+            await self._do(links.remove(self._rooms, ref), f"removing link {ref}")
+            return
         if not force:
             next_status(handle.state.status, Event.REMOVE, handle.id, ref=ref)
         await self._do(
@@ -241,11 +245,13 @@ class Containers:
     async def _list(self, query: ListQuery) -> Sequence[ContainerView]:
         chosen = listing.select(self._rooms, query)
         sizes = await self._sizes(chosen) if query.with_size else {}
+        linked = links.names(self._rooms.store.all())
         image_name = functools.cache(self._image_name)  # many containers share few images
         return [
             ContainerView(
                 container=handle.container,
                 sizes=sizes.get(handle.id),
+                link_names=tuple(linked.get(handle.id, ())),
                 image_name=image_name(handle.container.config.image, handle.container.image_id),
             )
             for handle in chosen
@@ -260,6 +266,7 @@ class Containers:
             exec_ids=exec.running(handle),
             directories=self._directories(container),
             sizes=sizes.get(handle.id),
+            links=links.shown(self._rooms, container),
             image_name=self._image_name(container.config.image, container.image_id),
         )
 

@@ -15,6 +15,7 @@ import msgspec
 from engine import ids, offload
 from engine.container import (
     defaults,
+    links,
     logconfig,
     merge,
     mounts,
@@ -170,12 +171,6 @@ def _check_shared(rooms: Rooms, host_config: HostConfig) -> None:
     for ref in refs:
         if ref is not None:
             _find_for(rooms, ref)
-    for link in host_config.links or ():
-        ref = validate.parse_link(link)[0]
-        try:
-            rooms.store.find(ref)
-        except NoSuchContainer as exc:
-            raise InvalidParameter(f"could not get container for {ref}: {exc}") from exc
 
 
 def _find_for(rooms: Rooms, ref: str) -> Container:
@@ -211,6 +206,7 @@ def _compose(
         path=path,
         args=args,
         endpoints=defaults.endpoints(host_config, request.endpoints),
+        links=links.resolve(rooms, host_config),
         snapshot_key=container_id,
         log_path=os.path.join(folder, f"{container_id}-json.log") if keeps_log else "",
         cgroup_path=os.path.join(

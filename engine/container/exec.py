@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine import ids, offload
-from engine.container import attach, environment, failure, gather, spec, view
+from engine.container import attach, environment, failure, gather, links, spec, view
 from engine.container.model import Exec, ExecConfig
 from engine.container.publish import publish
 from engine.container.state import Event, next_status
@@ -43,6 +43,7 @@ async def create(rooms: Rooms, handle: Handle, config: ExecConfig, *, ref: str) 
         raise InvalidParameter(f"Invalid escape keys ({config.detach_keys}) provided") from None
     if config.user:
         await _look_up(handle, config.user)
+    config = msgspec.structs.replace(config, linked_env=links.environment(rooms, handle.container))
     exec = Exec(id=ids.generate(), container_id=handle.id, config=config)
     await rooms.store.save_exec(handle, exec)
     publish(rooms.events, handle.container, f"exec_create: {_words(config)}", execID=exec.id)
@@ -189,7 +190,8 @@ def _process(
 ) -> oci.Process:
     container = handle.container
     env = environment.override(
-        environment.of_container(container.config, tty=config.tty), config.env
+        environment.of_container(container.config, tty=config.tty, links=config.linked_env),
+        config.env,
     )
     size = console_size or config.console_size
     return oci.Process(

@@ -8,7 +8,16 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.container import apparmor, capabilities, devices, modes, security, user, view
+from engine.container import (
+    apparmor,
+    capabilities,
+    devices,
+    modes,
+    propagation,
+    security,
+    user,
+    view,
+)
 from engine.container.model import MountType
 from engine.errors import EngineError, InvalidParameter, NoSuchImage, NotImplementedHere
 from engine.linux import path as paths
@@ -16,6 +25,7 @@ from engine.linux import seccomp, syscalls
 from engine.storage import atomic
 
 if TYPE_CHECKING:
+    from engine.config import EngineConfig
     from engine.container.model import Container, MountPoint
     from engine.container.rooms import Rooms
     from engine.oci import runtime as oci
@@ -119,6 +129,7 @@ def _sources(rooms: Rooms, container: Container) -> dict[str, str]:
         match point.type:
             case MountType.BIND:
                 _ensure_source(rooms, point)
+                propagation.check(point)
             case MountType.IMAGE:
                 sources[point.destination] = _image_source(rooms, point)
             case _:
@@ -250,10 +261,21 @@ def _seccomp(
 
 def _profile_text(profile: str, options: security.SecurityOptions) -> bytes:
     """The client sends a profile's text; the daemon's own setting names a file."""
-    if options.seccomp:
-        return options.seccomp.encode()
+    return options.seccomp.encode() if options.seccomp else _read_profile(profile)
+
+
+def default_profile(config: EngineConfig) -> bytes:
+    """The daemon's own, b"" where it has no file; raises EngineError."""
+    profile = config.seccomp_profile
+    return b"" if profile in (*BUILTIN, UNCONFINED) else _read_profile(profile)
+
+
+def _read_profile(path: str) -> bytes:
     try:
-        with open(profile, "rb") as file:
+        with open(path, "rb") as file:
             return file.read()
     except OSError as exc:
-        raise EngineError(f"opening seccomp profile ({profile}) failed: {exc}") from exc
+        reason = (exc.strerror or str(exc)).lower()
+        raise EngineError(
+            f"opening seccomp profile ({path}) failed: open {path}: {reason}"
+        ) from exc

@@ -57,7 +57,7 @@ def select(rooms: Rooms, query: ListQuery) -> list[Handle]:
     chosen = [
         handle
         for handle in newest
-        if (includes_stopped or bounds.any or handle.state.status in ACTIVE)
+        if (includes_stopped or handle.state.status in ACTIVE)
         and bounds.contain(handle.container)
         and all(test(handle.container) for test in tests)
     ]
@@ -66,14 +66,10 @@ def select(rooms: Rooms, query: ListQuery) -> list[Handle]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Bounds:
-    """`before` and `since` name containers; dockerd then lists stopped ones as well."""
+    """`before` and `since` name containers, which need not be in the list themselves."""
 
     before_ns: int | None
     since_ns: int | None
-
-    @property
-    def any(self) -> bool:
-        return self.before_ns is not None or self.since_ns is not None
 
     def contain(self, container: Container) -> bool:
         if self.before_ns is not None and container.created_ns >= self.before_ns:
@@ -104,8 +100,8 @@ def _tests(rooms: Rooms, filters: Mapping[str, tuple[str, ...]]) -> list[Filter]
         "is-task": _by_task,
         "volume": _by_volume,
         "network": _by_network,
-        "publish": lambda values: _by_port("publish", values),
-        "expose": lambda values: _by_port("expose", values),
+        "publish": _by_published_port,
+        "expose": _by_exposed_port,
         "ancestor": lambda values: _by_ancestor(rooms, values),
     }
     return [make(filters[name]) for name, make in makers.items() if filters.get(name)]
@@ -186,12 +182,15 @@ def _by_network(values: tuple[str, ...]) -> Filter:
     )
 
 
-def _by_port(kind: str, values: tuple[str, ...]) -> Filter:
-    wanted = {port for value in values for port in _ports(kind, value)}
-    if kind == "publish":
-        return lambda c: any(
-            (p.container_port, p.protocol) in wanted for p in c.ports if p.host_port
-        )
+def _by_published_port(values: tuple[str, ...]) -> Filter:
+    """The host's ports."""
+    wanted = {port for value in values for port in _ports("publish", value)}
+    return lambda c: any((p.host_port, p.protocol) in wanted for p in c.ports if p.host_port)
+
+
+def _by_exposed_port(values: tuple[str, ...]) -> Filter:
+    """The container's own ports."""
+    wanted = {port for value in values for port in _ports("expose", value)}
     return lambda c: any(_port_of(text) in wanted for text in c.config.exposed_ports)
 
 
@@ -201,20 +200,35 @@ def _port_of(text: str) -> tuple[int, str]:
 
 
 def _ports(kind: str, value: str) -> Iterable[tuple[int, str]]:
+    """A port or a range of them, with its protocol (moby daemon/list.go portOp)."""
     if ":" in value:
         raise InvalidParameter(f"filter for '{kind}' should not contain ':': {value}")
     numbers, _, protocol = value.partition("/")
-    first, _, last = numbers.partition("-")
     try:
-        low, high = int(first), int(last or first)
+        low, high = _range(numbers)
     except ValueError as exc:
-        raise InvalidParameter(
-            f"error while looking up for {kind} {value}: "
-            f'strconv.ParseUint: parsing "{first}": invalid syntax'
-        ) from exc
-    if not 0 <= low <= high <= 65535:
-        raise InvalidParameter(f"error while looking up for {kind} {value}: invalid range")
+        raise InvalidParameter(f"error while looking up for {kind} {value}: {exc}") from exc
     return [(number, protocol or "tcp") for number in range(low, high + 1)]
+
+
+def _range(text: str) -> tuple[int, int]:
+    """ValueError with the sentence of go-connections' ParsePortRange."""
+    if not text:
+        raise ValueError("Empty string specified for ports.")
+    first, dash, last = text.partition("-")
+    low = _port_number(first)
+    high = _port_number(last) if dash else low
+    if high < low:
+        raise ValueError(f"Invalid range specified for the Port: {text}")
+    return low, high
+
+
+def _port_number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError(f'strconv.ParseUint: parsing "{text}": invalid syntax')
+    if len(text.lstrip("0")) > 5 or int(text) > 65535:
+        raise ValueError(f'strconv.ParseUint: parsing "{text}": value out of range')
+    return int(text)
 
 
 def _find_image(rooms: Rooms, ref: str) -> Image | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from engine import literals, patterns
 from engine.container.model import LogConfig
-from engine.errors import EngineError, InvalidParameter, NotImplementedHere
+from engine.errors import EngineError, InvalidParameter, NotImplementedHere, WharfError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,6 +52,14 @@ def complete(asked: LogConfig, *, driver: str, options: Mapping[str, str]) -> Lo
     config = {**inherited, **asked.config}
     _check(type_, config)
     return LogConfig(type=type_, config=config)
+
+
+def check_default(driver: str, options: Mapping[str, str]) -> None:
+    """The daemon's own choice, at its start; raises EngineError."""
+    try:
+        _check(driver, options)
+    except WharfError as exc:
+        raise EngineError(f"failed to set log opts: {exc}") from exc
 
 
 def _check(type_: str, config: Mapping[str, str]) -> None:
@@ -108,11 +116,11 @@ def _max_size(options: Mapping[str, str]) -> int:
     if text is None:
         return DEFAULT_MAX_SIZE_BYTES
     try:
-        size = literals.size_bytes(text) if text != "-1" else -1
+        size = literals.decimal_size_bytes(text) if text != "-1" else -1
     except ValueError as exc:
         raise LoggingFailure(str(exc)) from exc
     if text != "-1" and size <= 0:
-        raise LoggingFailure(f"max-size must be a positive number, got '{text}'")
+        raise LoggingFailure("max-size must be a positive number")
     return size
 
 

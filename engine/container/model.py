@@ -324,6 +324,14 @@ class MountPoint(Frozen, frozen=True, kw_only=True):
     created_source: bool = False
 
 
+class Link(Frozen, frozen=True, kw_only=True):
+    """A container by a name of the holder's own; `name` is what it was called when that began."""
+
+    container_id: str
+    name: str
+    alias: str
+
+
 class Container(Frozen, frozen=True, kw_only=True):
     """The stored document of one container: the row is this, and nothing else is believed."""
 
@@ -340,6 +348,7 @@ class Container(Frozen, frozen=True, kw_only=True):
     state: State = State()
     mount_points: tuple[MountPoint, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
+    links: tuple[Link, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
     sandbox_id: str = ""
     sandbox_key: str = ""
@@ -362,6 +371,7 @@ class ExecConfig(Frozen, frozen=True, kw_only=True):
     attach_stderr: bool = False
     detach_keys: str = ""
     env: tuple[str, ...] = ()
+    linked_env: tuple[str, ...] = ()  # what the container's links stood for when it was made
     working_dir: str = ""
     cmd: tuple[str, ...] = ()
 
@@ -393,12 +403,18 @@ class Sizes(Frozen, frozen=True, kw_only=True):
 
 
 class ContainerView(Frozen, frozen=True, kw_only=True):
-    """All that inspect shows; `directories` are the overlay's, empty when there is none."""
+    """All that inspect shows; `directories` are the overlay's, empty when there is none.
+
+    `links` are (name, alias) of those it links to, `link_names` the "holder/alias" that others call
+    it by.
+    """
 
     container: Container
     exec_ids: tuple[str, ...] = ()
     directories: dict[str, str] = {}  # LowerDir, UpperDir, WorkDir, MergedDir
     sizes: Sizes | None = None
+    links: tuple[tuple[str, str], ...] = ()
+    link_names: tuple[str, ...] = ()
     image_name: str = ""  # what a list shows: the reference typed, or the id if it moved on
 
 

@@ -24,6 +24,17 @@ def shared_with(container_id: str) -> str:
     return _PREFIX + container_id
 
 
+HOST_NETWORK_AND_LINKS = (
+    "conflicting options: host type networking can't be used with links. "
+    "This would result in undefined behavior"
+)
+
+
+def is_user_defined_network(mode: str) -> bool:
+    """Neither one of Docker's own nor another container's."""
+    return mode not in ("", "default", "bridge", "host", "none") and other(mode) is None
+
+
 def is_private_network(mode: str) -> bool:
     """Whether the container has a network namespace of its own."""
     return mode != "host" and other(mode) is None
@@ -55,10 +66,7 @@ def _check_network(config: Config, host_config: HostConfig) -> None:
     if host_config.uts_mode == "host" and config.hostname:
         raise InvalidParameter("conflicting options: hostname and the UTS mode")
     if mode == "host" and host_config.links:
-        raise InvalidParameter(
-            "conflicting options: host type networking can't be used with links. "
-            "This would result in undefined behavior"
-        )
+        raise InvalidParameter(HOST_NETWORK_AND_LINKS)
 
 
 def _check_shared_network(config: Config, host_config: HostConfig) -> None:

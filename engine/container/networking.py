@@ -36,11 +36,12 @@ def request(rooms: Rooms, container: Container) -> SandboxRequest:
         dns=host_config.dns or (),
         dns_search=host_config.dns_search or (),
         dns_options=host_config.dns_options or (),
-        extra_hosts=(*(host_config.extra_hosts or ()), *links.hosts(rooms, container)),
+        extra_hosts=host_config.extra_hosts or (),
+        linked_hosts=links.hosts(rooms, container),
         mac_address=config.mac_address,
         hosts_path="" if shares else os.path.join(folder, "hosts"),
         resolv_conf_path="" if shares else os.path.join(folder, "resolv.conf"),
-        hostname_path=os.path.join(folder, "hostname"),
+        hostname_path="" if shares else os.path.join(folder, "hostname"),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine import offload
-from engine.container import failure, gather, limits, logconfig, modes, networking, spec
+from engine.container import failure, gather, limits, links, logconfig, modes, networking, spec
 from engine.container.model import State, Status, Ulimit
 from engine.container.publish import publish, publish_mount
 from engine.container.state import (
@@ -62,7 +62,16 @@ async def start(rooms: Rooms, handle: Handle) -> None:
         raise
     except Exception as exc:
         raise await _failed(rooms, handle, exc) from exc
+    await _tell_holders(rooms, handle.container)
     publish(rooms.events, handle.container, "start")
+
+
+async def _tell_holders(rooms: Rooms, container: Container) -> None:
+    """What runs goes on whether or not others could be told its address."""
+    try:
+        await links.tell_holders(rooms, container)
+    except OSError as exc:
+        log.warning("containers that link to %s still have its old address: %s", container.id, exc)
 
 
 def _running(handle: Handle, status: Status) -> State:
@@ -78,7 +87,8 @@ def _running(handle: Handle, status: Status) -> State:
 
 async def _start(rooms: Rooms, handle: Handle) -> Container:
     """The container with what the network gave it; its task runs."""
-    container = handle.container
+    container = _as_its_donor(rooms, handle.container)
+    linked = links.environment(rooms, container)
     for point in container.mount_points:
         if point.name and point.driver:
             await rooms.volumes.acquire(point.name, container.id)
@@ -91,7 +101,7 @@ async def _start(rooms: Rooms, handle: Handle) -> Container:
         container = msgspec.structs.replace(
             _with_sandbox(rooms, container, sandbox), apparmor_profile=findings.apparmor_profile
         )
-        bundle = _bundle(rooms, container, findings, sandbox)
+        bundle = _bundle(rooms, container, findings, sandbox, linked)
         joined = _open_shared(rooms, container)
         unused.pop_all()
     queued, handle.queued = handle.queued, []
@@ -204,10 +214,19 @@ def _open_namespace(handle: Handle, kind: str) -> int:
     return fd
 
 
-async def _open_sandbox(rooms: Rooms, container: Container) -> Sandbox:
+def _as_its_donor(rooms: Rooms, container: Container) -> Container:
+    """Whoever joins another's network has its names too, from each start on."""
     mode = container.host_config.network_mode
-    if modes.other(mode) is not None:
-        _shared(rooms, mode, "network")
+    if modes.other(mode) is None:
+        return container
+    donor = _shared(rooms, mode, "network").container.config
+    config = msgspec.structs.replace(
+        container.config, hostname=donor.hostname, domainname=donor.domainname
+    )
+    return msgspec.structs.replace(container, config=config)
+
+
+async def _open_sandbox(rooms: Rooms, container: Container) -> Sandbox:
     return await rooms.networks.open(networking.request(rooms, container))
 
 
@@ -225,14 +244,20 @@ def _with_sandbox(rooms: Rooms, container: Container, sandbox: Sandbox) -> Conta
         resolv_conf_path=(
             holder.resolv_conf_path if holder else os.path.join(folder, "resolv.conf")
         ),
-        hostname_path=os.path.join(folder, "hostname"),
+        hostname_path=holder.hostname_path if holder else os.path.join(folder, "hostname"),
     )
 
 
 # The spec
 
 
-def _bundle(rooms: Rooms, container: Container, found: Findings, sandbox: Sandbox) -> Bundle:
+def _bundle(
+    rooms: Rooms,
+    container: Container,
+    found: Findings,
+    sandbox: Sandbox,
+    linked: tuple[str, ...],
+) -> Bundle:
     config, host_config = container.config, container.host_config
     surroundings = spec.Surroundings(
         root=rooms.root(container.id),
@@ -251,6 +276,7 @@ def _bundle(rooms: Rooms, container: Container, found: Findings, sandbox: Sandbo
         shm_source=found.shm_source,
         cgroup_path=container.cgroup_path,
         default_ulimits=_default_ulimits(rooms),
+        links=linked,
         apparmor_profile=found.apparmor_profile,
         data_root=rooms.config.data_root,
     )

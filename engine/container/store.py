@@ -119,10 +119,11 @@ class Store:
     # Finding
 
     def find(self, ref: str) -> Handle:
-        """By id, name or unambiguous beginning of an id, in this order."""
+        """By id, name (also "holder/alias" of a link) or unambiguous beginning of an id."""
         if not ref:
             raise InvalidParameter('invalid name or ID supplied: ""')
-        handle = self._handles.get(ref) or self._by_name.get(ref.removeprefix("/"))
+        name = ref.removeprefix("/")
+        handle = self._handles.get(ref) or self._by_name.get(name) or self._linked(name)
         if handle is not None:
             return handle
         matching = ids.matches(ref, self._handles)
@@ -131,6 +132,14 @@ class Store:
         if not matching:
             raise NoSuchContainer(ref)
         return self._handles[matching[0]]
+
+    def _linked(self, name: str) -> Handle | None:
+        holder, slash, alias = name.partition("/")
+        handle = self._by_name.get(holder) if slash else None
+        for link in handle.container.links if handle is not None else ():
+            if link.alias == alias:
+                return self._handles.get(link.container_id)
+        return None
 
     def get(self, container_id: str) -> Handle | None:
         return self._handles.get(container_id)

@@ -226,7 +226,11 @@ def set_propagation(fd: int, propagation: int) -> None:
 
 def bind(source: int, target: int, options: Options) -> None:
     """Bind what `source` is open on over `target`, with flags set before it is seen there."""
-    tree = clone_tree(source, recursive=bool(options.flags & MS_REC))
+    place(clone_tree(source, recursive=bool(options.flags & MS_REC)), target, options)
+
+
+def place(tree: int, target: int, options: Options) -> None:
+    """As `bind`, with a detached mount, which is closed in any case."""
     try:
         if options.attributes:
             set_attributes(tree, options.attributes)

@@ -34,8 +34,12 @@ def open_peer(master: int) -> int:
 
 
 def resize(fd: int, height: int, width: int) -> None:
-    """Set the window size; the foreground process group gets SIGWINCH."""
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, _WINSIZE.pack(height, width, 0, 0))
+    """Set the window size; the foreground process group gets SIGWINCH.
+
+    The kernel keeps 16 bits of each: what is larger loses the others, as it does in Go's uint16.
+    """
+    size = _WINSIZE.pack(height & 0xFFFF, width & 0xFFFF, 0, 0)
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, size)
 
 
 def adopt(fd: int) -> None:

@@ -173,7 +173,6 @@ class Attachments:
     async def _join(self, request: SandboxRequest, ref: str) -> Sandbox:
         other = self._standing[self._find(ref)]
         self._standing[request.container_id] = _Standing(request.name, request.mode, other.path)
-        await offload.disk(files.write_hostname, request)
         return Sandbox(id="", key="", netns_path=other.path)
 
     def _find(self, ref: str) -> str:

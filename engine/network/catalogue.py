@@ -24,6 +24,7 @@ from engine.errors import (
     InvalidParameter,
     NoSuchNetwork,
     NotImplementedHere,
+    WharfError,
 )
 from engine.network import bridge, host, none, request, subnets
 from engine.network import filters as network_filters
@@ -263,7 +264,11 @@ class Catalogue:
         for name, driver in ((NONE, none.NAME), (HOST, host.NAME)):
             if self.named(name) is None:
                 await self._keep(request.new(name, driver))
-        await self._open_default()
+        try:
+            await self._open_default()
+        except WharfError as error:
+            error.args = (f'error creating default "bridge" network: {error}',)
+            raise
         for network in self.all():
             if network.link:
                 await self._set_up_at_boot(network)

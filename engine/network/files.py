@@ -40,11 +40,6 @@ def write(path: str, content: str) -> None:
         file.write(content)
 
 
-def write_hostname(request: SandboxRequest) -> None:
-    if request.hostname_path:
-        write(request.hostname_path, f"{request.hostname}\n")
-
-
 def write_all(
     request: SandboxRequest,
     config: EngineConfig,
@@ -54,9 +49,10 @@ def write_all(
     has_own_namespace: bool,
 ) -> None:
     """Before a container starts. `own` are its addresses, `gateways` those of the host."""
-    write_hostname(request)
+    if request.hostname_path:
+        write(request.hostname_path, f"{request.hostname}\n")
     if request.hosts_path:
-        extra = names.extra_hosts(request.extra_hosts, gateways)
+        extra = [*names.extra_hosts(request.extra_hosts, gateways), *request.linked_hosts]
         write(request.hosts_path, _hosts(request, extra, own, has_own_namespace))
     if request.resolv_conf_path:
         content = names.resolv_conf(
@@ -97,3 +93,26 @@ def drop_own(path: str, own: Iterable[str]) -> None:
     gone = set(own)
     lines = read(path).splitlines(keepends=True)
     write(path, "".join(line for line in lines if line.partition("\t")[0] not in gone))
+
+
+def move_names(path: str, first_names: Iterable[str], addresses: Iterable[str]) -> None:
+    """What begins with one of these names is elsewhere now, in each family of addresses."""
+    wanted = set(first_names)
+    at = {":" in address: address for address in addresses}
+    lines: list[str] = []
+    for line in read(path).splitlines(keepends=True):
+        address, tab, rest = line.partition("\t")
+        if tab and _first_name(line) in wanted:
+            address = at.get(":" in address, address)
+        lines.append(f"{address}{tab}{rest}")
+    write(path, "".join(lines))
+
+
+def drop_name(path: str, first_name: str) -> None:
+    lines = read(path).splitlines(keepends=True)
+    write(path, "".join(line for line in lines if _first_name(line) != first_name))
+
+
+def _first_name(line: str) -> str:
+    words = line.partition("\t")[2].split()
+    return words[0] if words else ""

@@ -194,6 +194,7 @@ class SandboxRequest:
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     extra_hosts: tuple[str, ...] = ()
+    linked_hosts: tuple[tuple[str, str], ...] = ()
     mac_address: str = ""
     hosts_path: str = ""
     resolv_conf_path: str = ""

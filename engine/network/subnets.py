@@ -78,7 +78,11 @@ class Subnets:
         for text in entry.aux_addresses.values():
             pool.take(ip_address(text))
         if entry.gateway:
-            pool.take(ip_address(entry.gateway))
+            try:
+                pool.take(ip_address(entry.gateway))
+            except WharfError as error:
+                error.args = (f"failed to allocate gateway ({entry.gateway}): {error}",)
+                raise
             return entry
         return msgspec.structs.replace(entry, gateway=str(pool.allocate()))
 

@@ -144,8 +144,10 @@ def _container(
         has_cgroup_namespace=has_cgroup_namespace,
         cgroup_path=confinement.cgroup_path,
     )
+    entries = spec.get("mounts") or ()
+    root.take_shared(entries, bundle.subpaths)
     root.mount_root(bundle.rootfs, linux.get("rootfsPropagation") or "")
-    for entry in spec.get("mounts") or ():
+    for entry in entries:
         root.add(entry, bundle.subpaths.get(entry["destination"], ""))
     if not _has_own_dev(spec):
         root.make_devices(linux.get("devices") or [])

@@ -248,6 +248,7 @@ class Entry(Document):
     EXEC_STARTED: ClassVar = "exec_started"
     EXEC_EXITED: ClassVar = "exec_exited"
     LOG_LOST: ClassVar = "log_lost"
+    FAULT: ClassVar = "fault"
 
     def __init__(self, *, event: str, at_ns: int, facts: Json | None = None) -> None:
         self.event = event

@@ -19,7 +19,7 @@ from engine.linux.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     Json = dict[str, Any]
@@ -57,6 +57,7 @@ _PROC_FILES = frozenset(
         "/proc/uptime",
     )
 )
+_SHARED = frozenset({"shared", "rshared"})
 _ORDINARY = ("proc", "sysfs")
 _MASK_OPTIONS = {"source": "tmpfs", "size": "4k", "nr_inodes": "1"}
 
@@ -82,23 +83,42 @@ def reason(exc: OSError) -> str:
 class Root:
     """The new root while it is built. `fd` is its descriptor once it is mounted."""
 
-    __slots__ = ("_cgroup_path", "_has_cgroup_namespace", "_propagation", "_where", "fd")
+    __slots__ = ("_cgroup_path", "_has_cgroup_namespace", "_propagation", "_shared", "_where", "fd")
 
     def __init__(self, where: str, *, has_cgroup_namespace: bool, cgroup_path: str) -> None:
         self._where = where
         self._has_cgroup_namespace = has_cgroup_namespace
         self._cgroup_path = cgroup_path
         self._propagation = 0
+        self._shared: dict[tuple[str, str], int] = {}
         self.fd = -1
+
+    def take_shared(self, entries: Iterable[Json], subpaths: dict[str, str]) -> None:
+        """Copy the binds that shall reach the host, before it is cut off.
+
+        What is copied now stays the peer of its source for good. So nothing else needs to be shared
+        while the root is built, and no mount made on the way comes to be seen on the host.
+        """
+        for entry in entries:
+            if not _SHARED.intersection(entry.get("options") or ()):
+                continue
+            source = str(entry.get("source") or "")
+            try:
+                options = mount.parse(entry["options"])
+                origin = _open_source(source, subpaths.get(entry["destination"], ""))
+            except (OSError, ValueError):
+                continue  # `add` says so
+            tree = mount.clone_tree(origin, recursive=bool(options.flags & syscalls.MS_REC))
+            os.close(origin)
+            self._shared[source, _destination(entry)] = tree
 
     def mount_root(self, layers: list[Json], propagation: str) -> None:
         """Cut the host off, then mount the rootfs. `layers` are mounts over `where`, in order."""
-        flags = mount.PROPAGATION.get(propagation, MS_SLAVE | MS_REC)
         self._propagation = mount.PROPAGATION.get(propagation, 0)
-        syscalls.mount(None, "/", None, flags, None)
-        if flags & syscalls.MS_SHARED:
-            # The root must not propagate to the host whatever its volumes do.
-            _make_holder_private(self._where)
+        # All of it, whatever is asked for: the end of the old root must not reach the host.
+        syscalls.mount(None, "/", None, MS_SLAVE | MS_REC, None)
+        if self._propagation & syscalls.MS_PRIVATE:
+            syscalls.mount(None, "/", None, self._propagation, None)
         for layer in layers or [_self_bind(self._where)]:
             self._mount_layer(layer)
         self.fd = path.open_root(self._where)
@@ -125,7 +145,7 @@ class Root:
 
     def add(self, entry: Json, subpath: str = "") -> None:
         """Carry out one entry of the spec's `mounts`; of a bind, `subpath` is what is bound."""
-        destination = "/" + str(entry["destination"]).strip("/")
+        destination = _destination(entry)
         fstype = entry.get("type") or "bind"
         source = entry.get("source") or fstype
         try:
@@ -158,7 +178,11 @@ class Root:
                 self._refuse_proc(destination, target, is_proc=_is_whole_proc(origin))
                 if is_directory != stat.S_ISDIR(os.fstat(target).st_mode):
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-                mount.bind(origin, target, options)
+                tree = self._shared.pop((source, destination), -1)
+                if tree >= 0:
+                    mount.place(tree, target, options)
+                else:
+                    mount.bind(origin, target, options)
             except OSError as exc:
                 raise _at(exc, _call(source, destination, target, options.flags)) from exc
             finally:
@@ -372,8 +396,7 @@ class Root:
         """Make the new root "/" and let go of the host's tree."""
         os.fchdir(self.fd)
         syscalls.pivot_root(".", ".")
-        # The old root lies over the new one now; without this its end would reach the host.
-        syscalls.mount(None, ".", None, MS_SLAVE | MS_REC, None)
+        # The old root lies over the new one now, and is what an unmount of "." means.
         syscalls.umount2(".", syscalls.MNT_DETACH)
         os.chdir("/")
         if self._propagation:
@@ -423,12 +446,8 @@ def _bind(source: str, target: int, options: mount.Options) -> None:
         os.close(origin)
 
 
-def _make_holder_private(where: str) -> None:
-    """Make the mount that holds a path private."""
-    held = where
-    while held != "/" and not os.path.ismount(held):
-        held = os.path.dirname(held)
-    syscalls.mount(None, held, None, syscalls.MS_PRIVATE, None)
+def _destination(entry: Json) -> str:
+    return "/" + str(entry["destination"]).strip("/")
 
 
 def _mount_copy(target: int, options: mount.Options) -> None:

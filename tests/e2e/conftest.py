@@ -48,14 +48,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def engine() -> Iterator[Engine]:
     other = named_by_environment()
     if other is not None:
-        _load(other)
+        load(other)
         yield other
         other.close()
         return
     wharf = Wharf()
     try:
         wharf.start()
-        _load(wharf)
+        load(wharf)
         yield wharf
         if wharf.process is not None:
             wharf.remove_everything()
@@ -69,7 +69,7 @@ def engine() -> Iterator[Engine]:
         wharf.close()
 
 
-def _load(engine: Engine) -> None:
+def load(engine: Engine) -> None:
     base = {"busybox:latest": images.busybox(), "hello-world:latest": images.hello_world()}
     engine.docker("load", input=images.docker_archive(base), timeout=120)
 

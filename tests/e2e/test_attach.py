@@ -108,6 +108,47 @@ def test_a_shell_in_a_terminal(engine: Engine, name: str, terminals: list[Termin
     assert shell.wait() == 7
 
 
+SIZES = ("h=1&w=1", "h=70000&w=1", "h=4294967295&w=4294967295", "h=0&w=0")
+
+
+@pytest.mark.parametrize("flags", [(), ("-i",), ("-t",)])
+def test_no_size_disturbs_what_runs(engine: Engine, name: str, flags: tuple[str, ...]) -> None:
+    """A size means nothing without a terminal, and a terminal keeps 16 bits of it."""
+    engine.docker("run", "-d", *flags, "--name", name, "busybox", "sleep", "100")
+    for size in SIZES:
+        assert engine.call("POST", f"/containers/{name}/resize?{size}").status == 200
+    if flags == ("-t",):
+        engine.call("POST", f"/containers/{name}/resize?h=70000&w=65543")
+        size = engine.out("exec", name, "stty", "-F", "/dev/pts/0", "size")
+        assert size == "4464 7"
+    assert engine.inspect(name)["State"]["Running"] is True
+
+
+@pytest.mark.parametrize("tty", [False, True])
+def test_no_size_disturbs_an_exec(engine: Engine, name: str, tty: bool) -> None:
+    engine.docker("run", "-d", "--name", name, "busybox", "sleep", "100")
+    asked = {"Cmd": ["sleep", "100"], "Tty": tty, "AttachStdin": True}
+    exec_id = engine.call("POST", f"/containers/{name}/exec", asked).json()["Id"]
+    start = {"Detach": True, "Tty": tty}
+    if tty:
+        start["ConsoleSize"] = [70000, 1]
+    assert engine.call("POST", f"/exec/{exec_id}/start", start).status == 200
+    for size in SIZES:
+        assert engine.call("POST", f"/exec/{exec_id}/resize?{size}").status == 200
+    assert engine.call("GET", f"/exec/{exec_id}/json").json()["Running"] is True
+    assert engine.inspect(name)["State"]["Running"] is True
+
+
+def test_a_console_larger_than_any(engine: Engine, name: str) -> None:
+    body = {"Image": "busybox", "Tty": True, "Cmd": ["stty", "size"]}
+    host_config = {"ConsoleSize": [70000, 7]}
+    created = engine.call(
+        "POST", f"/containers/create?name={name}", {**body, "HostConfig": host_config}
+    )
+    assert created.status == 201
+    assert engine.out("start", "-a", name).strip() == "4464 7"
+
+
 def test_control_c_reaches_the_foreground_process(
     engine: Engine, name: str, terminals: list[Terminal]
 ) -> None:

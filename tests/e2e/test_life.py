@@ -310,6 +310,12 @@ def test_list_and_its_filters(engine: Engine, name: str) -> None:
     assert names("-a", "--filter", "exited=3") == ["down"]
     assert names("-a", "--filter", f"before={name}-down") == ["up"]
     assert names("-a", "--filter", f"since={name}-up") == ["new", "down"]
+    assert names("--filter", f"before={name}-down") == ["up"]
+    assert names("--filter", f"since={name}-up") == []
+    for version in ("1.24", "1.51"):  # once words of their own
+        for word in (f"since={name}-new", "before=nosuch"):
+            rows = engine.call("GET", f"/v{version}/containers/json?{word}")
+            assert f"/{name}-up" in [row["Names"][0] for row in rows.json()]
     assert names("-a", "--filter", "ancestor=busybox") == ["new", "down", "up"]
     assert names("-a", "--filter", "ancestor=hello-world") == []
     reply = engine.call("GET", '/containers/json?filters={"nope":["x"]}')

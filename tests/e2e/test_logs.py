@@ -153,6 +153,13 @@ def test_rotation_keeps_the_newest(engine: Engine, name: str) -> None:
     assert 100 < len(kept) < 1000
 
 
+def test_a_kilobyte_of_log_is_a_thousand_bytes(engine: Engine, name: str) -> None:
+    # Each makes a record of 501 to 511 bytes: two reach 1000, and do not reach 1024.
+    lines = ("printf", "%0440d\n", "1", "2", "3", "4", "5")
+    engine.docker("run", "--name", name, "--log-opt", "max-size=1k", "busybox", *lines)
+    assert [int(line) for line in engine.out("logs", name).split()] == [5]
+
+
 @pytest.mark.beyond
 def test_the_file_is_dockers_format(engine: Engine, name: str) -> None:
     engine.docker(

@@ -128,6 +128,23 @@ def test_udp(engine: Engine, name: str) -> None:
             assert client.recv(100) == b"re:" + word
 
 
+def test_lists_by_port(engine: Engine, name: str) -> None:
+    engine.docker("run", "-d", "--name", name, "-p", "80", "--expose", "7000", "busybox", "top")
+    port = published(engine, name)
+
+    def found(word: str) -> bool:
+        flags = ("--filter", f"name={name}", "--filter", word, "--format", "{{.Names}}")
+        return engine.out("ps", *flags) == name
+
+    assert found(f"publish={port}")
+    assert found(f"publish={port - 1}-{port + 1}/tcp")
+    assert not found(f"publish={port}/udp")
+    assert not found("publish=80")
+    assert found("expose=80")
+    assert found("expose=6999-7001")
+    assert not found(f"expose={port}")
+
+
 def test_publish_all(engine: Engine, name: str) -> None:
     engine.docker("run", "-d", "--name", name, "--expose", "80", "-P", "busybox", *SERVER)
     assert answers("127.0.0.1", published(engine, name)) == "served\n"
@@ -309,3 +326,139 @@ def test_a_network_of_ones_own(engine: Engine, name: str) -> None:
     assert b"has active endpoints" in done.stderr
     engine.docker("rm", "-f", name)
     assert engine.out("network", "rm", name) == name
+
+
+def test_names_come_with_a_joined_network(engine: Engine, name: str) -> None:
+    donor, guest = f"{name}-donor", f"{name}-guest"
+    flags = ("--hostname", "origin", "--domainname", "example.test")
+    engine.docker("run", "-d", "--name", donor, *flags, "busybox", "sleep", "100")
+    engine.docker(
+        "create", "--name", guest, "--network", f"container:{donor}", "busybox", "sleep", "100"
+    )
+    created = engine.inspect(guest)
+    assert created["Config"]["Hostname"] == created["Id"][:12]
+    engine.docker("start", guest)
+    script = "hostname; cat /etc/hostname /proc/sys/kernel/domainname; echo $HOSTNAME"
+    seen = engine.out("exec", guest, "sh", "-c", script)
+    assert seen.split() == ["origin", "origin", "example.test", "origin"]
+    of_donor, of_guest = engine.inspect(donor), engine.inspect(guest)
+    for field in ("Hostname", "Domainname"):
+        assert of_guest["Config"][field] == of_donor["Config"][field]
+    for field in ("HostnamePath", "HostsPath", "ResolvConfPath"):
+        assert of_guest[field] == of_donor[field]
+    uts = ("readlink", "/proc/self/ns/uts")
+    assert engine.out("exec", guest, *uts) != engine.out("exec", donor, *uts)
+
+
+def hosts_of(engine: Engine, ref: str) -> dict[str, str]:
+    """The names of each address in /etc/hosts."""
+    lines = engine.out("exec", ref, "cat", "/etc/hosts").splitlines()
+    return {address: names for address, _, names in (line.partition("\t") for line in lines)}
+
+
+def test_a_link_is_known_on_both_sides(engine: Engine, name: str) -> None:
+    target, holder = f"{name}-target", f"{name}-holder"
+    flags = ("--expose", "80", "--expose", "81", "--expose", "53/udp", "-e", "FOO=a=b")
+    engine.docker("run", "-d", "--name", target, *flags, "busybox", "sleep", "100")
+    link = ("--link", f"{target}:al-x", "-e", "AL_X_ENV_MINE=kept")
+    engine.docker("run", "-d", "--name", holder, *link, "busybox", "sleep", "100")
+    found = engine.inspect(target)
+    address = found["NetworkSettings"]["IPAddress"]
+    names = hosts_of(engine, holder)
+    assert names[address] == f"al-x {found['Config']['Hostname']} {target}"
+    for words in (("env",), ("cat", "/proc/1/environ")):
+        seen = engine.out("exec", holder, *words).replace("\0", "\n").splitlines()
+        assert {line for line in seen if line.startswith("AL_X_")} == {
+            f"AL_X_NAME=/{holder}/al-x",
+            "AL_X_ENV_FOO=a=b",
+            "AL_X_ENV_MINE=kept",
+            f"AL_X_PORT=tcp://{address}:80",
+            f"AL_X_PORT_80_TCP=tcp://{address}:80",
+            f"AL_X_PORT_80_TCP_ADDR={address}",
+            "AL_X_PORT_80_TCP_PORT=80",
+            "AL_X_PORT_80_TCP_PROTO=tcp",
+            f"AL_X_PORT_80_TCP_START=tcp://{address}:80",
+            "AL_X_PORT_80_TCP_PORT_START=80",
+            f"AL_X_PORT_80_TCP_END=tcp://{address}:81",
+            "AL_X_PORT_80_TCP_PORT_END=81",
+            f"AL_X_PORT_81_TCP=tcp://{address}:81",
+            f"AL_X_PORT_81_TCP_ADDR={address}",
+            "AL_X_PORT_81_TCP_PORT=81",
+            "AL_X_PORT_81_TCP_PROTO=tcp",
+            f"AL_X_PORT_53_UDP=udp://{address}:53",
+            f"AL_X_PORT_53_UDP_ADDR={address}",
+            "AL_X_PORT_53_UDP_PORT=53",
+            "AL_X_PORT_53_UDP_PROTO=udp",
+        }
+    assert engine.inspect(holder)["HostConfig"]["Links"] == [f"/{target}:/{holder}/al-x"]
+    for ref in (f"{holder}/al-x", f"/{holder}/al-x"):
+        assert engine.inspect(ref)["Id"] == found["Id"]
+    rows = engine.out("ps", "--no-trunc", "--format", "{{.Names}}").splitlines()
+    assert f"{holder}/al-x,{target}" in rows
+    assert holder in rows
+
+
+def test_a_link_goes_with_the_names_and_addresses_of_both(engine: Engine, name: str) -> None:
+    target, holder = f"{name}-target", f"{name}-holder"
+    run = ("run", "-d", "--name")
+    engine.docker(*run, target, "busybox", "sleep", "100")
+    engine.docker(*run, holder, "--link", f"{target}:al", "busybox", "sleep", "100")
+    old = engine.inspect(target)["NetworkSettings"]["IPAddress"]
+    engine.docker("stop", "-t", "0", target)
+    refused = engine.docker("exec", holder, "true", check=False).stderr.decode()
+    assert f"Cannot link to a non running container: /{target} AS /{holder}/al" in refused
+    engine.docker(*run, f"{name}-between", "busybox", "sleep", "100")
+    engine.docker("start", target)
+    new = engine.inspect(target)["NetworkSettings"]["IPAddress"]
+    names = hosts_of(engine, holder)
+    assert names[new].startswith("al ")
+    assert new == old or not names.get(old, "").startswith("al ")
+    engine.docker("rename", target, f"{target}-2")
+    engine.docker("rename", holder, f"{holder}-2")
+    assert engine.inspect(f"{holder}-2")["HostConfig"]["Links"] == [f"/{target}-2:/{holder}-2/al"]
+    assert engine.inspect(f"{holder}-2/al")["Name"] == f"/{target}-2"
+    engine.docker("rm", "-f", target + "-2")
+    restarted = engine.docker("restart", "-t", "0", f"{holder}-2", check=False)
+    assert b"Cannot link to a non running container: /" in restarted.stderr
+    reply = engine.call("POST", f"/containers/{holder}-2/start")
+    assert reply.status == 500
+    assert reply.message.endswith(f" AS /{holder}-2/al")
+
+
+def test_a_link_can_be_removed_alone(engine: Engine, name: str) -> None:
+    target, holder = f"{name}-target", f"{name}-holder"
+    engine.docker("run", "-d", "--name", target, "busybox", "sleep", "100")
+    links = ("--link", f"{target}:one", "--link", f"{target}:two", "--link", f"{target}:one")
+    engine.docker("run", "-d", "--name", holder, *links, "busybox", "sleep", "100")
+    seen = sorted(engine.inspect(holder)["HostConfig"]["Links"])
+    assert seen == [f"/{target}:/{holder}/one", f"/{target}:/{holder}/two"]
+    engine.docker("rm", "--link", f"/{holder}/one")
+    assert engine.inspect(holder)["HostConfig"]["Links"] == [f"/{target}:/{holder}/two"]
+    reply = engine.call("GET", f"/containers/{holder}/one/json")
+    assert (reply.status, reply.message) == (404, f"No such container: {holder}/one")
+    assert "one" not in engine.out("exec", holder, "cat", "/etc/hosts").split()
+    assert "ONE_NAME" not in engine.out("exec", holder, "env")
+    for ref, status, sentence in (
+        (holder, 500, "Conflict, cannot remove the default link name of the container"),
+        (f"{holder}/one", 404, f"No such container: {holder}/one"),
+        (f"{name}-nosuch", 404, f"No such container: {name}-nosuch"),
+    ):
+        reply = engine.call("DELETE", f"/containers/{ref}?link=1&force=1")
+        assert (reply.status, reply.message) == (status, sentence)
+    assert engine.call("DELETE", f"/containers/{holder}/two?link=1").status == 204
+    assert engine.inspect(holder)["HostConfig"]["Links"] is None
+    assert engine.inspect(target)["State"]["Running"] is True
+
+
+def test_a_link_on_a_network_of_ones_own_is_an_alias(engine: Engine, name: str) -> None:
+    target, holder = f"{name}-target", f"{name}-holder"
+    engine.docker("network", "create", name)
+    run = ("run", "-d", "--network", name, "--name")
+    engine.docker(*run, target, "-e", "FOO=1", "--expose", "80", "busybox", "sleep", "100")
+    engine.docker(*run, holder, "--link", f"{target}:al", "busybox", "sleep", "100")
+    found = engine.inspect(holder)
+    assert found["HostConfig"]["Links"] is None
+    assert found["NetworkSettings"]["Networks"][name]["Links"] == [f"{target}:al"]
+    assert "AL_" not in engine.out("exec", holder, "env")
+    assert "al" not in engine.out("exec", holder, "cat", "/etc/hosts").split()
+    assert engine.call("GET", f"/containers/{holder}/al/json").status == 404

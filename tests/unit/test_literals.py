@@ -41,6 +41,13 @@ def test_sizes_have_binary_units(text: str, size: int) -> None:
     assert literals.size_bytes(text) == size
 
 
+@pytest.mark.parametrize(
+    ("text", "size"), [("64M", 64 * 10**6), ("1KiB", 1000), ("1.5k", 1500), ("7", 7)]
+)
+def test_sizes_have_decimal_units_where_go_reads_them_so(text: str, size: int) -> None:
+    assert literals.decimal_size_bytes(text) == size
+
+
 @pytest.mark.parametrize("text", ["", "x", "-1", "1q", "1bb", "1kbb", "1e9", "9999999p", "1  k"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"invalid (size|suffix)"):

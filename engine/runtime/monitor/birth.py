@@ -58,8 +58,12 @@ class Birth:
             theirs.close()
             raise
         if self.pid == 0:
-            ours.close()
-            become(theirs)
+            # Whatever goes wrong here: the child is never to go on as a second monitor.
+            try:
+                ours.close()
+                become(theirs)
+            finally:
+                os._exit(1)
         theirs.close()
         # The child is not reaped before the loop runs again, so the pid is still its own.
         self.pidfd = os.pidfd_open(self.pid)

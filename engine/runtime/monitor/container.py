@@ -158,7 +158,7 @@ class Container:
     def signal(self, signo: int, exec_id: str | None) -> None:
         if exec_id is not None:
             # Also one that does not run yet.
-            found = self._execs[exec_id]
+            found = self._known(exec_id)
             if found.code is not None:
                 raise ProcessLookupError(3, f"exec {exec_id} is not running")
             found.signal(signo)
@@ -166,27 +166,33 @@ class Container:
             process.send_signal(self.pidfd, signo)
 
     def resize(self, height: int, width: int, exec_id: str | None) -> None:
-        """Raises OSError, KeyError."""
+        """Raises OSError."""
         if exec_id is not None:
             self._exec(exec_id).resize(height, width)
         else:
             self._stdio.resize(height, width)
 
-    def attach(self, fd: int, options: AttachOptions) -> None:
-        self._stdio.attach(socket.SocketType(fileno=fd), options)
+    def attach(self, request: protocol.Attach, fds: list[int]) -> None:
+        """Takes the descriptor out of `fds`. Raises OSError."""
+        options = AttachOptions.from_json(request.options)
+        self._stdio.attach(socket.SocketType(fileno=fds.pop()), options)
 
     def exec(self, request: protocol.Exec, fds: list[int]) -> None:
-        """Raises OSError when there is nothing to join."""
+        """Takes the attachment's out of `fds`. Raises OSError when there is nothing to join."""
         if not self.has_process:
-            for fd in fds:
-                os.close(fd)
             raise ProcessLookupError(3, "cannot exec in a stopped container")
         self._execs[request.exec_id] = Exec(self, request, fds)
 
     def _exec(self, exec_id: str) -> Exec:
-        found = self._execs[exec_id]
+        found = self._known(exec_id)
         if not found.is_running:
             raise ProcessLookupError(3, f"exec {exec_id} is not running")
+        return found
+
+    def _known(self, exec_id: str) -> Exec:
+        found = self._execs.get(exec_id)
+        if found is None:
+            raise ProcessLookupError(3, "no such exec in this container")
         return found
 
     def on_exec_exit(self, ended: Exec) -> None:

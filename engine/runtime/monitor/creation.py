@@ -149,8 +149,19 @@ class _Creation:
         for message, fds in messages:
             if isinstance(message, protocol.Start):
                 self._start_seq = message.seq
-            elif not self._serve(message, fds):
+            elif not self._try(message, fds):
                 self._waiting.append((message, fds))
+
+    def _try(self, message: protocol.Message, fds: list[int]) -> bool:
+        """As `_serve`; a request that fails is answered, and ends nothing."""
+        try:
+            return self._serve(message, fds)
+        except OSError as exc:
+            seq: int = getattr(message, "seq", 0)
+            step = type(message).__name__.lower()
+            text = exc.strerror or str(exc)
+            self._say(protocol.Failed(seq=seq, step=step, errno=exc.errno or 0, text=text))
+            return True
 
     def _serve(self, message: protocol.Message, fds: list[int]) -> bool:
         """Requests that may come between Created and Start; False for any other."""

@@ -45,7 +45,7 @@ class Exec:
     __slots__ = ("_birth", "_container", "_request", "_stdio", "at_ns", "code", "id", "is_running")
 
     def __init__(self, container: Container, request: protocol.Exec, fds: list[int]) -> None:
-        """Fork. Raises OSError; the attachment's descriptor in `fds` is taken in any case."""
+        """Fork; the attachment's descriptor is taken out of `fds`. Raises OSError."""
         self.id = request.exec_id
         self.is_running = False
         self.code: int | None = None
@@ -62,11 +62,11 @@ class Exec:
         )
         if request.options is not None:
             options = AttachOptions.from_json(request.options)
-            for fd in fds:
-                self._stdio.attach(socket.socket(fileno=fd), options)
+            while fds:
+                self._stdio.attach(socket.socket(fileno=fds.pop()), options)
         try:
             self._birth = self._fork(container, request)
-        except OSError:
+        except BaseException:
             self._stdio.forgo()
             raise
         container.reaper.watch(self._birth.pid, self._on_exit)

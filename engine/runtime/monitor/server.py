@@ -18,11 +18,10 @@ from engine.runtime.monitor.container import Container
 from engine.runtime.monitor.journal import Journal
 from engine.runtime.monitor.loop import EPOLLIN, EPOLLOUT, Loop
 from engine.runtime.monitor.reaper import Reaper
-from engine.runtime.protocol import AttachOptions
+from engine.runtime.protocol import Entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import NoReturn
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -128,7 +127,7 @@ def _record_crash(folder: str, server: Server | None) -> None:
     text = traceback.format_exc()
     with contextlib.suppress(Exception):
         if server is not None:
-            server.journal.append("crashed", time.time_ns(), {"text": text})
+            server.journal.append(Entry.FAULT, time.time_ns(), {"text": text})
         with open(os.path.join(folder, protocol.CRASH), "w") as file:
             file.write(text)
 
@@ -251,46 +250,49 @@ class Server:
     # Messages
 
     def _dispatch(self, message: protocol.Message, fds: list[int]) -> None:
+        """Serve one message; whatever it asks for, none of them may end the container."""
+        try:
+            answer = self._serve_message(message, fds)
+        except OSError as exc:
+            self._fail(message, exc.strerror or str(exc), errno=exc.errno or 0)
+        except Exception as exc:
+            self.journal.append(Entry.FAULT, time.time_ns(), {"text": traceback.format_exc()})
+            self._fail(message, f"{type(exc).__name__}: {exc}")
+        else:
+            if answer is not None and answer.seq:
+                self.say(answer)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _serve_message(self, message: protocol.Message, fds: list[int]) -> protocol.Answer | None:
+        """The answer, if there is one now; descriptors that are taken leave `fds`."""
         container = self._container
         if isinstance(message, protocol.Acknowledge):
             self._acknowledge(container, message.exec_id)
-        elif isinstance(message, protocol.State):
-            self._try(message, lambda: self._say_state(container, message.seq), answer=False)
-        elif isinstance(message, protocol.Exec):
-            self._try(message, lambda: container.exec(message, fds), answer=False)
-        elif isinstance(message, protocol.Attach) and len(fds) == 1:
-            options = AttachOptions.from_json(message.options)
-            self._try(message, lambda: container.attach(fds[0], options))
+            return None
+        if isinstance(message, protocol.State):
+            self._say_state(container, message.seq)
+            return None
+        if isinstance(message, protocol.Exec):
+            container.exec(message, fds)
+            return None
+        if isinstance(message, protocol.Attach) and len(fds) == 1:
+            container.attach(message, fds)
         elif isinstance(message, protocol.Resize):
-            size = message.height, message.width
-            self._try(message, lambda: container.resize(*size, message.exec_id))
+            container.resize(message.height, message.width, message.exec_id)
         elif isinstance(message, protocol.Signal):
-            self._try(message, lambda: container.signal(message.signo, message.exec_id))
+            container.signal(message.signo, message.exec_id)
         else:
-            self._refuse(message, fds, f"{type(message).__name__} is not understood")
+            text = f"{type(message).__name__} is not understood"
+            return protocol.Failed(seq=_seq(message), step="protocol", text=text)
+        return protocol.Done(seq=_seq(message))
 
-    def _try(
-        self, request: protocol.Request, call: Callable[[], None], *, answer: bool = True
-    ) -> None:
-        try:
-            call()
-        except OSError as exc:
-            step = type(request).__name__.lower()
-            text = exc.strerror or str(exc)
-            self.say(protocol.Failed(seq=request.seq, step=step, errno=exc.errno or 0, text=text))
-        except KeyError:
-            text = "no such exec in this container"
-            self.say(protocol.Failed(seq=request.seq, step="exec", errno=3, text=text))
-        else:
-            if answer:
-                self.say(protocol.Done(seq=request.seq))
-
-    def _refuse(self, message: protocol.Message, fds: list[int], text: str) -> None:
-        for fd in fds:
-            os.close(fd)
-        seq = getattr(message, "seq", None)
-        if seq is not None:
-            self.say(protocol.Failed(seq=seq, step="protocol", text=text))
+    def _fail(self, message: protocol.Message, text: str, *, errno: int = 0) -> None:
+        seq = _seq(message)
+        if seq:
+            step = type(message).__name__.lower()
+            self.say(protocol.Failed(seq=seq, step=step, errno=errno, text=text))
 
     def _say_state(self, container: Container, seq: int) -> None:
         fds = (os.dup(container.pidfd),) if container.has_process else ()
@@ -322,3 +324,9 @@ class Server:
         with contextlib.suppress(OSError):
             while not self._channel.flush() and poll.poll(1000):
                 continue
+
+
+def _seq(message: protocol.Message) -> int:
+    """0 for what is no request: no answer belongs to it."""
+    seq: int | None = getattr(message, "seq", None)
+    return seq or 0

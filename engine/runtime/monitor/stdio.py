@@ -420,8 +420,9 @@ class Stdio:
             self.loop.add(fd, EPOLLIN, self._reader(fd, stream))
 
     def resize(self, height: int, width: int) -> None:
-        """Raises OSError if there is no terminal."""
-        pty.resize(self._input_fd, height, width)
+        """Nothing to do where there is no terminal, as with containerd's shim."""
+        if self.tty and self._input_fd >= 0:
+            pty.resize(self._input_fd, height, width)
 
     # Output
 

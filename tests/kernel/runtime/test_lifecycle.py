@@ -296,6 +296,24 @@ def test_exec_with_a_terminal(in_box: InBox) -> None:
     in_box(scenario)
 
 
+def test_no_message_ends_the_monitor(in_box: InBox) -> None:
+    """One that cannot be served is answered and journalled; the container goes on."""
+
+    async def scenario(box: Box) -> None:
+        bundle = box.bundle("sleep", "100", tty=True)
+        task = await box.start(bundle)
+        await task.resize(70_000, 1)
+        with pytest.raises(RuntimeFailure, match="TypeError"):
+            await task.resize(1, "wide")  # type: ignore[arg-type]
+        with pytest.raises(RuntimeFailure, match="no such exec"):
+            await task.resize(1, 1, "nobody")
+        assert "fault" in [entry.event for entry in box.runtime.recorded(bundle.id)]
+        await task.signal(signal.SIGKILL)
+        assert (await box.events.exit_of(bundle.id)).code == 137
+
+    in_box(scenario)
+
+
 def test_containers_of_no_duration_never_hang(in_box: InBox) -> None:
     async def scenario(box: Box) -> None:
         async def one() -> int:

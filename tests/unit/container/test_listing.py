@@ -108,8 +108,12 @@ def test_newest_first_and_only_what_runs() -> None:
         ({"volume": "/d"}, ["web"]),
         ({"network": "mine"}, ["web"]),
         ({"network": "n1"}, ["web"]),
-        ({"publish": "80"}, ["web"]),
-        ({"publish": "70-90/tcp"}, ["web"]),
+        ({"publish": "8080"}, ["web"]),
+        ({"publish": "8000-8090/tcp"}, ["web"]),
+        ({"publish": "8080/udp"}, []),
+        ({"publish": "80"}, []),
+        ({"expose": "80"}, ["web"]),
+        ({"expose": "8080"}, []),
         ({"publish": "53/udp"}, []),
         ({"expose": "53/udp"}, ["web"]),
         ({"health": "none"}, ["web", "c2", "c1"]),
@@ -142,6 +146,23 @@ def test_filters(filters: dict[str, Any], expected: list[str]) -> None:
             "none, starting, healthy, unhealthy",
         ),
         ({"is_task": "x"}, "invalid filter 'is-task=[x]'"),
+        (
+            {"expose": "70000"},
+            "error while looking up for expose 70000: "
+            'strconv.ParseUint: parsing "70000": value out of range',
+        ),
+        (
+            {"publish": "5-3"},
+            "error while looking up for publish 5-3: Invalid range specified for the Port: 5-3",
+        ),
+        (
+            {"publish": "80-"},
+            'error while looking up for publish 80-: strconv.ParseUint: parsing "": invalid syntax',
+        ),
+        (
+            {"publish": "/tcp"},
+            "error while looking up for publish /tcp: Empty string specified for ports.",
+        ),
         ({"publish": "1:2"}, "filter for 'publish' should not contain ':': 1:2"),
     ],
 )
@@ -149,6 +170,12 @@ def test_refused_filters(filters: dict[str, str], sentence: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         names(**filters)
     assert str(caught.value) == sentence
+
+
+def test_bounds_do_not_bring_what_has_ended() -> None:
+    assert names(all=False, since="c1") == ["web"]
+    assert names(all=False, before="web") == []
+    assert names(all=False, limit=5, before="web") == ["c2", "c1"]
 
 
 def test_bounds_that_are_not_there() -> None:

@@ -175,7 +175,7 @@ def test_logs_are_rotated_unless_told_otherwise() -> None:
     plan = log_plan({})
     assert (plan["max_size"], plan["max_file"]) == (20_000_000, 3)
     plan = log_plan({"max-size": "10k"})
-    assert (plan["max_size"], plan["max_file"]) == (10240, 1)
+    assert (plan["max_size"], plan["max_file"]) == (10_000, 1)
     plan = log_plan({"max-size": "-1", "max-file": "2"})
     assert (plan["max_size"], plan["max_file"]) == (-1, 2)
 
@@ -215,6 +215,14 @@ def test_drivers() -> None:
         finished("json-file", foo="1")
     with pytest.raises(NotImplementedHere):
         finished("syslog")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("10", 10), ("1k", 1000), ("1KiB", 1000), ("1.5m", 1_500_000), ("20 MB", 20_000_000)],
+)
+def test_files_are_measured_in_thousands(text: str, size: int) -> None:
+    assert log_plan({"max-size": text})["max_size"] == size
 
 
 # Failures of a start

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.network import names
+from engine.network import files, names
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_hosts_of_a_container() -> None:
@@ -131,3 +136,15 @@ def test_no_value_becomes_a_line_of_its_own(text: str) -> None:
         names.resolv_conf(HOST, source="x", search=(text,))
     with pytest.raises(names.BadWord):
         names.resolv_conf(HOST, source="x", options=(text,))
+
+
+def test_names_move_and_go(tmp_path: Path) -> None:
+    path = str(tmp_path / "hosts")
+    files.write(path, "127.0.0.1\tlocalhost\n172.17.0.2\tal 0123 web\nfd00::2\tal 0123 web\n#x\n")
+    files.move_names(path, ["al", "other"], ["172.17.0.9"])
+    moved = "127.0.0.1\tlocalhost\n172.17.0.9\tal 0123 web\nfd00::2\tal 0123 web\n#x\n"
+    assert files.read(path) == moved
+    files.drop_name(path, "0123")
+    assert files.read(path) == moved
+    files.drop_name(path, "al")
+    assert files.read(path) == "127.0.0.1\tlocalhost\n#x\n"

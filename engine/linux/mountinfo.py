@@ -1,0 +1,45 @@
+"""Which mount a path stands on, as proc_pid_mountinfo(5) tells it of this process."""
+
+from __future__ import annotations
+
+import os
+import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+class Mount:
+    """`target` is where it is mounted; its peer group and its master's are 0 if it has none."""
+
+    __slots__ = ("master", "peer_group", "target")
+
+    def __init__(self, target: str, peer_group: int, master: int) -> None:
+        self.target = target
+        self.peer_group = peer_group
+        self.master = master
+
+
+def mount_of(path: str) -> Mount:
+    """The mount that an existing path is seen on, links resolved. Raises OSError."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return find(file, os.path.realpath(path, strict=True))
+
+
+def find(mountinfo: Iterable[str], path: str) -> Mount:
+    """The deepest above a resolved path; of those on one place the last, which covers others."""
+    found = Mount("/", 0, 0)
+    for line in mountinfo:
+        fields = line.split()
+        target = _ESCAPE.sub(lambda match: chr(int(match[1], 8)), fields[4])
+        if len(target) >= len(found.target) and _is_beneath(path, target):
+            tags = dict(tag.partition(":")[::2] for tag in fields[6 : fields.index("-", 6)])
+            found = Mount(target, int(tags.get("shared") or 0), int(tags.get("master") or 0))
+    return found
+
+
+def _is_beneath(path: str, target: str) -> bool:
+    return target == "/" or path == target or path.startswith(target + "/")
