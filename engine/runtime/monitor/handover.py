@@ -54,8 +54,9 @@ def send(sock: socket.SocketType, facts: Facts, fds: list[int]) -> None:
     while len(rest) > MAX_FDS:
         sock.sendmsg([data[:1]], pack_fds(rest[:MAX_FDS]))
         data, rest = data[1:], rest[MAX_FDS:]
-    sent = sock.sendmsg([data], pack_fds(rest))
-    sock.sendall(data[sent:])
+    data = data[sock.sendmsg([data], pack_fds(rest)) :]
+    if data:  # sending nothing would fail where the other side has all of it and is gone
+        sock.sendall(data)
 
 
 def receive(fd: int) -> Handover | None:
@@ -70,6 +71,7 @@ def receive(fd: int) -> Handover | None:
         if not chunk:
             for taken in fds:
                 os.close(taken)
+            sock.close()
             return None
         data += chunk
     sock.close()
