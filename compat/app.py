@@ -11,7 +11,7 @@ import logging
 import posixpath
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -68,11 +68,14 @@ class Dispatcher:
         requestid.begin()
         try:
             return await self._handle(request)
+        except streams.ClientGone:
+            log.debug("%s %s: the client is gone", request.method, request.path)
+            return streams.Taken()
         except Exception as exc:
             return middleware.failure(request, exc)
         finally:
             if isinstance(protocol := request.protocol, streams.Connection):
-                protocol.release(is_read=request.content.is_eof())
+                protocol.release()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path
@@ -108,17 +111,14 @@ class Dispatcher:
         response.headers.update(self._headers)
 
 
-async def _words(request: web.Request) -> dict[str, list[str]]:
+async def _words(request: web.Request) -> params.Words:
     """The words of the query and, before them, of a form: curl -d sends one."""
-    words: dict[str, list[str]] = {}
     is_form = request.method == "POST" and request.content_type == _FORM
+    form = b""
     if is_form and 0 < (request.content_length or 0) <= _FORM_BYTES:
-        form = (await params.read_all(request)).decode(errors="replace")
-        for name, value in parse_qsl(form, keep_blank_values=True):
-            words.setdefault(name, []).append(value)
-    for name, value in request.query.items():
-        words.setdefault(name, []).append(value)
-    return words
+        form = await params.read_all(request)
+    query = request.raw_path.partition("?")[2]
+    return params.parse_query(form.decode(errors="replace"), query)
 
 
 def _moved(request: web.Request, path: str) -> web.Response:

@@ -10,7 +10,9 @@ import base64
 import binascii
 import re
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
+from urllib.parse import unquote_plus
 
 import msgspec
 
@@ -36,7 +38,9 @@ T = TypeVar("T")
 MAX_BODY_BYTES = 16 * 2**20  # a document, not an archive; the longest create bodies seen are 100 kB
 
 _FALSE = frozenset({"", "0", "no", "false", "none"})
-_INT = re.compile(r"[+-]?[0-9]{1,19}")
+_INT = re.compile(r"[+-]?[0-9]+")
+_INT64_DIGITS = 19
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 
 
@@ -98,13 +102,48 @@ def check_is_json(request: web.Request) -> None:
 # The query
 
 
-class Query:
-    """The words of one request's query that its version knows on its route."""
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a query or a form says, and what is wrong with its spelling, if anything."""
 
-    def __init__(self, words: Mapping[str, Sequence[str]], route: str, version: Version) -> None:
-        self._words = {
-            name: values for name, values in words.items() if versions.knows(version, route, name)
+    values: Mapping[str, Sequence[str]]
+    fault: str = ""
+
+
+def parse_query(*texts: str) -> Words:
+    """Words by name, in order, as Go's url.ParseQuery finds them."""
+    values: dict[str, list[str]] = {}
+    fault = ""
+    for word in "&".join(texts).split("&"):
+        if ";" in word:
+            fault = "invalid semicolon separator in query"
+        elif found := _BAD_ESCAPE.search(word):
+            fault = fault or f'invalid URL escape "{found[0]}"'
+        elif word:
+            name, _, value = word.partition("=")
+            values.setdefault(unquote_plus(name), []).append(unquote_plus(value))
+    return Words(values, fault)
+
+
+class Query:
+    """The words of one request's query that its version knows on its route.
+
+    A query that is spelled wrongly hurts only who asks for a word, as with dockerd.
+    """
+
+    def __init__(self, words: Words, route: str, version: Version) -> None:
+        self._fault = words.fault
+        self._known = {
+            name: values
+            for name, values in words.values.items()
+            if versions.knows(version, route, name)
         }
+
+    @property
+    def _words(self) -> dict[str, Sequence[str]]:
+        if self._fault:
+            raise InvalidParameter(self._fault)
+        return self._known
 
     def __contains__(self, name: str) -> bool:
         return name in self._words
@@ -161,7 +200,8 @@ class Query:
 def parse_int(text: str, function: str = "strconv.ParseInt") -> int:
     if not _INT.fullmatch(text):
         raise InvalidParameter(f'{function}: parsing "{text}": invalid syntax')
-    number = int(text)
+    digits = text.lstrip("+-").lstrip("0")
+    number = int(text) if len(digits) <= _INT64_DIGITS else 2**63
     if not -(2**63) <= number < 2**63:
         raise InvalidParameter(f'{function}: parsing "{text}": value out of range')
     return number

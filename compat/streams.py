@@ -4,9 +4,10 @@ Attach and exec take the client's connection over: after the answer's head it ca
 both ways, and is handed to the engine as a file descriptor. Two things get lost on the way if
 aiohttp is left to itself: bytes that a client sends right behind its request, not waiting for the
 answer (the parser drops them or takes them for a second request), and a half-close that arrives
-before the handler has taken over (the transport closes itself). `Connection` therefore looks at
-the head of each request before the parser does. A request that may take over is fed to the parser
-alone, up to the end of its body, as a plain POST; whatever follows is held back.
+before the handler has taken over (the transport closes itself). `Connection` therefore reads the
+head of each request before the parser does, and refuses what is none (`http1`). A request that may
+take over is fed to the parser alone, up to the end of its body, as a plain POST; whatever follows
+is held back.
 
     client                     Connection                        aiohttp's parser
     POST …/attach, Upgrade ──▶ head, without Upgrade ──────────▶ request → handler → hijack()
@@ -21,16 +22,20 @@ Also here: stdcopy frames, JSON lines. Nothing here knows what the bytes mean.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import socket
 import struct
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
+
+from compat import http1
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -38,19 +43,30 @@ if TYPE_CHECKING:
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
 
-MAX_LINE_BYTES = 16 * 1024
-MAX_HEAD_BYTES = 1024 * 1024  # Go's limit for all headers together
 HELD_BYTES = 256 * 1024  # behind a request not yet taken over; then the client has to wait
 _COPY_BYTES = 64 * 1024
+_MAX_CHUNK_LINE = 4096
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}(?=[ \t]*(?:;|$))")
+
+# What aiohttp's parser takes for no request at all, so that it comes to `handle_error`.
+_NO_REQUEST = b"\0"
 
 _MAY_TAKE_OVER = re.compile(
-    rb"POST (?:/v[0-9.]+)?/(?:containers/[^ ?]*/attach|exec/[^ ?]*/start)"
-    rb"(?:\?[^ ]*)? HTTP/1\.[01]\r"
+    rb"/(?:v[0-9.]+/)?(?:containers/[^ ?]*/attach|exec/[^ ?]*/start)(?:\?.*)?", re.DOTALL
 )
-_UPGRADE = re.compile(rb"\r\n(?:upgrade:[^\r]*|connection:[^\r]*upgrade[^\r]*)(?=\r\n)", re.I)
-_HAS_UPGRADE = re.compile(rb"\r\nupgrade:", re.I)
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.I)
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.I)
+
+# Clients that say nothing are let be for as long as they like between two requests, but a head
+# once begun, and the first of all, has to come to its end (moby: ReadHeaderTimeout).
+HEAD_TIMEOUT_S = 300.0
+
+log = logging.getLogger(__name__)
+
+
+class ClientGone(ConnectionError):
+    """The client left before its answer was out; nobody's fault, and nobody to tell."""
+
+    def __init__(self) -> None:
+        super().__init__("the client is gone")
 
 
 # Where a request ends
@@ -73,7 +89,7 @@ class LengthBody:
 
 
 class ChunkedBody:
-    """A body in chunks (RFC 9112 §7.1), followed only to find its end."""
+    """A body in chunks (RFC 9112 §7.1), followed only to find its end. Raises Malformed."""
 
     def __init__(self) -> None:
         self._left = 0  # of the current chunk and its line end
@@ -94,6 +110,8 @@ class ChunkedBody:
 
     def _read_line(self, data: bytes, at: int) -> int:
         end = data.find(b"\n", at)
+        if len(self._line) + (end if end >= 0 else len(data)) - at > _MAX_CHUNK_LINE:
+            raise http1.Malformed
         if end < 0:
             self._line += data[at:]
             return len(data)
@@ -106,10 +124,10 @@ class ChunkedBody:
         return end + 1
 
     def _start_chunk(self, line: bytes) -> None:
-        try:
-            size = int(line.partition(b";")[0], 16)
-        except ValueError:
-            size = 0  # the parser refuses the request
+        found = _CHUNK_SIZE.match(line)
+        if found is None:
+            raise http1.Malformed
+        size = int(found[0], 16)
         self._is_trailer = size == 0
         self._left = size + 2 if size else 0
 
@@ -117,64 +135,122 @@ class ChunkedBody:
 class _Takeover:
     """A request that may take the connection over, and what came behind it."""
 
-    def __init__(self, head: bytes) -> None:
-        self.is_upgrade = _HAS_UPGRADE.search(head) is not None
-        length = _LENGTH.search(head)
-        self.body: LengthBody | ChunkedBody
-        if _CHUNKED.search(head):
-            self.body = ChunkedBody()
-        else:
-            self.body = LengthBody(int(length[1]) if length else 0)
+    def __init__(self, head: http1.Head, number: int) -> None:
+        self.is_upgrade = head.has(b"upgrade")
+        self.number = number  # of the request on its connection, from 1
         self.behind = bytearray()
         self.has_ended = False
 
 
 class Connection(RequestHandler):
-    """A client's connection: aiohttp's, but for requests that may take it over."""
+    """A client's connection: aiohttp's, but for heads, and requests that may take it over."""
 
     def __init__(self, manager: web.Server, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
         self._head = bytearray()
-        self._is_between_requests = True
+        self._body: LengthBody | ChunkedBody = LengthBody(0)
+        self._requests = 0
+        self._answers = 0
         self._takeover: _Takeover | None = None
         self._is_taken = False
+        self._refusal: http1.Refused | None = None
+        self._lateness: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        if self._takeover is not None:
-            self._receive_behind(self._takeover, data)
-        elif self._is_between_requests and data:
-            self._receive_head(data)
-        else:
-            super().data_received(data)
+        if not data:
+            super().data_received(data)  # aiohttp, telling itself to go on
+        while data and self._refusal is None:
+            if not self._body.is_complete:
+                data = self._receive_body(data)
+            elif self._takeover is not None:
+                self._hold(self._takeover, data)
+                return
+            else:
+                data = self._receive_head(data)
 
-    def _receive_head(self, data: bytes) -> None:
-        """Hold a head back for as long as it may be that of a request that takes over."""
-        searched = max(len(self._head) - 3, 0)
+    def _receive_body(self, data: bytes) -> bytes:
+        """Pass on what belongs to the body; what lies behind it."""
+        try:
+            taken = self._body.feed(data)
+        except http1.Malformed:
+            self._give_up()
+            return b""
+        super().data_received(data[:taken])
+        if self._messages and not hasattr(self._messages[-1][0], "method"):
+            self._give_up()
+            return b""
+        return data[taken:]
+
+    def _give_up(self) -> None:
+        """A body that is none: an answer may be on its way already, so there is no other word."""
+        log.debug("a request's body is malformed")
+        self.force_close()
+
+    def _receive_head(self, data: bytes) -> bytes:
+        """Collect the head and pass it on once it is complete; what of `data` lies behind it."""
+        searched = len(self._head)
         self._head += data
-        end = self._head.find(b"\r\n\r\n", searched)
-        if end < 0 and self._may_take_over():
-            return
-        data = bytes(self._head)
+        end = http1.end_of_head(self._head, searched)
+        if (end if end >= 0 else len(self._head)) > http1.MAX_HEAD_BYTES:
+            self._refuse(http1.TooLarge())
+            return b""
+        if end < 0:
+            self._expect_head()
+            return b""
+        self._expect_no_head()
+        received, behind = bytes(self._head[:end]), bytes(self._head[end:])
         self._head.clear()
-        self._is_between_requests = False
-        if end < 0 or not _MAY_TAKE_OVER.match(data):
-            super().data_received(data)
-            return
-        head = data[: end + 4]
-        self._takeover = takeover = _Takeover(head)
-        super().data_received(_UPGRADE.sub(b"", head) if takeover.is_upgrade else head)
-        self._receive_behind(takeover, data[end + 4 :])
+        try:
+            self._begin(http1.read_head(received))
+        except http1.Refused as exc:
+            self._refuse(exc)
+        return behind
 
-    def _may_take_over(self) -> bool:
-        if self._head.find(b"\r", 0, MAX_LINE_BYTES) < 0:
-            return len(self._head) < MAX_LINE_BYTES
-        return len(self._head) < MAX_HEAD_BYTES and bool(_MAY_TAKE_OVER.match(self._head))
+    def _begin(self, head: http1.Head) -> None:
+        self._requests += 1
+        self._body = ChunkedBody() if head.is_chunked else LengthBody(head.length)
+        if head.method == b"POST" and _MAY_TAKE_OVER.fullmatch(head.target):
+            self._takeover = _Takeover(head, self._requests)
+            head = replace(head, fields=tuple(f for f in head.fields if not _asks_upgrade(f)))
+        super().data_received(head.encode())
 
-    def _receive_behind(self, takeover: _Takeover, data: bytes) -> None:
-        if not takeover.body.is_complete:
-            taken = takeover.body.feed(data)
-            super().data_received(data[:taken])
-            data = data[taken:]
+    def _refuse(self, refusal: http1.Refused) -> None:
+        """Answer that, after all that is still to be answered, and end."""
+        self._refusal = refusal
+        self._expect_no_head()
+        super().data_received(_NO_REQUEST)
+
+    def _expect_head(self) -> None:
+        """The head under way has its time from now on, unless it is running already."""
+        if self._lateness is None:
+            self._lateness = self._loop.call_later(HEAD_TIMEOUT_S, self.force_close)
+
+    def _expect_no_head(self) -> None:
+        if self._lateness is not None:
+            self._lateness.cancel()
+            self._lateness = None
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What no handler has seen. aiohttp would log it as an error, and quote the request."""
+        if status != HTTPStatus.BAD_REQUEST:
+            return super().handle_error(request, status, exc, message)
+        refusal = self._refusal or http1.Malformed()
+        log.debug("refused what is no request: %s", refusal)
+        if self.transport is not None:
+            self.transport.write(refusal.answer)
+        return Taken()
+
+    def _hold(self, takeover: _Takeover, data: bytes) -> None:
         takeover.behind += data
         if len(takeover.behind) >= HELD_BYTES and self.transport is not None:
             self.transport.pause_reading()
@@ -195,15 +271,13 @@ class Connection(RequestHandler):
         self._is_taken = True
         return bytes(takeover.behind) if takeover is not None else b""
 
-    def release(self, *, is_read: bool) -> None:
-        """The request is answered; `is_read` says whether its body was read to the end."""
-        if self._is_taken:
+    def release(self) -> None:
+        """One more request is answered, in the order in which they came."""
+        self._answers += 1
+        takeover = self._takeover
+        if self._is_taken or takeover is None or self._answers < takeover.number:
             return
-        takeover, self._takeover = self._takeover, None
-        # Requests that aiohttp has parsed ahead are not looked at here: nobody pipelines attach.
-        self._is_between_requests = is_read and not self._messages
-        if takeover is None:
-            return
+        self._takeover = None
         if takeover.has_ended:
             self.close()
         elif takeover.behind:
@@ -220,8 +294,14 @@ class Connection(RequestHandler):
                 super().connection_lost(None)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._expect_no_head()
         if not self._is_taken:
             super().connection_lost(exc)
+
+
+def _asks_upgrade(field: http1.Field) -> bool:
+    name, value = field[0].lower(), field[1].lower()
+    return name == b"upgrade" or (name == b"connection" and b"upgrade" in value)
 
 
 class Server(web.Server):
@@ -234,11 +314,23 @@ class Server(web.Server):
 class Runner(web.AppRunner):
     """An AppRunner whose connections can be taken over, and whose handlers end with their client.
 
-    The timeout of a keep-alive connection is dockerd's: none to speak of.
+    The limits of heads are those of `http1`: X-Registry-Config holds credentials of many
+    registries, and filters make long URLs.
     """
 
     def __init__(self, app: web.Application, **kwargs: Any) -> None:
-        super().__init__(app, handler_cancellation=True, access_log=None, **kwargs)
+        limits: dict[str, Any] = {
+            "max_line_size": http1.MAX_HEAD_BYTES,
+            "max_field_size": http1.MAX_HEAD_BYTES,
+            "max_headers": http1.MAX_FIELDS + 1,
+        }
+        super().__init__(
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            **limits,
+            **kwargs,
+        )
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
@@ -300,12 +392,12 @@ async def hijack(
 ) -> Hijacked:
     """Answer with a head and take the connection from the server.
 
-    Raises ConnectionError if the client is gone. After this the handler returns `Taken()`.
+    Raises ClientGone. After this the handler returns `Taken()`.
     """
     protocol = request.protocol
     transport = request.transport
     if not isinstance(protocol, Connection) or transport is None or transport.is_closing():
-        raise ConnectionResetError("the client is gone")
+        raise ClientGone
     more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     answer = head(request, content_type) + more.encode() + b"\r\n"
     with suppress(RuntimeError):  # already paused
@@ -329,6 +421,9 @@ async def _hijack_socket(
     try:
         duplicate.setblocking(False)
         await asyncio.get_running_loop().sock_sendall(duplicate, answer)
+    except OSError as exc:
+        duplicate.close()
+        raise ClientGone from exc
     except BaseException:
         duplicate.close()
         raise
@@ -411,14 +506,30 @@ def lines(batch: Iterable[tuple[int, bytes]]) -> bytes:
 # Long bodies
 
 
+class Stream(web.StreamResponse):
+    """A body that goes on and on; writing raises ClientGone once nobody reads it any more."""
+
+    async def open(self, request: web.Request) -> None:
+        try:
+            await self.prepare(request)
+            await flush_head(self)
+        except ConnectionError as exc:
+            raise ClientGone from exc
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            await super().write(data)
+        except ConnectionError as exc:
+            raise ClientGone from exc
+
+
 async def open_stream(
     request: web.Request, content_type: str, headers: dict[str, str] | None = None
-) -> web.StreamResponse:
-    """A response whose head is on its way when this returns."""
-    response = web.StreamResponse(headers=headers)
+) -> Stream:
+    """A response whose head is on its way when this returns. Raises ClientGone."""
+    response = Stream(headers=headers)
     response.content_type = content_type
-    await response.prepare(request)
-    await flush_head(response)
+    await response.open(request)
     return response
 
 

@@ -65,5 +65,7 @@ async def refuse_browsers(request: web.Request, handler: Handler) -> web.StreamR
         local_ip=str(address[0]),  # pyright: ignore[reportUnknownArgumentType]
     )
     if sentence:
-        return web.json_response({"message": sentence}, status=403)
+        refused = web.json_response({"message": sentence}, status=403)
+        refused.force_close()
+        return refused
     return await handler(request)

@@ -36,11 +36,6 @@ _GRACE_S = 1.0
 # Signals after which the daemon goes without any more care (moby cmd/dockerd/trap).
 _PATIENCE = 3
 
-# Go's server takes headers of 1 MB in all; X-Registry-Config holds credentials of many registries,
-# and filters make long URLs.
-_MAX_FIELD_BYTES = 1024 * 1024
-_MAX_HEADERS = 1024
-
 # dockerd never closes an idle connection; a day ends those whose client vanished.
 _KEEPALIVE_S = 24 * 3600.0
 
@@ -56,9 +51,6 @@ async def serve(config: EngineConfig, listeners: Sequence[Listener]) -> None:
             app,
             auto_decompress=False,
             keepalive_timeout=_KEEPALIVE_S,
-            max_line_size=_MAX_FIELD_BYTES,
-            max_field_size=_MAX_FIELD_BYTES,
-            max_headers=_MAX_HEADERS,
             shutdown_timeout=_GRACE_S,
         )
         await runner.setup()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import aclosing
 from typing import TYPE_CHECKING
@@ -144,11 +145,14 @@ async def update(call: Call) -> web.Response:
 async def wait(call: Call) -> web.StreamResponse:
     """The head goes out once the waiter stands: clients start the container only then."""
     condition = _condition(call)
-    outcome = await call.engine.containers.waiter(call.ref, condition)
-    if not call.has("wait.headers-first"):
-        return reply(call, 200, _wait_response(await outcome))
-    response = await streams.open_stream(call.request, "application/json")
-    result = await outcome
+    outcome = asyncio.ensure_future(await call.engine.containers.waiter(call.ref, condition))
+    try:
+        if not call.has("wait.headers-first"):
+            return reply(call, 200, _wait_response(await outcome))
+        response = await streams.open_stream(call.request, "application/json")
+        result = await outcome
+    finally:
+        outcome.cancel()
     is_silent = condition is model.WaitCondition.REMOVED and not call.has(
         "wait.tells-failed-removal"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +155,7 @@ class Containers:
 async def _talk_back(fd: int, prefix: bytes) -> None:
     """Everything heard until the client half-closes, then an epilogue after a while, as `cat`."""
     loop = asyncio.get_running_loop()
-    with socket.socket(fileno=fd) as sock:
+    with socket.socket(fileno=fd) as sock, suppress(ConnectionError):
         sock.setblocking(False)
         heard = prefix
         while data := await loop.sock_recv(sock, 65536):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import shutil
 import socket
 import ssl
@@ -42,7 +44,8 @@ def talk(tmp_path: Path, conversation: Talk, fake: object = None) -> None:
                     await conversation(reader, writer)
             finally:
                 writer.close()
-                await writer.wait_closed()
+                with contextlib.suppress(ConnectionError):
+                    await writer.wait_closed()
 
     asyncio.run(run())
 
@@ -279,3 +282,105 @@ def test_a_client_that_leaves_ends_its_wait_and_its_logs(tmp_path: Path) -> None
             await asyncio.sleep(0.01)
 
     talk(tmp_path, conversation, fake)
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"GARBAGE <secret>\r\n\r\n", b"HTTP/1.1 400 Bad Request\r\n"),
+        (b"GET /_ping HTTP/1.1\r\nHost: d\r\nX: " + b"a" * 2**21, b"HTTP/1.1 431 Request Header"),
+        (
+            b"POST /containers/create HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"zz\n",
+            b"",
+        ),
+        (
+            b"POST /containers/create HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + b"1" * 5000,
+            b"",
+        ),
+    ],
+    ids=["garbage", "large", "chunk", "endless chunk line"],
+)
+def test_what_is_no_request_ends_the_connection_and_is_no_news(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, sent: bytes, answer: bytes
+) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\nOK")
+        writer.write(sent)
+        heard = b""
+        with contextlib.suppress(ConnectionError):  # of what was not read any more
+            while data := await reader.read(65536):
+                heard += data
+        assert heard.startswith(answer)
+        assert b"secret" not in heard
+
+    talk(tmp_path, conversation)
+    assert [r for r in caplog.records if r.levelno > logging.DEBUG] == []
+
+
+def test_a_head_that_never_ends_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compat.streams.HEAD_TIMEOUT_S", 0.2)
+
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\nOK")
+        await asyncio.sleep(0.4)  # between two requests there is no hurry
+        writer.write(b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\nOK")
+        for _ in range(3):
+            writer.write(b"GET /_ping")
+            await asyncio.sleep(0.05)
+        assert await reader.read() == b""
+
+    talk(tmp_path, conversation)
+
+
+def test_heads_in_a_row_are_answered_in_a_row_even_before_a_takeover(tmp_path: Path) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"GET /_ping HTTP/1.1\nHost: d\n\n" * 3 + ATTACH + b"early")
+        writer.write_eof()
+        for _ in range(3):
+            await reader.readuntil(b"\r\n\r\nOK")
+        assert await reader.read() == ANSWER + b"heard early"
+
+    talk(tmp_path, conversation)
+
+
+def test_a_client_that_leaves_at_any_moment_is_no_news(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer to these begins when nobody is there any more."""
+    fake = fake_engine.engine()
+    asked: list[bytes] = [
+        ATTACH,
+        b"POST /containers/web/wait HTTP/1.1\r\nHost: d\r\n\r\n",
+        b"GET /containers/web/logs?stdout=1&follow=1 HTTP/1.1\r\nHost: d\r\n\r\n",
+        b"GET /events HTTP/1.1\r\nHost: d\r\n\r\n",
+    ]
+
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = writer.get_extra_info("peername")
+        for delay in (0, 0.001, 0.005):
+            for head in asked * 5:
+                _, other = await asyncio.open_unix_connection(path)
+                other.write(head)
+                await asyncio.sleep(delay)
+                other.transport.abort()
+        await asyncio.sleep(0.2)
+
+    talk(tmp_path, conversation, fake)
+    assert [r.getMessage() for r in caplog.records if r.levelno > logging.INFO] == []
+
+
+def test_long_headers_and_urls_are_read(tmp_path: Path) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        credentials = b"c" * 500_000
+        writer.write(b"GET /_ping?" + b"f" * 100_000 + b" HTTP/1.1\r\nHost: d\r\n")
+        writer.write(b"X-Registry-Config: " + credentials + b"\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\nOK")
+
+    talk(tmp_path, conversation)

@@ -91,6 +91,8 @@ def test_ping_has_dockerds_headers(tmp_path: Path, method: str, prefix: str) -> 
         ("POST", "/grpc", 404, {"message": "page not found"}),
         ("POST", "/session", 404, {"message": "page not found"}),
         ("OPTIONS", "/anything", 200, ""),
+        ("GET", "/containers/json?a;b", 400, {"message": "invalid semicolon separator in query"}),
+        ("GET", "/_ping?a;b", 200, "OK"),
         ("GET", "/plugins", 200, []),
         (
             "GET",

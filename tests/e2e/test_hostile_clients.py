@@ -396,3 +396,34 @@ def test_r15_a_number_used_again_is_not_signalled(engine: Engine, name: str) -> 
     finally:
         other.kill()
         other.wait()
+
+
+# A client that is gone, and what never was one
+
+
+def test_clients_that_vanish_leave_no_word_in_the_log(wharf: Wharf, name: str) -> None:
+    talks = "while :; do echo hi; usleep 1000; done"
+    wharf.out("run", "-di", "--name", name, "busybox", "sh", "-c", talks)
+    before = wharf.log_path.stat().st_size
+    heads = [
+        f"POST /containers/{name}/attach?stream=1&stdin=1&stdout=1&logs=1",
+        f"GET /containers/{name}/logs?stdout=1&follow=1",
+        f"POST /containers/{name}/wait",
+        "GET /events",
+        "GET /images/busybox/get",
+        "GARBAGE",
+    ]
+
+    def vanish(number: int) -> None:
+        for at in range(30):
+            with wharf.raw() as connection:
+                head = heads[(number + at) % len(heads)]
+                connection.sendall(f"{head} HTTP/1.1\r\nHost: d\r\n\r\n".encode())
+                time.sleep(at % 4 * 0.001)
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(vanish, range(20)))
+    assert wharf.call("GET", "/_ping").status == 200
+    with wharf.log_path.open("rb") as log:
+        log.seek(before)
+        assert b"level=error" not in log.read()

@@ -247,11 +247,6 @@ def test_containers_get_the_limit_the_daemon_came_with(daemon: Daemon) -> None:
     assert line.split()[3] == str(hard)
 
 
-def test_long_headers_and_urls_are_read(daemon: Daemon) -> None:
-    headers = {"X-Registry-Config": "c" * 500_000}
-    assert daemon.get("/_ping?" + "f" * 100_000, headers)[0] == 200
-
-
 # A browser on the same host
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compat import params, versions
-from compat.params import Query
+from compat.params import Query, Words
 from engine.errors import InvalidParameter
 from engine.oci import platform as platforms
 from engine.registry.auth import RegistryAuth
@@ -20,7 +21,7 @@ from engine.registry.auth import RegistryAuth
 
 def query(route: str = "x", version: str = "1.51", **words: str) -> Query:
     spelled = {name.replace("_", "-"): [value] for name, value in words.items()}
-    return Query(spelled, route, versions.parse(version))
+    return Query(Words(spelled), route, versions.parse(version))
 
 
 @pytest.mark.parametrize("word", ["", "0", "no", "false", "none", "FALSE", " No "])
@@ -103,7 +104,7 @@ def test_moments_are_seconds_with_a_fraction() -> None:
 
 def test_platforms_are_told_in_the_query() -> None:
     linux = '{"os":"linux","architecture":"amd64"}'
-    asked = params.Query({"platform": [linux, linux]}, "images.save", versions.NEWEST)
+    asked = params.Query(Words({"platform": [linux, linux]}), "images.save", versions.NEWEST)
     assert asked.platform("platform") == platforms.Platform(os="linux", architecture="amd64")
     assert asked.platform("other") is None
     assert query(platform="").platform("platform") is None
@@ -135,3 +136,26 @@ def test_credentials_come_in_both_alphabets_with_and_without_padding() -> None:
 @pytest.mark.parametrize("header", ["", "null", "%%%", "bnVsbA==", "e30="])
 def test_an_unreadable_header_counts_as_none(header: str) -> None:
     assert auth(header) == RegistryAuth()
+
+
+def test_a_query_that_is_spelled_wrongly_hurts_who_asks_for_a_word() -> None:
+    for text, said in [
+        ("all=1;limit=1", "invalid semicolon separator in query"),
+        ("all=%zz", 'invalid URL escape "%zz"'),
+        ("all=%4", 'invalid URL escape "%4"'),
+    ]:
+        found = Query(params.parse_query("", text), "x", versions.NEWEST)
+        with pytest.raises(InvalidParameter, match=re.escape(said)):
+            found.flag("all")
+
+
+def test_words_keep_their_order_and_a_form_comes_first() -> None:
+    words = params.parse_query("a=1&&b", "a=2&a+%2B=c%20d")
+    assert (words.values, words.fault) == ({"a": ["1", "2"], "b": [""], "a +": ["c d"]}, "")
+
+
+def test_a_number_of_any_length_is_one_that_is_too_large() -> None:
+    for text in ("99999999999999999999", "-" + "9" * 5000, str(2**63)):
+        with pytest.raises(InvalidParameter, match="value out of range"):
+            params.parse_int(text)
+    assert params.parse_int("0" * 30 + "7") == 7
