@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT_S = 10
+_PROMPT_S = 2  # after which a monitor is asked whether it still answers
+_SILENCE_S = 4
 _KILL_WAIT_S = 10
 _LAST_WAIT_S = 2
 
@@ -95,6 +97,13 @@ async def kill(rooms: Rooms, handle: Handle) -> None:
     """SIGKILL and wait; first to the process, then to all that is in its group."""
     waiting = ended(handle)
     await send(rooms, handle, signals.SIGKILL)
+    if await _within(waiting, _PROMPT_S):
+        return
+    task = handle.task
+    if task is not None and await task.is_silent(_SILENCE_S):
+        log.error("the monitor of container %s hangs; it ends with its container", handle.id)
+        await offload.kernel(cgroup.kill, handle.container.cgroup_path)
+        task.end_monitor()
     if await _within(waiting, _KILL_WAIT_S):
         return
     log.warning("container %s outlives SIGKILL; ending its whole group", handle.id)

@@ -15,6 +15,7 @@ import fcntl
 import json
 import logging
 import os
+import select
 import shutil
 import signal
 import socket
@@ -250,6 +251,14 @@ class _Connection:
             raise MonitorSilent(timeout_s) from None
         return answer_of(answer, kind)
 
+    def has_peer(self) -> bool:
+        """Whether the other end is open now, which is known here only after reading its end."""
+        if not self.is_open:
+            return False
+        poll = select.poll()
+        poll.register(self._channel.fileno(), 0)
+        return not poll.poll(0)
+
     def close(self) -> None:
         if not self.is_open:
             return
@@ -398,6 +407,35 @@ class Task:
         for fd in fds:
             os.close(fd)
         return answer.to_json()
+
+    async def is_silent(self, timeout_s: float) -> bool:
+        """Whether the monitor is there, and answers nothing for that long."""
+        try:
+            _answer, fds = await self._connection.ask(
+                protocol.State(), protocol.StateReply, timeout_s=timeout_s
+            )
+        except MonitorSilent:
+            return True
+        except RuntimeFailure:
+            return False
+        for fd in fds:
+            os.close(fd)
+        return False
+
+    def end_monitor(self) -> None:
+        """Kill a monitor that hangs. It is reported lost, as any that dies."""
+        if not self.monitor_pid:
+            return
+        try:
+            pidfd = os.pidfd_open(self.monitor_pid)
+        except ProcessLookupError:
+            return
+        try:
+            # It still holds its end of the connection, so the number is still its own.
+            if self._connection.has_peer():
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
 
     def close(self) -> None:
         """Let go of the monitor, which goes on."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -181,11 +182,35 @@ def test_an_adopted_container_is_held_as_before(engine: Wharf) -> None:
     assert (host.cgroup_of(pid, "pids") / "pids.max").read_text() == "30\n"
 
 
+def with_monitor(engine: Wharf, ref: str) -> tuple[int, int]:
+    """The container's first process and its parent."""
+    pid = int(str(state(engine, ref)["Pid"]))
+    with open(f"/proc/{pid}/stat") as stat:
+        return pid, int(stat.read().rsplit(") ", 1)[1].split()[1])
+
+
+@pytest.mark.parametrize("verb", [("stop", "-t", "1"), ("kill",), ("rm", "-f")])
+def test_a_monitor_that_hangs_keeps_nobody_from_ending_its_container(
+    engine: Wharf, verb: tuple[str, ...]
+) -> None:
+    engine.docker("run", "-d", "--name", "box", "busybox", "sleep", "60")
+    pid, monitor = with_monitor(engine, "box")
+    os.kill(monitor, signal.SIGSTOP)
+    try:
+        engine.docker(*verb, "box", timeout=15)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(monitor, signal.SIGCONT)
+    if verb[0] != "rm":
+        after = state(engine, "box")
+        assert (after["Status"], after["ExitCode"], after["Pid"]) == ("exited", 137, 0)
+    for number in (pid, monitor):
+        assert not eventually(lambda n=number: Path(f"/proc/{n}").exists(), lambda there: not there)
+
+
 def test_a_dead_monitor_takes_its_container_along(engine: Wharf) -> None:
     engine.docker("run", "-d", "--name", "box", "busybox", "sleep", "60")
-    pid = int(str(state(engine, "box")["Pid"]))
-    with open(f"/proc/{pid}/stat") as stat:
-        monitor = int(stat.read().rsplit(") ", 1)[1].split()[1])
+    pid, monitor = with_monitor(engine, "box")
     os.kill(monitor, 9)
     after = eventually(lambda: state(engine, "box"), lambda s: s["Status"] == "exited")
     assert after["Status"] == "exited"
