@@ -121,9 +121,10 @@ def run(configuration: Configuration) -> int:
     except (ListenError, StillRunning) as exc:
         return _fail(str(exc))
     except OSError as exc:
-        reason = (exc.strerror or str(exc)).lower()
-        where = f"open {exc.filename}: " if exc.filename else ""
-        return _fail(f"failed to start daemon: {where}{reason}")
+        from engine.linux import oserror
+
+        how = "open " if exc.filename else ""
+        return _fail(f"failed to start daemon: {how}{oserror.sentence(exc)}")
 
 
 def _open_log(config: EngineConfig) -> None:

@@ -19,7 +19,7 @@ from engine.errors import EngineError, WharfError
 from engine.events import EventBus
 from engine.image.pull import Puller
 from engine.image.store import Images
-from engine.linux import capability, cgroup
+from engine.linux import capability, cgroup, oserror
 from engine.network.manager import Networks
 from engine.registry.client import Client
 from engine.registry.fetch import Policy
@@ -214,7 +214,7 @@ def _make_directories(config: EngineConfig) -> None:
         except FileExistsError as exc:
             raise EngineError(f"mkdir {exc.filename}: not a directory") from exc
         except OSError as exc:
-            raise EngineError(f"mkdir {exc.filename}: {(exc.strerror or '').lower()}") from exc
+            raise EngineError(f"mkdir {oserror.sentence(exc)}") from exc
         os.chmod(path, mode)
 
 

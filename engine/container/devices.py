@@ -8,6 +8,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from engine.errors import InvalidParameter
+from engine.linux import oserror
 from engine.oci import runtime as oci
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def from_mapping(mapping: DeviceMapping) -> tuple[list[oci.Device], list[oci.Dev
     try:
         info = os.stat(source)
     except OSError as exc:
-        raise DeviceError(mapping.path_on_host, (exc.strerror or str(exc)).lower()) from exc
+        raise DeviceError(mapping.path_on_host, oserror.reason(exc)) from exc
     if stat.S_ISDIR(info.st_mode):
         devices = [
             device
@@ -129,7 +130,7 @@ def numbers(path: str) -> tuple[int, int]:
     try:
         info = os.stat(path)
     except OSError as exc:
-        raise InvalidParameter(f"stat {path}: {(exc.strerror or str(exc)).lower()}") from exc
+        raise InvalidParameter(f"stat {path}: {oserror.reason(exc)}") from exc
     return os.major(info.st_rdev), os.minor(info.st_rdev)
 
 

@@ -20,8 +20,8 @@ from engine.container import (
 )
 from engine.container.model import MountType
 from engine.errors import EngineError, InvalidParameter, NoSuchImage, NotImplementedHere
+from engine.linux import oserror, seccomp, syscalls
 from engine.linux import path as paths
-from engine.linux import seccomp, syscalls
 from engine.storage import atomic
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _ensure_source(rooms: Rooms, point: MountPoint) -> None:
     except OSError as exc:
         raise EngineError(
             f"error while creating mount source path '{point.source}': mkdir {point.source}: "
-            f"{(exc.strerror or str(exc)).lower()}"
+            f"{oserror.reason(exc)}"
         ) from exc
 
 
@@ -181,7 +181,7 @@ def _look_at(directory: str, subpath: str) -> None:
 
 def _inaccessible(directory: str, subpath: str, exc: OSError) -> str:
     where = os.path.join(directory, subpath)
-    reason = (exc.strerror or str(exc)).lower()
+    reason = oserror.reason(exc)
     match exc.errno:
         case errno.EXDEV:
             return (
@@ -275,7 +275,6 @@ def _read_profile(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as exc:
-        reason = (exc.strerror or str(exc)).lower()
         raise EngineError(
-            f"opening seccomp profile ({path}) failed: open {path}: {reason}"
+            f"opening seccomp profile ({path}) failed: open {oserror.sentence(exc)}"
         ) from exc

@@ -14,7 +14,7 @@ from engine.container.model import Status, WaitCondition
 from engine.container.publish import publish
 from engine.container.state import ACTIVE, Event, next_status
 from engine.errors import EngineError
-from engine.linux import cgroup
+from engine.linux import cgroup, oserror
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -118,7 +118,9 @@ async def pause(rooms: Rooms, handle: Handle) -> None:
         try:
             await offload.kernel(cgroup.freeze, handle.container.cgroup_path)
         except OSError as exc:
-            raise EngineError(f"cannot pause container {handle.id}: {exc}") from exc
+            raise EngineError(
+                f"cannot pause container {handle.id}: {oserror.sentence(exc)}"
+            ) from exc
         await _set_paused(rooms, handle, Event.PAUSE)
         publish(rooms.events, handle.container, "pause")
 
@@ -129,7 +131,9 @@ async def unpause(rooms: Rooms, handle: Handle) -> None:
         try:
             await offload.kernel(cgroup.thaw, handle.container.cgroup_path)
         except OSError as exc:
-            raise EngineError(f"Cannot unpause container {handle.id}: {exc}") from exc
+            raise EngineError(
+                f"Cannot unpause container {handle.id}: {oserror.sentence(exc)}"
+            ) from exc
         await _set_paused(rooms, handle, Event.UNPAUSE)
         publish(rooms.events, handle.container, "unpause")
 

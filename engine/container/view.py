@@ -15,7 +15,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from engine.errors import InvalidParameter
-from engine.linux import path, process, syscalls
+from engine.linux import oserror, path, process, syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -131,7 +131,9 @@ def read_file(root: int, name: str, limit_bytes: int = LARGEST_FILE_BYTES) -> by
     except OSError as exc:
         if exc.errno in _NOT_THERE:
             return b""
-        raise InvalidParameter(f"cannot read {name} of the container: {exc.strerror}") from exc
+        raise InvalidParameter(
+            f"cannot read {name} of the container: {oserror.reason(exc)}"
+        ) from exc
 
 
 def open_in_root(root: int, name: str) -> int | None:

@@ -11,6 +11,7 @@ from engine.errors import (
     NotFound,
     NotImplementedHere,
 )
+from engine.linux import oserror
 
 if TYPE_CHECKING:
     from engine.oci.digest import ImageId
@@ -85,6 +86,4 @@ class DiskFailed(EngineError):
 
 def of_disk(exc: OSError) -> DiskFailed:
     """As Go words a failed call: "<path>: no space left on device"."""
-    path = exc.filename.decode() if isinstance(exc.filename, bytes) else exc.filename
-    reason = (exc.strerror or str(exc)).lower()
-    return DiskFailed(f"{path}: {reason}" if isinstance(path, str) else reason)
+    return DiskFailed(oserror.sentence(exc))

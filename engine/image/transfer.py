@@ -19,6 +19,7 @@ from engine import ids, offload
 from engine.errors import EngineError, WharfError
 from engine.image.model import Progress
 from engine.image.remote import RegistrationFailed, RootFSMismatch
+from engine.linux import oserror
 from engine.oci import digest as digests
 from engine.oci.digest import next_chain_id
 from engine.registry.fetch import REPORT_EVERY_S, Fetch, Policy, to_the_end
@@ -227,7 +228,9 @@ class _Work:
             try:
                 await fetch.run()
             except OSError as exc:
-                raise EngineError(f"write {self._content.ingest_root}: {_words(exc)}") from exc
+                raise EngineError(
+                    f"write {self._content.ingest_root}: {oserror.reason(exc)}"
+                ) from exc
         return made[-1]
 
     async def _stage(self, ingest: Ingest) -> StagedLayer:
@@ -302,13 +305,9 @@ def _registering() -> Generator[None]:
     except DiffIdMismatch as exc:
         raise RootFSMismatch from exc
     except OSError as exc:
-        raise RegistrationFailed(_words(exc)) from exc
+        raise RegistrationFailed(oserror.reason(exc)) from exc
     except WharfError as exc:
         raise RegistrationFailed(str(exc)) from exc
-
-
-def _words(exc: OSError) -> str:
-    return (exc.strerror or str(exc)).lower()
 
 
 async def _chain_id_of(parent: Transfer | ChainId | None) -> ChainId | None:

@@ -18,7 +18,7 @@ import msgspec
 
 from engine import ids, offload
 from engine.errors import EngineError, Forbidden, WharfError
-from engine.linux import conntrack
+from engine.linux import conntrack, oserror
 from engine.network import bridge, files, firewall, host, names, ports, sandbox, settings
 from engine.network.model import (
     HOST,
@@ -238,7 +238,7 @@ class Attachments:
             main = self._main(standing, 4) or self._main(standing, 6) or standing.endpoints[0]
             raise ConnectivityFailed(request.name, main.endpoint_id, str(error)) from error
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+            reason = oserror.reason(error)
             raise EngineError(f"cannot make the sandbox: {reason}") from error
 
     async def _need_links(self, standing: _Standing, *, again: bool) -> None:
@@ -506,7 +506,8 @@ class Attachments:
         except OSError as error:
             if not force:
                 raise EngineError(
-                    f"container {container_id} failed to leave network {network.name}: {error}"
+                    f"container {container_id} failed to leave network {network.name}: "
+                    f"{oserror.reason(error)}"
                 ) from error
         finally:
             self.catalogue.subnets.withdraw(found[0])

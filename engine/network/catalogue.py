@@ -26,6 +26,7 @@ from engine.errors import (
     NotImplementedHere,
     WharfError,
 )
+from engine.linux import oserror
 from engine.network import bridge, host, none, request, subnets
 from engine.network import filters as network_filters
 from engine.network.model import DEFAULT, HOST, NONE, Member, Network, NetworkRequest, Subnet
@@ -157,7 +158,8 @@ class Catalogue:
             try:
                 await self.set_up(network)
             except OSError as error:
-                raise EngineError(f"cannot make the bridge {network.link}: {error}") from error
+                reason = oserror.reason(error)
+                raise EngineError(f"cannot make the bridge {network.link}: {reason}") from error
             if network.enable_ipv6:
                 await offload.kernel(self._forward)
             self._networks[network.id] = network

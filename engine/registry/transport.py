@@ -28,6 +28,7 @@ from yarl import URL
 
 from engine import offload
 from engine.errors import EngineError, InvalidParameter
+from engine.linux import oserror
 from engine.registry import failure
 from engine.registry.challenge import Challenge
 from engine.registry.challenge import parse as parse_challenges
@@ -447,7 +448,7 @@ def _contexts_of(folder: str) -> tuple[ssl.SSLContext, ssl.SSLContext] | None:
     except FileNotFoundError:
         return None
     except OSError as exc:
-        raise InvalidParameter(f"open {folder}: {(exc.strerror or '').lower()}") from exc
+        raise InvalidParameter(f"open {folder}: {oserror.reason(exc)}") from exc
     home, elsewhere = ssl.create_default_context(), ssl.create_default_context()
     for name in names:
         path = os.path.join(folder, name)

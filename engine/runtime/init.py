@@ -22,8 +22,9 @@ import stat
 import struct
 
 from engine.linux import capability, cgroup, mount, namespace, path, process, pty, syscalls, title
+from engine.linux.oserror import reason
 from engine.runtime import protocol
-from engine.runtime.rootfs import Root, StepFailed, open_terminal, reason
+from engine.runtime.rootfs import Root, StepFailed, open_terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import stat
 
 from engine.linux import cgroup, mount, path, pty, syscalls
 from engine.linux.cgroup import setup
+from engine.linux.oserror import reason
 from engine.linux.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_SLAVE
 
 TYPE_CHECKING = False
@@ -73,11 +74,6 @@ class StepFailed(Exception):
     @classmethod
     def of(cls, step: str, what: str, exc: OSError) -> StepFailed:
         return cls(step, f"{what}: {reason(exc)}", exc.errno or 0)
-
-
-def reason(exc: OSError) -> str:
-    """The error's text as the reference runtime writes it: lower case."""
-    return (exc.strerror or str(exc)).lower()
 
 
 class Root:

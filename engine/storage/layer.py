@@ -19,7 +19,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from engine.errors import InvalidParameter
-from engine.linux import syscalls
+from engine.linux import oserror, syscalls
 from engine.oci import digest as digests
 from engine.oci.digest import DiffId
 from engine.storage import compression, extract, recipe, tar
@@ -158,12 +158,7 @@ def _unpack(
     except OSError as exc:
         if exc.errno in _OUR_FAULT:
             raise
-        raise CorruptLayer(_sentence(exc)) from exc
-
-
-def _sentence(exc: OSError) -> str:
-    name = os.fsdecode(exc.filename) if isinstance(exc.filename, (str, bytes)) else ""
-    return f"{name}: {(exc.strerror or str(exc)).lower()}" if name else str(exc.strerror).lower()
+        raise CorruptLayer(oserror.sentence(exc)) from exc
 
 
 class _Sync:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import zstandard
 
 from engine.errors import EngineError
-from engine.linux import syscalls
+from engine.linux import oserror, syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -206,7 +206,8 @@ def _piece_of(root: int, path: bytes, offset: int, length: int) -> Iterator[byte
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME
         fd = _open(root, path, flags)
     except OSError as exc:
-        raise DamagedLayer(f"a layer's file {os.fsdecode(path)!r} is missing: {exc}") from exc
+        said = f"a layer's file {os.fsdecode(path)!r} is missing: {oserror.reason(exc)}"
+        raise DamagedLayer(said) from exc
     try:
         while length:
             data = os.pread(fd, min(length, READ_BYTES), offset)

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from engine.errors import InvalidParameter
-from engine.linux import mount, syscalls, tree
+from engine.linux import mount, oserror, syscalls, tree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -151,9 +151,9 @@ def attach(options: Mapping[str, str], path: str) -> None:
             syscalls.mount(None, path, None, flags & ~syscalls.MS_REC, None)
     except OSError as error:
         # Options may hold a password; they are not repeated.
-        raise OSError(
-            error.errno, f"failed to mount local volume: mount {device}:{path}: {error.strerror}"
-        ) from None
+        how = f", flags: {parsed.flags:#x}" if parsed.flags else ""
+        what = f"failed to mount local volume: mount {device}:{path}{how}"
+        raise OSError(error.errno, f"{what}: {oserror.reason(error)}") from None
 
 
 def _resolved(fstype: str, options: str) -> str:

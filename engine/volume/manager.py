@@ -25,6 +25,7 @@ from engine.errors import (
     NotFound,
     WharfError,
 )
+from engine.linux import oserror
 from engine.volume import local
 from engine.volume.model import ANONYMOUS, LOCAL, Pruned, Volume
 from engine.volume.turns import Turns
@@ -218,7 +219,7 @@ class Volumes:
         try:
             await offload.disk(local.create, self._root, name)
         except OSError as error:
-            raise EngineError(f"create {name}: {error}") from error
+            raise EngineError(f"create {name}: {oserror.sentence(error)}") from error
         await self._keep(volume)
         self._publish(volume, "create")
         return volume, True
@@ -271,7 +272,7 @@ class Volumes:
         try:
             await offload.disk(local.remove, self._root, volume.name)
         except OSError as error:
-            raise EngineError(f"remove {volume.name}: {error}") from error
+            raise EngineError(f"remove {volume.name}: {oserror.sentence(error)}") from error
         await offload.disk(self._table.delete, volume.name)
         self._volumes.pop(volume.name, None)
         self._holders.pop(volume.name, None)
@@ -330,9 +331,8 @@ class Volumes:
             try:
                 await offload.disk(local.attach, volume.options, volume.mountpoint)
             except OSError as error:
-                said = error.args[1] if len(error.args) > 1 else str(error)
                 raise EngineError(
-                    f"error while mounting volume '{volume.mountpoint}': {said}"
+                    f"error while mounting volume '{volume.mountpoint}': {oserror.reason(error)}"
                 ) from error
         elif not await offload.disk(os.path.isdir, volume.mountpoint):
             await offload.disk(local.create, self._root, volume.name)

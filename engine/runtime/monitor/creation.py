@@ -17,7 +17,7 @@ import select
 import socket
 import time
 
-from engine.linux import cgroup, namespace, process, pty
+from engine.linux import cgroup, namespace, oserror, process, pty
 from engine.runtime import init, protocol
 from engine.runtime.monitor import handover
 from engine.runtime.monitor.birth import fork_into
@@ -159,7 +159,7 @@ class _Creation:
         except OSError as exc:
             seq: int = getattr(message, "seq", 0)
             step = type(message).__name__.lower()
-            text = exc.strerror or str(exc)
+            text = oserror.reason(exc)
             self._say(protocol.Failed(seq=seq, step=step, errno=exc.errno or 0, text=text))
             return True
 
@@ -375,8 +375,7 @@ class _Creation:
 def _sentence(exc: OSError) -> str:
     if isinstance(exc, cgroup.LimitError) or not exc.strerror:
         return str(exc)
-    where = f"{exc.filename}: " if exc.filename else ""
-    return where + exc.strerror.lower()
+    return oserror.sentence(exc)
 
 
 def _wait_for(channel: protocol.Channel) -> None:

@@ -14,7 +14,7 @@ import os
 import signal
 import time
 
-from engine.linux import process
+from engine.linux import oserror, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ class LogFile:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._size + kept)
             self._size += kept
-            self._reason = exc.strerror or str(exc)
+            self._reason = oserror.reason(exc)
             self._lose(records[kept:])
             return False
         self._size += written
@@ -278,7 +278,7 @@ class LogFile:
 
     def _tell_loss(self) -> bool:
         """Say what is missing; False while there is still no room."""
-        text = f"wharf: {self.lost_records} log records were lost here: {self._reason.lower()}\n"
+        text = f"wharf: {self.lost_records} log records were lost here: {self._reason}\n"
         notice = Encoder("stderr", None).feed(text.encode(), time.time_ns())
         lost = self.lost_records, self.lost_bytes
         self.lost_records = self.lost_bytes = 0
@@ -297,7 +297,7 @@ class LogFile:
                 os.unlink(self._path)
             fresh = self._open(os.O_TRUNC | os.O_APPEND)
         except OSError as exc:
-            self._reason = exc.strerror or str(exc)
+            self._reason = oserror.reason(exc)
             return False
         with contextlib.suppress(OSError):
             os.close(self._fd)

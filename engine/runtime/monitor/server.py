@@ -11,7 +11,7 @@ import socket
 import time
 import traceback
 
-from engine.linux import syscalls
+from engine.linux import oserror, syscalls
 from engine.runtime import protocol
 from engine.runtime.monitor import creation, handover
 from engine.runtime.monitor.container import Container
@@ -254,7 +254,7 @@ class Server:
         try:
             answer = self._serve_message(message, fds)
         except OSError as exc:
-            self._fail(message, exc.strerror or str(exc), errno=exc.errno or 0)
+            self._fail(message, oserror.reason(exc), errno=exc.errno or 0)
         except Exception as exc:
             self.journal.append(Entry.FAULT, time.time_ns(), {"text": traceback.format_exc()})
             self._fail(message, f"{type(exc).__name__}: {exc}")

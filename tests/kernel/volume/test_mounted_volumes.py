@@ -86,6 +86,15 @@ async def test_a_mount_that_fails_says_why_and_no_secret(host: FakeHost) -> None
         await volumes.acquire("bad", "one")
     assert str(refused.value) == (
         f"error while mounting volume '{volume.mountpoint}': failed to mount local volume: "
-        f"mount //server/share:{volume.mountpoint}: No such device"
+        f"mount //server/share:{volume.mountpoint}: no such device"
     )
     await volumes.remove("bad")
+    options = {"type": "none", "device": "/nosuch", "o": "bind"}
+    volume = await volumes.create("missing", "", options)
+    with pytest.raises(EngineError) as refused:
+        await volumes.acquire("missing", "one")
+    assert str(refused.value) == (
+        f"error while mounting volume '{volume.mountpoint}': failed to mount local volume: "
+        f"mount /nosuch:{volume.mountpoint}, flags: 0x1000: no such file or directory"
+    )
+    await volumes.remove("missing")
