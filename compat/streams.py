@@ -52,7 +52,7 @@ _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}(?=[ \t]*(?:;|$))")
 _NO_REQUEST = b"\0"
 
 _MAY_TAKE_OVER = re.compile(
-    rb"/(?:v[0-9.]+/)?(?:containers/[^ ?]*/attach|exec/[^ ?]*/start)(?:\?.*)?", re.DOTALL
+    rb"/(?:v[0-9.]+/)?(?:containers/[^ ?]*/attach|exec/[^ ?]*/start|grpc)(?:\?.*)?", re.DOTALL
 )
 
 # Clients that say nothing are let be for as long as they like between two requests, but a head
@@ -377,37 +377,41 @@ def wants_upgrade(request: web.Request) -> bool:
     return isinstance(protocol, Connection) and protocol.is_upgrade
 
 
-def head(request: web.Request, content_type: str) -> bytes:
+def head(request: web.Request, content_type: str, protocol: str = "tcp") -> bytes:
     """What a hijacked connection is answered with before its raw bytes."""
     if wants_upgrade(request):
+        told = f"Content-Type: {content_type}\r\n" if content_type else ""
         return (
-            f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\n"
-            "Connection: Upgrade\r\nUpgrade: tcp\r\n"
+            f"HTTP/1.1 101 UPGRADED\r\n{told}Connection: Upgrade\r\nUpgrade: {protocol}\r\n"
         ).encode()
     return f"HTTP/1.1 200 OK\r\nContent-Type: {RAW_STREAM}\r\n".encode()
 
 
 async def hijack(
-    request: web.Request, content_type: str, headers: Mapping[str, str] | None = None
+    request: web.Request,
+    content_type: str = "",
+    headers: Mapping[str, str] | None = None,
+    *,
+    protocol: str = "tcp",
 ) -> Hijacked:
     """Answer with a head and take the connection from the server.
 
     Raises ClientGone. After this the handler returns `Taken()`.
     """
-    protocol = request.protocol
+    connection = request.protocol
     transport = request.transport
-    if not isinstance(protocol, Connection) or transport is None or transport.is_closing():
+    if not isinstance(connection, Connection) or transport is None or transport.is_closing():
         raise ClientGone
     more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
-    answer = head(request, content_type) + more.encode() + b"\r\n"
+    answer = head(request, content_type, protocol) + more.encode() + b"\r\n"
     with suppress(RuntimeError):  # already paused
         transport.pause_reading()
     # An earlier answer on the same connection may still be on its way; nobody tells when it is out.
     while transport.get_write_buffer_size():  # noqa: ASYNC110
         await asyncio.sleep(0.001)
     if transport.get_extra_info("sslcontext") is not None:
-        return _hijack_tls(protocol, transport, answer)
-    return await _hijack_socket(protocol, transport, answer)
+        return _hijack_tls(connection, transport, answer)
+    return await _hijack_socket(connection, transport, answer)
 
 
 async def _hijack_socket(

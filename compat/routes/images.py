@@ -196,6 +196,5 @@ ROUTES = (
     Route("POST", "/images/{ref}/tag", "images.tag", tag),
     Route("DELETE", "/images/{ref}", "images.remove", remove),
     Route("GET", "/distribution/{ref}/json", "images.distribution", distribution),
-    Route("POST", "/build", "images.build", later("building images")),
     Route("POST", "/build/prune", "images.build-prune", build_prune),
 )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from compat import http2
 from tests.contract import fake_engine
 
 if TYPE_CHECKING:
@@ -382,5 +383,22 @@ def test_long_headers_and_urls_are_read(tmp_path: Path) -> None:
         writer.write(b"GET /_ping?" + b"f" * 100_000 + b" HTTP/1.1\r\nHost: d\r\n")
         writer.write(b"X-Registry-Config: " + credentials + b"\r\n\r\n")
         await reader.readuntil(b"\r\n\r\nOK")
+
+    talk(tmp_path, conversation)
+
+
+def test_the_connection_to_a_builder_is_taken_and_every_call_refused(tmp_path: Path) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            b"POST /grpc HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+            + http2.PREFACE
+        )
+        answer = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+        assert await reader.readexactly(len(answer)) == answer
+        assert await reader.readexactly(9) == b"\0\0\0\4\0\0\0\0\0"
+        writer.write(b"\0\0\0\1\4\0\0\0\1")
+        assert b"building images is not supported" in await reader.read(1000)
+        writer.write_eof()
+        assert await reader.read() == b""
 
     talk(tmp_path, conversation)

@@ -131,7 +131,7 @@ def test_every_path_of_the_document_is_routed_and_nothing_else() -> None:
         for method in operations
     }
     routed = {(r.method, r.path) for r in routes.ALL}
-    aside = {("GET", "/networks/")}
+    aside = {("GET", "/networks/"), ("POST", "/grpc")}  # which Docker's own leaves out as well
     # POST /session answers 404 until there is a builder to speak with.
     assert routed - aside == described - {("POST", "/session")}
 

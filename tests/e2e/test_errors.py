@@ -31,3 +31,13 @@ def test_refusal(engine: Engine, row: list[Any]) -> None:
     reply = engine.call(method, quote(path, safe="/?=&:%"), data, headers=headers)
     assert reply.message == sentence.replace("{cpus}", host.online_cpus())
     assert reply.status == (deviation[0] if deviation and engine.is_wharf else status)
+
+
+@pytest.mark.beyond
+def test_a_build_says_that_there_is_none(engine: Engine, folder: Path) -> None:
+    """Also by buildx, which would otherwise go and boot a builder of its own."""
+    (folder / "Dockerfile").write_text("FROM busybox\n")
+    done = engine.docker("build", str(folder), check=False)
+    assert done.returncode != 0
+    assert b"building images is not supported by this engine yet" in done.stderr + done.stdout
+    assert engine.call("GET", '/containers/json?filters={"name":["buildx"]}').json() == []
