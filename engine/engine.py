@@ -77,6 +77,7 @@ class Engine:
         self.events = EventBus()
         self._work = Work()
         self._closing = contextlib.AsyncExitStack()
+        self._is_open = False
 
     @classmethod
     async def open(cls, config: EngineConfig) -> Self:
@@ -84,6 +85,7 @@ class Engine:
         engine = cls(config)
         async with engine._closing:
             await engine._open()
+            engine._is_open = True
             engine._closing = engine._closing.pop_all()
         return engine
 
@@ -97,9 +99,13 @@ class Engine:
         config, closing = self.config, self._closing
         logconfig.check_default(config.log_driver, config.log_opts)
         await offload.disk(gather.default_profile, config)
-        await offload.disk(_make_directories, config)
+        made: list[str] = []
+        closing.callback(self._unmake, made)
+        await offload.disk(_make_directories, config, made)
         locks = await offload.disk(_lock, config)
         closing.callback(_unlock, locks)
+        if config.exec_root in made:
+            closing.callback(self._unmake_lock)
         self.database = await offload.disk(Database, os.path.join(config.data_root, "wharf.db"))
         closing.push_async_callback(offload.disk, self.database.close)
         content, snapshots = await offload.disk(_open_storage, config, self.database)
@@ -141,6 +147,17 @@ class Engine:
         except WharfError as error:
             error.args = (f"Error initializing network controller: {error}",)
             raise
+
+    def _unmake(self, made: list[str]) -> None:
+        """A start that was refused leaves no folders; those that are in use by now stay."""
+        for path in () if self._is_open else reversed(made):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+
+    def _unmake_lock(self) -> None:
+        """While it is held: the next one makes another."""
+        if not self._is_open:
+            os.unlink(os.path.join(self.config.exec_root, _LOCK))
 
     def _open_registry(self, content: Content, snapshots: Snapshots) -> None:
         self.registry = Client.of(self.config)
@@ -200,8 +217,11 @@ class Engine:
 # Directories and locks
 
 
-def _make_directories(config: EngineConfig) -> None:
-    """Closed to others from the first instant."""
+_LOCK = "lock"
+
+
+def _make_directories(config: EngineConfig, made: list[str]) -> None:
+    """Closed to others from the first instant; `made` gets those that were not there."""
     for path, mode in (
         (config.data_root, 0o710),
         (os.path.join(config.data_root, "containers"), 0o710),
@@ -209,6 +229,8 @@ def _make_directories(config: EngineConfig) -> None:
         (os.path.join(config.exec_root, "containers"), 0o700),
         (os.path.join(config.exec_root, "seccomp"), 0o700),
     ):
+        if not os.path.isdir(path):
+            made.append(path)
         try:
             os.makedirs(path, mode, exist_ok=True)
         except FileExistsError as exc:
@@ -223,7 +245,7 @@ def _lock(config: EngineConfig) -> list[int]:
     held: list[int] = []
     try:
         for root in (config.data_root, config.exec_root):
-            held.append(os.open(os.path.join(root, "lock"), os.O_RDWR | os.O_CREAT, 0o600))
+            held.append(os.open(os.path.join(root, _LOCK), os.O_RDWR | os.O_CREAT, 0o600))
             try:
                 fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:

@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from engine.config import EngineConfig
 from engine.doctor.probe import Facts, look
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from engine.config import EngineConfig
-
 __all__ = ["Check", "Level", "examine", "judge", "lines"]
 
 _LOW_DISK_BYTES = 2 << 30
 _LOW_FILES = 65_536
+_GOOD_FILES = 1_048_576
+_OWN_FILES = 100  # databases, sockets and libraries of the daemon, generously
+_FILES_EACH = 2  # of the daemon, a running container: its monitor's socket and a pidfd
 _PYTHON = (3, 11)
 
 
@@ -70,6 +72,8 @@ def judge(facts: Facts) -> list[Check]:
         _seccomp(facts),
         *_security_modules(facts),
         _files(facts),
+        _exec_root(facts),
+        _socket_group(facts),
     ]
 
 
@@ -195,7 +199,9 @@ def _network(facts: Facts) -> Iterator[Check]:
         yield _ok("forwarding", "IPv4 is forwarded")
     else:
         yield _ok("forwarding", "IPv4 is not forwarded yet: the daemon turns it on")
-    if not facts.has_ipv6:
+    if facts.has_ipv6:
+        yield _ok("ipv6", "on: networks with --ipv6 and published ports on [::] work")
+    else:
         yield _warn("ipv6", "off: containers have IPv4 only")
 
 
@@ -251,6 +257,28 @@ def _apparmor(facts: Facts) -> Check:
 
 
 def _files(facts: Facts) -> Check:
+    enough = (facts.open_files - _OWN_FILES) // _FILES_EACH
+    text = f"{facts.open_files}: {_FILES_EACH} a container, so enough for about {max(enough, 0)}"
     if facts.open_files < _LOW_FILES:
-        return _warn("open files", f"{facts.open_files}: with hundreds of containers raise it")
-    return _ok("open files", str(facts.open_files))
+        raise_it = f"ulimit -Hn {_GOOD_FILES}, or systemd's LimitNOFILE={_GOOD_FILES}"
+        return _warn("open files", f"{text}; each client takes more ({raise_it})")
+    return _ok("open files", text)
+
+
+def _exec_root(facts: Facts) -> Check:
+    if facts.exec_root_errno:
+        reason = os.strerror(facts.exec_root_errno)
+        return _missing("exec root", f"no sockets can be made at {facts.exec_root}: {reason}")
+    return _ok("exec root", facts.exec_root)
+
+
+def _socket_group(facts: Facts) -> Check:
+    if not facts.socket_group:
+        return _ok("socket group", "none asked for: the socket is root's")
+    if facts.has_socket_group:
+        return _ok("socket group", f"{facts.socket_group}: its members may use the socket")
+    if facts.socket_group != EngineConfig().group:
+        return _missing("socket group", f"there is no group {facts.socket_group}")
+    return _warn(
+        "socket group", f"there is no group {facts.socket_group}: only root can use the socket"
+    )

@@ -7,10 +7,12 @@ tried in a child with namespaces of its own: they end with it.
 from __future__ import annotations
 
 import errno
+import grp
 import os
 import platform
 import resource
 import shutil
+import socket
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -60,6 +62,10 @@ class Facts:
     apparmor_parser: str
     is_selinux_enforcing: bool
     open_files: int
+    exec_root: str
+    exec_root_errno: int
+    socket_group: str
+    has_socket_group: bool
 
 
 def look(config: EngineConfig) -> Facts:
@@ -97,6 +103,10 @@ def look(config: EngineConfig) -> Facts:
         apparmor_parser=policy.parser,
         is_selinux_enforcing=_read("/sys/fs/selinux/enforce").strip() == "1",
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        exec_root=config.exec_root,
+        exec_root_errno=_errno_of(lambda: _try_socket(config.exec_root)),
+        socket_group=config.group,
+        has_socket_group=_has_group(config.group),
     )
 
 
@@ -128,6 +138,34 @@ def _errno_in_child(attempt: Callable[[], None]) -> int:
             os._exit(code)
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)
+
+
+# The folders and the socket
+
+
+def _try_socket(folder: str) -> None:
+    """What lives there is sockets, files and mount points: try it in the folder or above it."""
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    with (
+        tempfile.TemporaryDirectory(prefix="wharf-check-", dir=folder) as place,
+        socket.socket(socket.AF_UNIX) as probe,
+    ):
+        # By a short way, whatever the length of the path.
+        fd = os.open(place, os.O_PATH | os.O_CLOEXEC)
+        try:
+            probe.bind(f"/proc/self/fd/{fd}/s")
+        finally:
+            os.close(fd)
+
+
+def _has_group(name: str) -> bool:
+    """Whether the socket can be given to that group; a number needs no name."""
+    try:
+        grp.getgrnam(name)
+    except (KeyError, ValueError):
+        return name.isdecimal()
+    return True
 
 
 # The process and the kernel's calls

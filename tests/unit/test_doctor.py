@@ -53,6 +53,10 @@ GOOD = Facts(
     apparmor_parser="/sbin/apparmor_parser",
     is_selinux_enforcing=False,
     open_files=1 << 20,
+    exec_root="/run/wharf",
+    exec_root_errno=0,
+    socket_group="docker",
+    has_socket_group=True,
 )
 
 
@@ -100,7 +104,12 @@ def test_a_good_host() -> None:
             "loads docker-default with /sbin/apparmor_parser",
         ),
         ({"is_selinux_enforcing": True}, "selinux", Level.WARN, "labels"),
-        ({"open_files": 1024}, "open files", Level.WARN, "1024"),
+        ({"open_files": 1024}, "open files", Level.WARN, "1024: 2 a container"),
+        ({"open_files": 1024}, "open files", Level.WARN, "LimitNOFILE=1048576"),
+        ({"exec_root_errno": errno.EROFS}, "exec root", Level.MISSING, "Read-only"),
+        ({"has_socket_group": False}, "socket group", Level.WARN, "only root"),
+        ({"has_socket_group": False, "socket_group": "us"}, "socket group", Level.MISSING, "us"),
+        ({"socket_group": ""}, "socket group", Level.OK, "root's"),
     ],
 )
 def test_what_is_not_as_it_should_be(

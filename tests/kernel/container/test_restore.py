@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import subprocess
 import sys
@@ -137,6 +138,10 @@ async def test_a_running_row_without_a_monitor_is_corrected(house: House) -> Non
 async def test_two_engines_never_share_a_root(house: House) -> None:
     with pytest.raises(AlreadyRunning):
         await Engine.open(house.config)
+    elsewhere = os.path.join(os.path.dirname(house.config.exec_root), "elsewhere")
+    with pytest.raises(AlreadyRunning):
+        await Engine.open(dataclasses.replace(house.config, exec_root=elsewhere))
+    assert not os.path.exists(elsewhere)
 
 
 @in_house
