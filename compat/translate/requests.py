@@ -393,6 +393,9 @@ def _endpoints(
     body: wire.ContainerCreateRequest, network_mode: str
 ) -> dict[str, model.EndpointConfig]:
     sent = (body.networking_config and body.networking_config.endpoints_config) or {}
+    for name, settings in sent.items():
+        if settings is None:
+            raise InvalidParameter(f"invalid config for network {name}: EndpointsConfig is nil")
     found = {name: endpoint(settings) for name, settings in sent.items()}
     if network_mode == DEFAULT_NETWORK and "default" in found:
         found[DEFAULT_NETWORK] = found.pop("default")

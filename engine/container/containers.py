@@ -123,7 +123,7 @@ class Containers:
 
     async def kill(self, ref: str, signal: str = "") -> None:
         handle = self._rooms.store.find(ref)
-        signo = signals.parse(signal) if signal else signals.SIGKILL
+        signo = signals.parse_to_kill(signal) if signal else signals.SIGKILL
         # A process may have written before its start was answered: a signal then waits for the row.
         async with handle.lock:
             next_status(handle.state.status, Event.KILL, handle.id, ref=ref)

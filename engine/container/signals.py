@@ -30,6 +30,27 @@ class InvalidSignal(InvalidParameter):
         super().__init__(f"invalid signal: {text}")
 
 
+class UnsupportedSignal(InvalidParameter):
+    """A number that is none of this kernel's (moby: daemon.ContainerKill)."""
+
+    def __init__(self, number: str) -> None:
+        super().__init__(f"the linux daemon does not support signal {number}")
+
+
+def parse_to_kill(text: str) -> int:
+    """What is sent right away; a number that no signal has is told apart from what is no number."""
+    try:
+        return parse(text)
+    except InvalidSignal:
+        if _is_other_number(text):
+            raise UnsupportedSignal(text.removeprefix("+")) from None
+        raise
+
+
+def _is_other_number(text: str) -> bool:
+    return text.lstrip("+-").isdecimal() and bool(text.strip("+-0"))
+
+
 def parse(text: str) -> int:
     """The signal's number; raises InvalidSignal. Zero is no signal."""
     if text.lstrip("+-").isdecimal():
@@ -45,9 +66,8 @@ def parse(text: str) -> int:
 
 def check_stop_signal(text: str) -> None:
     """Raises InvalidSignal; any number but zero will do, as its container may never be stopped."""
-    if text.lstrip("+-").isdecimal() and text.strip("+-0"):
-        return
-    parse(text)
+    if not _is_other_number(text):
+        parse(text)
 
 
 def stop_signal(text: str | None) -> int:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LARGEST_FILE_BYTES = 1 << 20
 """Of passwd and group; what is larger is refused."""
 
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 _COLON = re.compile(r"(?<!\\):")
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -122,7 +122,7 @@ def of_process(pid: int, pidfd: int) -> Iterator[int]:
 
 
 def read_file(root: int, name: str, limit_bytes: int = LARGEST_FILE_BYTES) -> bytes:
-    """A regular file beneath `root`; b"" if there is none.
+    """A regular file beneath `root`; b"" if there is none, or a folder (so dockerd takes it).
 
     Raises InvalidParameter for what is no regular file or far too large.
     """

@@ -160,8 +160,9 @@ def create_in_root(root: int, path: str, mode: int = 0o644) -> int:
 def read_in_root(root: int, path: str, *, limit_bytes: int) -> bytes:
     """The whole of a regular file of at most that size.
 
-    Raises OSError: EINVAL for anything but a regular file (told before it is opened, for opening
-    a FIFO waits and opening a device may act), EFBIG for a larger one, and what open(2) has.
+    Raises OSError: EISDIR for a folder, EINVAL for anything else but a regular file (told before
+    it is opened, for opening a FIFO waits and opening a device may act), EFBIG for a larger one,
+    and what open(2) has.
     """
     _check_regular(stat_in_root(root, path), path)
     fd = open_in_root(root, path, os.O_RDONLY | _CAUTIOUS)
@@ -173,6 +174,8 @@ def read_in_root(root: int, path: str, *, limit_bytes: int) -> bytes:
 
 
 def _check_regular(status: os.stat_result, path: str) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file", path)
 

@@ -199,3 +199,10 @@ def test_an_update_is_a_host_config() -> None:
 def test_an_exec_without_a_command_is_refused() -> None:
     with pytest.raises(InvalidParameter, match=r"^No exec command specified$"):
         requests.exec_config(wire.ExecCreateRequest())
+
+
+def test_an_endpoint_that_is_null_is_refused() -> None:
+    config = wire.NetworkingConfig(endpoints_config={"bridge": None})
+    sent = wire.ContainerCreateRequest(image="busybox", networking_config=config)
+    with pytest.raises(InvalidParameter, match=r"^invalid config for network bridge: E"):
+        create(sent)

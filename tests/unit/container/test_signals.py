@@ -28,5 +28,15 @@ def test_what_is_no_signal(text: str) -> None:
         signals.parse(text)
 
 
+@pytest.mark.parametrize("text", ["65", "-1", "+65", "9" * 5000])
+def test_a_number_that_is_no_signal_is_told_apart_by_kill(text: str) -> None:
+    said = f"^the linux daemon does not support signal {text.removeprefix('+')}$"
+    with pytest.raises(signals.UnsupportedSignal, match=said):
+        signals.parse_to_kill(text)
+    assert signals.parse_to_kill("INT") == 2
+    with pytest.raises(signals.InvalidSignal):
+        signals.parse_to_kill("0")
+
+
 def test_a_stop_signal_that_cannot_be_read_is_sigterm() -> None:
     assert [signals.stop_signal(text) for text in (None, "", "FOO", "INT")] == [15, 15, 15, 2]
