@@ -42,7 +42,7 @@ async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
     status = next_status(state.status, Event.EXIT, handle.id)
     handle.task = None
     await end_execs(rooms, handle, exit)
-    await take_away(rooms, handle.container)
+    is_taken_away = await take_away(rooms, handle.container)
     publish_unmounts(rooms.events, handle.container)
     state = msgspec.structs.replace(
         handle.state,
@@ -62,6 +62,7 @@ async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
         exitCode=str(exit.code),
         execDuration=str(seconds),
     )
+    handle.is_torn_down = is_taken_away and is_kept
     if is_kept:  # not before: an engine that is killed in between learns from the journal
         await forget(rooms, handle.id)
 

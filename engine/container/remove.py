@@ -70,7 +70,8 @@ async def _end(rooms: Rooms, handle: Handle, ref: str) -> None:
 
 async def _remove(rooms: Rooms, handle: Handle, *, volumes: bool) -> None:
     container = handle.container
-    await teardown(rooms, container)
+    if not handle.is_torn_down:
+        await teardown(rooms, container)
     await offload.disk(remove_from_disk, rooms, container.id, container.snapshot_key)
     # The row last: it says what is still to be done when the engine is killed on the way.
     for point in container.mount_points:

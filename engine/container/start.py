@@ -51,6 +51,7 @@ async def start(rooms: Rooms, handle: Handle) -> None:
     """
     status = next_status(handle.state.status, Event.START, handle.id)
     limits.verify(handle.container.host_config.resources, rooms.host)
+    handle.is_torn_down = False
     try:
         started = await _start(rooms, handle)
         await rooms.store.save(
@@ -93,9 +94,11 @@ async def _start(rooms: Rooms, handle: Handle) -> Container:
         if point.name and point.driver:
             await rooms.volumes.acquire(point.name, container.id)
             publish_mount(rooms.events, container, point)
-    # Disk and kernel on one side, netlink on the other: they do not need each other.
-    findings, sandbox = await _both(rooms, container)
     with contextlib.ExitStack() as unused:
+        launched = await rooms.runtime.launch(container.id)
+        unused.callback(launched.close)
+        # Disk and kernel on one side, netlink on the other: they do not need each other.
+        findings, sandbox = await _both(rooms, container)
         for each in sandbox.listeners:
             unused.callback(os.close, each.fd)
         container = msgspec.structs.replace(
@@ -107,7 +110,11 @@ async def _start(rooms: Rooms, handle: Handle) -> Container:
     queued, handle.queued = handle.queued, []
     # What is open is the runtime's from here on, whatever comes.
     handle.task = await rooms.runtime.create(
-        bundle, listeners=_listeners(sandbox), attachments=queued, namespaces=joined
+        bundle,
+        listeners=_listeners(sandbox),
+        attachments=queued,
+        namespaces=joined,
+        launched=launched,
     )
     rooms.networks.announce(container.id)
     await handle.task.start()

@@ -49,6 +49,7 @@ class Handle:
         "execs",
         "is_gone",
         "is_restarting",
+        "is_torn_down",
         "lock",
         "queued",
         "task",
@@ -63,6 +64,7 @@ class Handle:
         self.queued: list[Attachment] = []  # clients that came before the start
         self.execs: dict[str, Exec] = {}
         self.is_gone = False
+        self.is_torn_down = False  # its last run has left nothing, as far as this engine saw it end
         self.is_restarting = False  # between the stop and the start of a restart
 
     @property

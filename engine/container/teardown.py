@@ -30,12 +30,16 @@ async def teardown(rooms: Rooms, container: Container) -> None:
     await forget(rooms, container.id)
 
 
-async def take_away(rooms: Rooms, container: Container) -> None:
-    """The same but for the run's folder, whose journal tells how it ended until a row does."""
-    await _release(rooms, container.id, container.cgroup_path)
+async def take_away(rooms: Rooms, container: Container) -> bool:
+    """The same but for the run's folder, whose journal tells how it ended until a row does.
+
+    True when nothing is left that a later teardown would have to do again.
+    """
+    is_done = await _release(rooms, container.id, container.cgroup_path)
     for point in container.mount_points:
         if point.name and point.driver:
-            await _step(container.id, rooms.volumes.release(point.name, container.id))
+            is_done &= await _step(container.id, rooms.volumes.release(point.name, container.id))
+    return is_done
 
 
 async def sweep(rooms: Rooms, container_id: str, cgroup_path: str) -> None:
@@ -49,20 +53,23 @@ async def forget(rooms: Rooms, container_id: str) -> None:
     await _step(container_id, offload.disk(rooms.runtime.forget, container_id))
 
 
-async def _release(rooms: Rooms, container_id: str, cgroup_path: str) -> None:
+async def _release(rooms: Rooms, container_id: str, cgroup_path: str) -> bool:
     # First what keeps the rest busy: no process may be left in the group or the namespace.
-    await _step(container_id, offload.kernel(_end_group, cgroup_path))
-    await asyncio.gather(
+    is_ended = await _step(container_id, offload.kernel(_end_group, cgroup_path))
+    are_done = await asyncio.gather(
         _step(container_id, rooms.networks.close(ContainerId(container_id))),
         _step(container_id, offload.disk(gather.release_shared_memory, rooms, container_id)),
     )
+    return is_ended and all(are_done)
 
 
-async def _step(container_id: str, step: Awaitable[object]) -> None:
+async def _step(container_id: str, step: Awaitable[object]) -> bool:
     try:
         await step
     except Exception:
         log.warning("teardown of container %s is incomplete", container_id, exc_info=True)
+        return False
+    return True
 
 
 def _end_group(path: str) -> None:

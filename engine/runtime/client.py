@@ -582,12 +582,13 @@ class Runtime:
         listeners: Sequence[Listener] = (),
         attachments: Sequence[Attachment] = (),
         namespaces: Mapping[str, int] | None = None,
+        launched: Task | None = None,
     ) -> Task:
         """Bring a container to the point where `Task.start` is all that is missing.
 
-        `namespaces` are those of others to join, by their type in the runtime spec. All
-        descriptors are the runtime's from here on, whatever comes. Raises RuntimeFailure; nothing
-        is left running then.
+        `launched` is what `launch` gave, used up here. `namespaces` are those of others to join, by
+        their type in the runtime spec. All descriptors are the runtime's from here on, whatever
+        comes. Raises RuntimeFailure; nothing is left running then.
         """
         joined = dict(namespaces or {})
         given = [*(x.fd for x in listeners), *(x.fd for x in attachments), *joined.values()]
@@ -598,7 +599,7 @@ class Runtime:
             namespaces=list(joined),
         )
         try:
-            return await self._create(bundle.id, request, given)
+            return await self._create(bundle.id, request, given, launched)
         finally:
             for fd in given:
                 os.close(fd)
@@ -640,9 +641,12 @@ class Runtime:
         """Forget a task whose connection has ended."""
         self._tasks.discard(task)
 
-    async def _create(self, container_id: str, request: protocol.Create, given: list[int]) -> Task:
+    async def _create(
+        self, container_id: str, request: protocol.Create, given: list[int], launched: Task | None
+    ) -> Task:
         for attempt in (1, 2):
-            task = await self._launch(container_id)
+            task = launched or await self.launch(container_id)
+            launched = None
             try:
                 return await task.create(request, _duplicates(given))
             except MonitorGone:
@@ -655,7 +659,11 @@ class Runtime:
                 raise
         raise AssertionError("unreachable")
 
-    async def _launch(self, container_id: str) -> Task:
+    async def launch(self, container_id: str) -> Task:
+        """Have a monitor forked, which takes its time, before it is known what it shall make.
+
+        Give it to `create`, or close it, and it ends without a trace.
+        """
         launched = await self._live_launcher()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         task = Task(self, container_id, ours)
