@@ -155,22 +155,22 @@ def _target(text: bytes) -> bytes:
 
 
 def _fields(lines: list[bytes]) -> list[Field]:
-    fields: list[Field] = []
+    parts: list[tuple[bytes, list[bytes]]] = []
     for line in lines:
         if not line:
             continue  # the end
-        if line[0] in b" \t":
-            if not fields:
+        if line[0] in b" \t":  # goes on with the field before
+            if not parts or _BAD_VALUE.search(line):
                 raise Malformed
-            name, value = fields.pop()
-            fields.append((name, b" ".join((value, line.strip(b" \t")))))
+            parts[-1][1].append(line.strip(b" \t"))
             continue
         name, colon, value = line.partition(b":")
         if not colon or not name or _BAD_VALUE.search(value):
             raise Malformed
-        fields.append((name, value.strip(b" \t")))
-        if len(fields) > MAX_FIELDS:
+        parts.append((name, [value.strip(b" \t")]))
+        if len(parts) > MAX_FIELDS:
             raise TooLarge
+    fields: list[Field] = [(name, b" ".join(values).strip(b" \t")) for name, values in parts]
     for name, _ in fields:
         if not _TOKEN.fullmatch(name):
             raise Malformed("invalid header name")

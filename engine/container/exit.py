@@ -106,7 +106,11 @@ async def end_execs(rooms: Rooms, handle: Handle, exit: Exit) -> None:
     for exec in list(handle.execs.values()):
         if exec.is_running:
             ended = msgspec.structs.replace(exec, is_running=False, exit_code=137, pid=0)
-            await rooms.store.save_exec(handle, ended)
+            try:
+                await rooms.store.save_exec(handle, ended)
+            except Exception:  # as of the container's own end: nobody may be left waiting
+                log.exception("the end of exec %s could not be written", exec.id)
+                rooms.store.remember_exec(handle, ended)
             publish(rooms.events, handle.container, "exec_die", execID=exec.id, exitCode="137")
 
 

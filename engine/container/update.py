@@ -11,7 +11,7 @@ from engine.container import limits, validate
 from engine.container.model import RestartPolicyName
 from engine.container.publish import publish
 from engine.container.state import ALIVE, Event, next_status
-from engine.errors import EngineError, InvalidParameter
+from engine.errors import Conflict, EngineError, InvalidParameter
 from engine.linux import cgroup
 from engine.oci import runtime as oci
 
@@ -46,7 +46,7 @@ _TOGETHER = (
 )
 
 
-class CannotUpdate(InvalidParameter):
+class CannotUpdate(Conflict):
     def __init__(self, container_id: str, cause: str) -> None:
         super().__init__(f"Cannot update container {container_id}: {cause}")
 

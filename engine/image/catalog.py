@@ -74,8 +74,8 @@ class Catalog:
         for key, body in self._image_rows.items():
             try:
                 row = msgspec.json.decode(body, type=ImageRow)
-                self._documents.update(row.documents)
                 self._restore(known, ImageId(key), row)
+                self._documents.update(row.documents)
             except (BlobMissing, InvalidDocument, LayerMissing, msgspec.MsgspecError) as exc:
                 # Kept on disk and out of sight: its row still protects what is left of it.
                 log.error("image %s cannot be used: %s", key, exc)

@@ -199,8 +199,10 @@ class Catalogue:
             raise
         if network.is_config_only:
             return
-        await self._unmake(network)
-        self.subnets.release(network.id)
+        try:
+            await self._unmake(network)
+        finally:
+            self.subnets.release(network.id)
         self.publish(network, "destroy")
 
     async def prune(self, wanted: Mapping[str, Sequence[str]]) -> list[str]:
@@ -215,9 +217,14 @@ class Catalogue:
                     continue
                 if not filters.passes_labels(wanted, network.labels):
                     continue
-                with contextlib.suppress(NetworkInUse):
+                try:
                     await self._remove(network)
-                    removed.append(network.name)
+                except NetworkInUse:
+                    continue
+                except (OSError, WharfError):
+                    log.warning("network %s could not be pruned", network.name, exc_info=True)
+                    continue
+                removed.append(network.name)
         self._events.publish("network", "prune", "", {"reclaimed": "0"})
         return removed
 

@@ -8,7 +8,6 @@ its options is mounted for.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
@@ -310,10 +309,15 @@ class Volumes:
             if not filters.passes_labels(chosen, volume.labels or {}):
                 continue
             size = await offload.disk(local.size_bytes, volume.mountpoint)
-            with contextlib.suppress(VolumeInUse, NoSuchVolume):
+            try:
                 await self.remove(volume.name)
-                removed.append(volume.name)
-                reclaimed += size
+            except (VolumeInUse, NoSuchVolume):
+                continue
+            except WharfError:
+                log.warning("volume %s could not be pruned", volume.name, exc_info=True)
+                continue
+            removed.append(volume.name)
+            reclaimed += size
         return Pruned(names=tuple(removed), reclaimed_bytes=reclaimed)
 
     # Held by what runs

@@ -302,8 +302,6 @@ class _Creation:
             self._sync.close()
         if self._pid:
             process.send_signal(self._pidfd, 9)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._pid, 0)
         if self._cgroup:
             with contextlib.suppress(OSError):
                 cgroup.kill(self._cgroup, _KILL_S)
@@ -313,6 +311,11 @@ class _Creation:
         if self._journal is not None:
             facts = {"step": failed.step, "text": failed.text}
             self._journal.append(Entry.FAILED, time.time_ns(), facts)
+        if self._pid:
+            # Last, for it may take as long as the kernel holds the process: by then the group of
+            # that name may be that of the next run.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._pid, 0)
 
     def answer_last(self, failed: protocol.Failed) -> None:
         failed.seq = self._seq

@@ -278,6 +278,8 @@ class LogFile:
 
     def _tell_loss(self) -> bool:
         """Say what is missing; False while there is still no room."""
+        if 0 < self._max_size <= self._size and (self.packer >= 0 or not self._rotate()):
+            return False
         text = f"wharf: {self.lost_records} log records were lost here: {self._reason}\n"
         notice = Encoder("stderr", None).feed(text.encode(), time.time_ns())
         lost = self.lost_records, self.lost_bytes
@@ -289,14 +291,19 @@ class LogFile:
 
     def _rotate(self) -> bool:
         """path → path.1 → … → path.(max_file - 1), the oldest dropped; False if that failed."""
+        new = f"{self._path}.new"
+        fresh = -1
         try:
+            # Opened first: if that fails, no old file has been moved, let alone dropped.
+            fresh = _open(new, os.O_TRUNC | os.O_APPEND)
             if self._max_file > 1:
                 self._renumber()
-            else:
-                # Whoever reads the old file goes on doing so: it is not cut off under them.
-                os.unlink(self._path)
-            fresh = self._open(os.O_TRUNC | os.O_APPEND)
+            # Whoever reads the old file goes on doing so: it is not cut off under them.
+            os.rename(new, self._path)
         except OSError as exc:
+            if fresh >= 0:
+                os.close(fresh)
+                _unlink(new)
             self._reason = oserror.reason(exc)
             return False
         with contextlib.suppress(OSError):

@@ -152,3 +152,9 @@ def test_whatever_is_accepted_is_in_one_spelling(data: bytes) -> None:
     except http1.Refused:
         return
     assert http1.read_head(found.encode()) == found
+
+
+def test_a_folded_field_costs_no_more_than_its_length() -> None:
+    fold = b"X: y\r\n" + b" z\r\n" * 100_000
+    found = dict(http1.read_head(b"GET / HTTP/1.1\r\nHost: d\r\n" + fold + b"\r\n").fields)
+    assert found[b"X"] == b"y" + b" z" * 100_000

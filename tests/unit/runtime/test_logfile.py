@@ -263,3 +263,40 @@ def test_a_full_disk_costs_whole_records_and_is_told(
         assert texts[-2] == (f"wharf: {lost} log records were lost here: no space left on device\n")
         assert len(texts) == 40 - lost + 2
     assert log.lost_records == 0
+
+
+def test_a_rotation_that_fails_drops_no_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log"
+    log = LogFile({"path": str(path), "max_size": 100, "max_file": 3})
+    for _ in range(5):
+        log.write(1, b"x" * 60 + b"\n")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert set(before) == {"log", "log.1", "log.2"}
+
+    def refuse(*_: object) -> int:
+        raise OSError(28, "no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logfile, "_open", refuse)
+        for _ in range(50):
+            log.write(1, b"y" * 60 + b"\n")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert log.lost_records == 50
+    log.write(1, b"z\n")
+    # Longer than the limit, so that it has a file to itself.
+    assert b"50 log records were lost here" in (tmp_path / "log.1").read_bytes()
+    log.close()
+
+
+def test_a_log_that_somebody_removed_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = LogFile({"path": str(path), "max_size": 100, "max_file": 1})
+    log.write(1, b"x" * 60 + b"\n")
+    path.unlink()
+    for _ in range(3):
+        log.write(1, b"y" * 60 + b"\n")
+    assert path.exists()
+    assert log.lost_records == 0
+    log.close()
