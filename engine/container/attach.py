@@ -48,7 +48,10 @@ async def attach(
     """
     try:
         if options.logs:
-            await _replay(rooms, handle, options, fd)
+            try:
+                await _replay(rooms, handle, options, fd)
+            except (ConnectionError, TimeoutError):
+                return  # the client has left, or takes nothing: there is nobody to tell
         if options.stream:
             fd = await _hand_over(rooms, handle, options, fd, prefix)
     finally:

@@ -45,7 +45,6 @@ class IdOutOfRange(InvalidParameter):
 def lookup(spec: str, passwd: bytes, group: bytes, additional: Sequence[str] = ()) -> User:
     """Resolve `user`, `uid`, `user:group`, …; "" is whoever has the id 0."""
     user_part, _, group_part = spec.partition(":")
-    group_part = group_part.partition(":")[0]
     name, uid, gid, home = _find_user(user_part, passwd)
     supplementary: tuple[int, ...] = ()
     if group_part:

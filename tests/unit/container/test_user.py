@@ -97,3 +97,8 @@ def test_without_files_a_number_still_works() -> None:
 def test_home_by_uid() -> None:
     assert user.home_of(1000, PASSWD) == "/home/bob"
     assert user.home_of(4711, PASSWD) == "/"
+
+
+def test_all_behind_the_first_colon_is_the_group() -> None:
+    with pytest.raises(InvalidParameter, match=r"nable to find group 2:3"):
+        user.lookup("1:2:3", b"", b"")
