@@ -16,6 +16,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from compat import errors, middleware, params, requestid, streams, versions
+from compat.connection import ClientGone, Connection, Runner
 from compat.routes import ALL
 from compat.routes.route import Call, Route
 
@@ -68,14 +69,11 @@ class Dispatcher:
         requestid.begin()
         try:
             return await self._handle(request)
-        except streams.ClientGone:
+        except ClientGone:
             log.debug("%s %s: the client is gone", request.method, request.path)
             return streams.Taken()
         except Exception as exc:
             return middleware.failure(request, exc)
-        finally:
-            if isinstance(protocol := request.protocol, streams.Connection):
-                protocol.release()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path
@@ -109,14 +107,21 @@ class Dispatcher:
 
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(self._headers)
+        if isinstance(request.protocol, Connection) and request.protocol.is_last:
+            response.headers["Connection"] = "close"
+            response.force_close()
 
 
 async def _words(request: web.Request) -> params.Words:
     """The words of the query and, before them, of a form: curl -d sends one."""
-    is_form = request.method == "POST" and request.content_type == _FORM
     form = b""
-    if is_form and 0 < (request.content_length or 0) <= _FORM_BYTES:
-        form = await params.read_all(request)
+    if (
+        request.method == "POST"
+        and request.body_exists
+        and request.content_type == _FORM
+        and (request.content_length or 0) <= _FORM_BYTES
+    ):
+        form = await params.read_form(request)
     query = request.raw_path.partition("?")[2]
     return params.parse_query(form.decode(errors="replace"), query)
 
@@ -131,8 +136,12 @@ def create_app(engine: Engine, config: EngineConfig) -> web.Application:
     dispatcher = Dispatcher(engine, config, ALL)
     app = web.Application()
     app.on_response_prepare.append(dispatcher.add_headers)
-    app.router.add_route("*", "/{path:.*}", dispatcher.answer)
+    app.router.add_route("*", "/{path:.*}", dispatcher.answer, expect_handler=_expect)
     return app
+
+
+async def _expect(request: web.Request) -> None:
+    """Who reads the body tells the client to send it (`connection.body`)."""
 
 
 def create_runner(app: web.Application, **options: Any) -> web.AppRunner:
@@ -140,4 +149,4 @@ def create_runner(app: web.Application, **options: Any) -> web.AppRunner:
 
     `options` are aiohttp's for a server.
     """
-    return streams.Runner(app, **options)
+    return Runner(app, **options)

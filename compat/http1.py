@@ -1,9 +1,9 @@
-"""The head of an HTTP/1 request, read as Go's server reads it.
+"""An HTTP/1 request, head and body, read as Go's server reads it.
 
 What dockerd takes, what it refuses and in which words is decided in Go's net/http (readRequest,
-readTransfer): lines may end in LF alone, a header may be folded, any token is a method. aiohttp's
-parser is stricter here and laxer there, and quotes what it could not read. So it is given each head
-anew, in the one spelling that it takes without a word (`Head.encode`).
+readTransfer, internal/chunked): lines may end in LF alone, a header may be folded, any token is a
+method. aiohttp's parser is stricter here and laxer there, and quotes what it could not read, so it
+gets nothing to read.
 
 Nothing here does I/O or knows where the bytes are from.
 """
@@ -13,13 +13,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Protocol
 
 MAX_HEAD_BYTES = 1024 * 1024  # Go's limit for line and headers together
 MAX_FIELDS = 1024
-
-# Any method is well-formed, most have no route: the parser gets one that it knows for all these.
-_UNROUTED = b"TRACE"
-_ROUTED = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"))
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PROTOCOL = re.compile(rb"HTTP/([0-9])\.([0-9])")
@@ -30,7 +27,15 @@ _TO_ESCAPE = re.compile(rb"[#\x80-\xff]")
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _HOST = re.compile(rb"[!$%&'()*+,.:;=@\[\]_~0-9A-Za-z-]*")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
+_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 _END = re.compile(rb"\n\r?\n")
+_LINE_ENDS = re.compile(rb"[\r\n]*")
+
+MAX_CHUNK_LINE_BYTES = 4096
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]*")
+_MAX_CHUNK_DIGITS = 16
+UNEXPECTED_EOF = "unexpected EOF"
+_LONG_TRAILER = "http: suspiciously long trailer after chunked body"
 
 _PLAIN = b"Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
 
@@ -83,15 +88,18 @@ class Head:
     fields: tuple[Field, ...]
     length: int = 0
     is_chunked: bool = False
+    is_upgrade: bool = False
+    is_last: bool = False  # the client wants no other answer on this connection
+    expects_continue: bool = False
 
-    def encode(self) -> bytes:
-        """The head as aiohttp's parser wants it."""
-        lines = [b"%b %b HTTP/1.%d" % (self.method, self.target, self.minor)]
-        lines += [b"%b: %b" % field for field in self.fields]
-        return b"\r\n".join((*lines, b"", b""))
+    def body(self) -> Body:
+        return ChunkedBody() if self.is_chunked else LengthBody(self.length)
 
-    def has(self, name: bytes) -> bool:
-        return any(known.lower() == name for known, _ in self.fields)
+
+def line_ends(data: bytes, limit: int) -> int:
+    """How many CR and LF, `limit` at most, `data` begins with."""
+    found = _LINE_ENDS.match(data)
+    return min(found.end(), limit) if found else 0
 
 
 def end_of_head(data: bytes | bytearray, searched: int) -> int:
@@ -108,23 +116,29 @@ def read_head(data: bytes) -> Head:
     lines = [line.removesuffix(b"\r") for line in data.split(b"\n")]
     method, target, minor = _request_line(lines[0])
     fields = _fields(lines[1:])
-    _check_host(fields, is_needed=minor > 0 and method != b"CONNECT")
-    if any(value.lower() != b"100-continue" for value in _values(fields, b"expect")):
+    values: dict[bytes, list[bytes]] = {}
+    for name, value in fields:
+        values.setdefault(name.lower(), []).append(value)
+    _check_host(values.get(b"host", []), is_needed=minor > 0 and method != b"CONNECT")
+    expected = values.get(b"expect", [])
+    if any(value.lower() != b"100-continue" for value in expected):
         raise UnknownExpectation
-    length, is_chunked = _framing(fields, minor)
-    framing = {b"content-length", b"transfer-encoding"}
-    kept = [(name, value) for name, value in fields if name.lower() not in framing]
-    if is_chunked:
-        kept.append((b"Transfer-Encoding", b"chunked"))
-    elif length is not None:
-        kept.append((b"Content-Length", b"%d" % length))
+    length, is_chunked = _framing(values, minor)
+    if is_chunked or length is not None:
+        framing = (b"Content-Length", b"%d" % (length or 0))
+        fields = [f for f in fields if f[0].lower() not in _FRAMING]
+        fields.append((b"Transfer-Encoding", b"chunked") if is_chunked else framing)
+    options = b",".join(values.get(b"connection", ())).lower()
     return Head(
-        method=method if method in _ROUTED else _UNROUTED,
+        method=method,
         target=target,
         minor=minor,
-        fields=tuple(kept),
+        fields=tuple(fields),
         length=length or 0,
         is_chunked=is_chunked,
+        is_upgrade=b"upgrade" in values,
+        is_last=b"close" in options if minor > 0 else b"keep-alive" not in options,
+        expects_continue=minor > 0 and bool(expected) and (is_chunked or bool(length)),
     )
 
 
@@ -177,12 +191,7 @@ def _fields(lines: list[bytes]) -> list[Field]:
     return fields
 
 
-def _values(fields: list[Field], name: bytes) -> list[bytes]:
-    return [value for known, value in fields if known.lower() == name]
-
-
-def _check_host(fields: list[Field], *, is_needed: bool) -> None:
-    hosts = _values(fields, b"host")
+def _check_host(hosts: list[bytes], *, is_needed: bool) -> None:
     if len(hosts) > 1:
         raise Malformed
     if is_needed and not hosts:
@@ -191,17 +200,153 @@ def _check_host(fields: list[Field], *, is_needed: bool) -> None:
         raise Malformed("malformed Host header")
 
 
-def _framing(fields: list[Field], minor: int) -> tuple[int | None, bool]:
+def _framing(values: dict[bytes, list[bytes]], minor: int) -> tuple[int | None, bool]:
     """(length of the body, whether it is chunked); chunks outdo a length (RFC 9112 §6.3)."""
-    encodings = _values(fields, b"transfer-encoding")
+    encodings = values.get(b"transfer-encoding")
     if encodings and minor > 0:
         if len(encodings) > 1 or encodings[0].lower() != b"chunked":
             raise UnsupportedEncoding
         return None, True
-    lengths = set(_values(fields, b"content-length"))
+    lengths = set(values.get(b"content-length", ()))
     if not lengths:
         return None, False
     length = lengths.pop()
     if lengths or not _LENGTH.fullmatch(length):
         raise Malformed
     return int(length), False
+
+
+# Bodies
+
+
+class Body(Protocol):
+    """Where a body ends, and what is in it.
+
+    Once there is a `fault`, in Go's words, nothing more belongs to the body, nor to any request.
+    """
+
+    is_complete: bool
+    fault: str
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """(content, what lies behind the body)."""
+        ...
+
+    def end(self) -> None:
+        """The client says no more; if that is too early, it is the body's fault."""
+        ...
+
+
+class LengthBody:
+    """A body of a known length."""
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.is_complete = length == 0
+        self.fault = ""
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        content = data if len(data) <= self._left else data[: self._left]
+        self._left -= len(content)
+        self.is_complete = self._left == 0
+        return content, data[len(content) :]
+
+    def end(self) -> None:
+        if not self.is_complete:
+            self.fault = UNEXPECTED_EOF
+
+
+class ChunkedBody:
+    """A body in chunks (RFC 9112 §7.1), with a trailer that nobody reads."""
+
+    def __init__(self) -> None:
+        self._left = 0  # of the current chunk
+        self._is_in_chunk = False
+        self._is_trailer = False
+        self._kept = b""  # of what has to be seen as a whole
+        self.is_complete = False
+        self.fault = ""
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        data = self._kept + data
+        self._kept = b""
+        contents: list[bytes] = []
+        at = 0
+        while not (self.is_complete or self.fault or self._kept) and at < len(data):
+            if self._left:
+                contents.append(data[at : at + self._left])
+                self._left -= len(contents[-1])
+                at += len(contents[-1])
+            elif self._is_trailer:
+                at = self._read_trailer(data, at)
+            elif self._is_in_chunk:
+                at = self._end_chunk(data, at)
+            else:
+                at = self._begin_chunk(data, at)
+        return b"".join(contents), data[at:] if self.is_complete else b""
+
+    def end(self) -> None:
+        if self.is_complete or self.fault:
+            return
+        if not self._is_trailer:
+            self.fault = UNEXPECTED_EOF
+        elif len(self._kept) < 2:
+            self.fault = "http: unexpected EOF reading trailer"
+        else:
+            self.fault = _LONG_TRAILER
+
+    def _keep(self, data: bytes, at: int) -> int:
+        self._kept = data[at:]
+        return len(data)
+
+    def _begin_chunk(self, data: bytes, at: int) -> int:
+        end = data.find(b"\n", at, at + MAX_CHUNK_LINE_BYTES)
+        if end < 0:
+            if len(data) - at >= MAX_CHUNK_LINE_BYTES:
+                self.fault = "header line too long"
+            return self._keep(data, at)
+        line = data[at : end + 1]
+        digits = line.rstrip(b" \t\r\n").partition(b";")[0]
+        size = _CHUNK_SIZE.match(digits)
+        valid = size.end() if size else 0
+        if b"\r" not in line:
+            self.fault = "chunked line ends with bare LF"
+        elif line.index(b"\r") != len(line) - 2:
+            self.fault = "chunked line contains stray CR"
+        elif not digits:
+            self.fault = "empty hex number for chunk length"
+        elif valid < len(digits) and valid <= _MAX_CHUNK_DIGITS:
+            self.fault = "invalid byte in chunk length"
+        elif len(digits) > _MAX_CHUNK_DIGITS:
+            self.fault = "http chunk length too large"
+        else:
+            self._left = int(digits, 16)
+            self._is_in_chunk = self._left > 0
+            self._is_trailer = self._left == 0
+        return end + 1
+
+    def _end_chunk(self, data: bytes, at: int) -> int:
+        end = data[at : at + 2]
+        if len(end) < 2:
+            return self._keep(data, at)
+        self._is_in_chunk = False
+        if end != b"\r\n":
+            self.fault = "malformed chunked encoding"
+        return at + 2
+
+    def _read_trailer(self, data: bytes, at: int) -> int:
+        if data.startswith(b"\r\n", at):
+            self.is_complete = True
+            return at + 2
+        end = data.find(b"\r\n\r\n", at, at + MAX_CHUNK_LINE_BYTES)
+        if end < 0:
+            if len(data) - at >= MAX_CHUNK_LINE_BYTES:
+                self.fault = _LONG_TRAILER
+            return self._keep(data, at)
+        for line in data[at:end].split(b"\r\n"):
+            if b":" not in line:
+                said = line.decode("latin-1").encode("unicode_escape").decode()
+                self.fault = f'malformed MIME header: missing colon: "{said}"'
+                return at
+        self.is_complete = True
+        return end + 4

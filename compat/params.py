@@ -10,13 +10,14 @@ import base64
 import binascii
 import re
 import time
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
 from urllib.parse import unquote_plus
 
 import msgspec
 
-from compat import versions
+from compat import connection, versions
 from compat.translate import images, system
 from compat.wire import images as wire
 from compat.wire import reading
@@ -53,27 +54,40 @@ async def body(request: web.Request, cls: type[T], version: Version) -> T:
     An empty body is a document without fields. Raises InvalidParameter.
     """
     check_is_json(request)
-    data = await read_all(request)
-    if not data and (request.content_length or 0) == 0:
+    if (request.content_length or 0) == 0 and not request.body_exists:
         return cls()
-    return versions.shape(reading.read(data, cls), version)
+    return versions.shape(await _read(request, cls), version)
 
 
 async def required_body(request: web.Request, cls: type[T], version: Version) -> T:
     check_is_json(request)
-    return versions.shape(reading.read(await read_all(request), cls), version)
+    return versions.shape(await _read(request, cls), version)
 
 
-async def read_all(request: web.Request) -> bytes:
-    """The whole body, if it is of a document's size."""
-    if not request.body_exists:
-        return b""
+async def _read(request: web.Request, cls: type[T]) -> T:
+    data, fault = await read_all(request)
+    return reading.read(data, cls, fault)
+
+
+async def read_all(request: web.Request) -> tuple[bytes, str]:
+    """The whole body, if it is of a document's size, and what is wrong with its transfer."""
     data = bytearray()
-    async for chunk in request.content.iter_any():
-        data += chunk
-        if len(data) > MAX_BODY_BYTES:
-            raise InvalidParameter("request body too large")
-    return bytes(data)
+    try:
+        async with aclosing(connection.body(request)) as chunks:
+            async for chunk in chunks:
+                data += chunk
+                if len(data) > MAX_BODY_BYTES:
+                    raise InvalidParameter("request body too large")
+    except connection.BrokenBody as exc:
+        return bytes(data), str(exc)
+    return bytes(data), ""
+
+
+async def read_form(request: web.Request) -> bytes:
+    data, fault = await read_all(request)
+    if fault:
+        raise InvalidParameter(fault)
+    return data
 
 
 def check_is_json(request: web.Request) -> None:

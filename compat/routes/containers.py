@@ -258,8 +258,8 @@ async def attach(call: Call) -> web.StreamResponse:
         detach_keys=call.query.text("detachKeys"),
     )
     try:
-        await params.read_all(call.request)  # some clients send a document; it is not stdin
         container = await call.engine.containers.check_attach(call.ref, options)
+        await params.read_all(call.request)  # some clients send a document; it is not stdin
     except WharfError as exc:
         return _refused(exc)
     taken = await streams.hijack(call.request, _content_type(call, tty=container.config.tty))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from compat import params, streams
+from compat import connection, params, streams
 from compat.routes.route import Call, Route, done, later, reply
 from compat.translate import images
 from compat.wire import images as wire
@@ -17,7 +17,7 @@ from engine.oci import platform as platforms
 from engine.oci import reference as references
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from aiohttp import web
 
@@ -102,7 +102,7 @@ async def create(call: Call) -> web.StreamResponse:
     if source != "-":
         raise NotImplementedHere("importing from a URL is not supported by this engine yet")
     steps = call.engine.images.import_(
-        _chunks(call),
+        connection.body(call.request),
         ref_,
         call.query.text("message") or f"Imported from {source}",
         call.query.all("changes"),
@@ -115,7 +115,7 @@ async def load(call: Call) -> web.StreamResponse:
     """Failures are told in the stream, even the first: clients read nothing else."""
     platform = call.query.platform("platform", is_single=True)
     quiet = call.query.flag("quiet", default=True)
-    steps = call.engine.images.load(_chunks(call), quiet=quiet, platform=platform)
+    steps = call.engine.images.load(connection.body(call.request), quiet=quiet, platform=platform)
     return await _progress(call, steps, tells_first=True)
 
 
@@ -131,11 +131,6 @@ async def save(call: Call) -> web.StreamResponse:
         async for chunk in chunks:
             await response.write(chunk)
     return response
-
-
-async def _chunks(call: Call) -> AsyncIterator[bytes]:
-    async for chunk in call.request.content.iter_any():
-        yield chunk
 
 
 async def _progress(

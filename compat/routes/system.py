@@ -51,7 +51,8 @@ async def info(call: Call) -> web.Response:
 
 async def auth(call: Call) -> web.Response:
     """Try the credentials; a registry may give a token to use instead of them."""
-    sent = reading.read_first(await params.read_all(call.request), wire.AuthRequest)
+    data, fault = await params.read_all(call.request)
+    sent = reading.read_first(data, wire.AuthRequest, fault)
     token = await call.engine.registry.login(system.credentials(sent))
     return reply(call, 200, wire.AuthResponse(identity_token=token, status="Login Succeeded"))
 

@@ -61,10 +61,14 @@ class Malformed(InvalidParameter):
         self.reason = reason
 
 
-def read(data: bytes, cls: type[T]) -> T:
-    """The body as `cls`. Raises InvalidParameter with dockerd's sentences."""
+def read(data: bytes, cls: type[T], fault: str = "") -> T:
+    """The body as `cls`. Raises InvalidParameter with dockerd's sentences.
+
+    `fault` is what kept the rest of it from coming, if anything did: Go's decoder comes upon that
+    where it wants more, and dockerd where it looks whether there is more.
+    """
     if not data.strip():
-        raise Malformed("got EOF while reading request body")
+        raise Malformed(fault or "got EOF while reading request body")
     try:
         loose = gojson.loads(data)
     except RecursionError:
@@ -74,22 +78,29 @@ def read(data: bytes, cls: type[T]) -> T:
     except msgspec.DecodeError as exc:
         if gojson.trailing(str(exc)) is not None:
             raise InvalidParameter("unexpected content after JSON") from None
-        raise Malformed(_syntax(data, str(exc))) from None
+        sentence = _syntax(data, str(exc))
+        raise Malformed(
+            fault if fault and sentence == gojson.UNEXPECTED_EOF else sentence
+        ) from None
     try:
-        return _convert(loose, cls)
+        document = _convert(loose, cls)
     except msgspec.ValidationError as exc:
         said = gojson.type_error(data, cls, _names(cls), _ANONYMOUS)
         raise Malformed(said or str(exc)) from None
+    if fault:
+        raise InvalidParameter("unexpected content after JSON")
+    return document
 
 
-def read_first(data: bytes, cls: type[T]) -> T:
+def read_first(data: bytes, cls: type[T], fault: str = "") -> T:
     """The first document in the body, whatever follows it; a failure says only what Go says."""
     if not data.strip():
-        raise InvalidParameter("EOF")
+        raise InvalidParameter(fault or "EOF")
     try:
         return read(data[: gojson.end_of_first(data)], cls)
     except Malformed as exc:
-        raise InvalidParameter(exc.reason) from None
+        is_cut = fault and exc.reason == gojson.UNEXPECTED_EOF
+        raise InvalidParameter(fault if is_cut else exc.reason) from None
 
 
 def _names(cls: type[object]) -> dict[str, str]:

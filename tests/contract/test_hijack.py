@@ -25,6 +25,10 @@ ATTACH = (
     b"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
 )
 ATTACH_PLAIN = b"POST /containers/web/attach?stream=1 HTTP/1.1\r\nHost: d\r\n\r\n"
+CREATE = b"POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\n"
+DOCUMENT = b'Content-Length: 13\r\n\r\n{"Image":"a"}'
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+PING = b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n"
 ANSWER = (
     b"HTTP/1.1 101 UPGRADED\r\n"
     b"Content-Type: application/vnd.docker.multiplexed-stream\r\n"
@@ -290,16 +294,8 @@ def test_a_client_that_leaves_ends_its_wait_and_its_logs(tmp_path: Path) -> None
     [
         (b"GARBAGE <secret>\r\n\r\n", b"HTTP/1.1 400 Bad Request\r\n"),
         (b"GET /_ping HTTP/1.1\r\nHost: d\r\nX: " + b"a" * 2**21, b"HTTP/1.1 431 Request Header"),
-        (
-            b"POST /containers/create HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\n\r\n"
-            b"zz\n",
-            b"",
-        ),
-        (
-            b"POST /containers/create HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\n\r\n"
-            + b"1" * 5000,
-            b"",
-        ),
+        (CREATE + CHUNKED + b"zz\n", b"HTTP/1.1 400 Bad Request\r\n"),
+        (CREATE + CHUNKED + b"1" * 5000, b"HTTP/1.1 400 Bad Request\r\n"),
     ],
     ids=["garbage", "large", "chunk", "endless chunk line"],
 )
@@ -324,7 +320,7 @@ def test_what_is_no_request_ends_the_connection_and_is_no_news(
 def test_a_head_that_never_ends_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compat.streams.HEAD_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("compat.connection.HEAD_TIMEOUT_S", 0.2)
 
     async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n")
@@ -402,3 +398,213 @@ def test_the_connection_to_a_builder_is_taken_and_every_call_refused(tmp_path: P
         assert await reader.read() == b""
 
     talk(tmp_path, conversation)
+
+
+# One request after the other
+
+
+async def answers(reader: asyncio.StreamReader) -> list[tuple[int, str]]:
+    """Status and text of each answer until the connection ends."""
+    heard = await reader.read()
+    found: list[tuple[int, str]] = []
+    while heard:
+        head, _, heard = heard.partition(b"\r\n\r\n")
+        said = head.lower().partition(b"content-length: ")[2].partition(b"\r")[0]
+        length = int(said) if said else len(heard)
+        found.append((int(head[9:12]), heard[:length].decode().strip()))
+        heard = heard[length:]
+    return found
+
+
+@pytest.mark.parametrize("first", [b"", ATTACH.replace(b"attach?", b"attac?"), PING])
+def test_whoever_half_closes_gets_all_answers(tmp_path: Path, first: bytes) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(first + PING + PING)
+        writer.write_eof()
+        assert (await answers(reader))[-2:] == [(200, "OK"), (200, "OK")]
+
+    talk(tmp_path, conversation)
+
+
+def test_what_comes_behind_a_refused_takeover_and_a_half_close_is_answered(tmp_path: Path) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"POST /exec/nope/start HTTP/1.1\r\nHost: d\r\n\r\n" + PING * 2 + b"GET /_pi")
+        writer.write_eof()
+        assert [status for status, _ in await answers(reader)] == [404, 200, 200, 400]
+
+    talk(tmp_path, conversation)
+
+
+def test_a_half_closed_client_is_not_waited_for_forever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compat.connection.HALF_CLOSED_S", 0.2)
+    fake = fake_engine.engine()
+
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"POST /containers/web/wait HTTP/1.1\r\nHost: d\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write_eof()
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        while fake.containers.ends != ["wait"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    talk(tmp_path, conversation, fake)
+
+
+def test_a_head_begun_behind_a_long_answer_cuts_nothing_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time begins with the end of that answer."""
+    monkeypatch.setattr("compat.connection.HEAD_TIMEOUT_S", 0.2)
+    fake = fake_engine.engine()
+
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from engine.container import model
+
+        writer.write(b"POST /containers/web/wait HTTP/1.1\r\nHost: d\r\n\r\n" + b"GET /_pi")
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.5)
+        fake.containers.outcome.set_result(model.WaitResult(exit_code=3))
+        assert b'"StatusCode":3' in await reader.readuntil(b"0\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+
+    talk(tmp_path, conversation, fake)
+
+
+@pytest.mark.parametrize("ends", [b"\r\n", b"\r\n\r\n", b"\n", b"\r"])
+@pytest.mark.parametrize("size", [1, 1000])
+def test_line_ends_behind_a_post_are_overlooked(tmp_path: Path, ends: bytes, size: int) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sent = CREATE + DOCUMENT + ends + PING
+        for at in range(0, len(sent), size):
+            writer.write(sent[at : at + size])
+            await asyncio.sleep(0)
+        writer.write_eof()
+        assert [status for status, _ in await answers(reader)] == [201, 200]
+
+    talk(tmp_path, conversation)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        CREATE + DOCUMENT + b"\r\n" * 3 + PING,
+        CREATE + DOCUMENT + b" " + PING,
+        PING + b"\r\n" + PING,
+    ],
+    ids=["too many", "blank", "behind GET"],
+)
+def test_no_others_are(tmp_path: Path, sent: bytes) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+        assert [status for status, _ in await answers(reader)][1:] == [400]
+
+    talk(tmp_path, conversation)
+
+
+# Bodies that are none
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (CHUNKED + b"zz\r\n", "invalid JSON: invalid byte in chunk length"),
+        (CHUNKED + b'9\r\n{"Image":\r\n\r\n', "invalid JSON: empty hex number for chunk length"),
+        (CHUNKED + b"2\r\n{}\r\nzz\r\n", "unexpected content after JSON"),
+        (CHUNKED + b"0\r\n\r\n", "invalid JSON: got EOF while reading request body"),
+        (b'Content-Length: 10\r\n\r\n{"Ima', "invalid JSON: unexpected EOF"),
+        (b"Content-Length: 10\r\n\r\n{}", "unexpected content after JSON"),
+        (b"Content-Length: 4\r\n\r\n{} x", "unexpected content after JSON"),
+    ],
+)
+def test_a_broken_body_is_answered(tmp_path: Path, sent: bytes, said: str) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CREATE + sent)
+        writer.write_eof()
+        assert await answers(reader) == [(400, f'{{"message":"{said}"}}')]
+
+    talk(tmp_path, conversation)
+
+
+def test_a_broken_form_is_refused(tmp_path: Path) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        form = b"Content-Type: application/x-www-form-urlencoded\r\n"
+        writer.write(
+            b"POST /containers/web/stop HTTP/1.1\r\nHost: d\r\n" + form + CHUNKED + b"zz\r\n"
+        )
+        assert await answers(reader) == [(400, '{"message":"invalid byte in chunk length"}')]
+
+    talk(tmp_path, conversation)
+
+
+def test_whoever_does_not_look_at_a_broken_body_answers_and_ends(tmp_path: Path) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(PING.removesuffix(b"\r\n") + CHUNKED + b"zz\r\n")
+        heard = await reader.read()
+        assert b"\r\nConnection: close\r\n" in heard
+        assert heard.endswith(b"\r\n\r\nOK")
+
+    talk(tmp_path, conversation)
+
+
+# Expect: 100-continue
+
+
+EXPECT = b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+
+
+def test_a_client_is_told_to_go_on_once_its_body_is_wanted(tmp_path: Path) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CREATE + EXPECT.replace(b"2", b"13"))
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b'{"Image":"a"}' + PING)
+        writer.write_eof()
+        assert [status for status, _ in await answers(reader)] == [201, 200]
+
+    talk(tmp_path, conversation)
+
+
+def test_where_nobody_wants_the_body_the_answer_is_the_last(tmp_path: Path) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"POST /containers/nope/stop HTTP/1.1\r\nHost: d\r\n" + EXPECT)
+        heard = await reader.read()
+        assert heard.startswith(b"HTTP/1.1 404 Not Found\r\n")
+        assert b"\r\nConnection: close\r\n" in heard
+        writer.write(b"{}" + PING)  # too late, but no reason to break off
+        await writer.drain()
+
+    talk(tmp_path, conversation)
+
+
+# Taking over behind an answer that nobody reads
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_takeover_waits_for_the_answer_before_it(tmp_path: Path, reads: bool) -> None:
+    fake = fake_engine.engine()
+    megabyte = 2**20
+
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(writer.get_extra_info("peername"))
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            long = b"GET /" + b"x" * 60_000 + b" HTTP/1.1\r\nHost: d\r\n\r\n"
+            await loop.sock_sendall(client, PING * 1000 + long + ATTACH)
+            await asyncio.sleep(0.3)
+            if reads:
+                heard = b""
+                while not heard.endswith(ANSWER):
+                    heard += await loop.sock_recv(client, megabyte)
+                client.shutdown(socket.SHUT_WR)
+                assert await loop.sock_recv(client, megabyte) == b"heard "
+        await asyncio.sleep(0.1)
+        others = [t for t in asyncio.all_tasks() if "hijack" in str(t.get_coro())]
+        assert others == []
+        assert fake.containers.attached.is_set() is reads
+
+    talk(tmp_path, conversation, fake)

@@ -200,3 +200,28 @@ def test_any_document_is_read_or_refused(document: object) -> None:
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with suppress(InvalidParameter):
         assert read(data) is not None
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "invalid JSON: zz"),
+        (b'{"Image":"a', "invalid JSON: zz"),
+        (b"{", "invalid JSON: zz"),
+        (b"{}", "unexpected content after JSON"),
+        (b'{"Image":x', "invalid JSON: invalid character 'x' looking for beginning of value"),
+    ],
+)
+def test_a_fault_of_the_transfer_is_told_where_the_decoder_comes_upon_it(
+    data: bytes, said: str
+) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        reading.read(data, wire.ContainerCreateRequest, "zz")
+    assert str(caught.value) == said
+
+
+def test_the_first_document_need_not_be_the_whole_body() -> None:
+    assert reading.read_first(b'{"username":"u"}', system.AuthRequest, "zz").username == "u"
+    for data in (b"", b'{"username":"u'):
+        with pytest.raises(InvalidParameter, match=r"^zz$"):
+            reading.read_first(data, system.AuthRequest, "zz")
