@@ -21,12 +21,14 @@ before the handler has taken over leaves the transport open.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import select
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import HttpVersion10, HttpVersion11, StreamReader, web
+from aiohttp.http import StreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
@@ -37,7 +39,6 @@ from compat import http1
 from engine.errors import EngineError
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncGenerator
 
 HELD_BYTES = 256 * 1024  # behind a request not yet answered; then the client has to wait
@@ -54,6 +55,7 @@ HEAD_TIMEOUT_S = 300.0
 
 # Whoever half-closes may be waiting for the answer, or be gone: then nobody tells.
 HALF_CLOSED_S = 5.0
+_LINGER_S = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ class Connection(RequestHandler):
         self._ignorable = 0  # line ends before it
         self._body: http1.Body = http1.LengthBody(0)
         self._payload = EMPTY_PAYLOAD
+        self._request: tuple[RawRequestMessage, StreamReader] | None = None  # to be answered
         self._held = bytearray()
         self._is_answering = False
         self._is_continue_due = False
@@ -153,7 +156,7 @@ class Connection(RequestHandler):
         return behind
 
     def _begin(self, head: http1.Head) -> None:
-        """Hand a request to aiohttp, which takes them from a queue."""
+        """Have that answered (`start`)."""
         self._ignorable = _LINE_ENDS_AFTER_POST if head.method == b"POST" else 0
         self._body = head.body()
         self._payload = EMPTY_PAYLOAD
@@ -163,7 +166,7 @@ class Connection(RequestHandler):
         self._is_continue_due = head.expects_continue
         self._may_take_over = head.method == b"POST" and bool(_MAY_TAKE_OVER.fullmatch(head.target))
         self._is_upgrade = head.is_upgrade
-        self._messages.append((_message(head), self._payload))
+        self._request = (_message(head), self._payload)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -251,6 +254,29 @@ class Connection(RequestHandler):
         """Whether no request can follow: nobody could tell where it begins."""
         return bool(self._body.fault) or self._is_continue_due
 
+    async def _answer(self, message: RawRequestMessage, payload: StreamReader) -> None:
+        manager, task = self._manager, self._task_handler
+        if manager is None or task is None:
+            raise ClientGone
+        manager.requests_count += 1
+        writer = StreamWriter(self, self._loop)
+        request = manager.request_factory(message, payload, self, writer, task)
+        response, is_lost = await self._handle_request(request, None, manager.request_handler)
+        if is_lost or not response.keep_alive:
+            self._close = True
+        if not payload.is_eof() and not self._force_close:
+            await self._linger(payload)
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+
+    async def _linger(self, payload: StreamReader) -> None:
+        """Read what nobody wanted: closing on it would take the answer from the client, too."""
+        try:
+            async with asyncio.timeout(_LINGER_S):
+                while not payload.is_eof():
+                    await payload.readany()
+        except TimeoutError:
+            self._close = True
+
     async def finish_response(self, *args: Any, **kwargs: Any) -> tuple[web.StreamResponse, bool]:
         try:
             return await super().finish_response(*args, **kwargs)
@@ -302,9 +328,27 @@ class Connection(RequestHandler):
         return bytes(self._held)
 
     async def start(self) -> None:
+        """As aiohttp's, but without a task, and two turns of the loop, for each request."""
         try:
-            await super().start()
+            while not self._close and not self._force_close:
+                if self._request is None:
+                    self._waiter = self._loop.create_future()
+                    try:
+                        await self._waiter
+                    finally:
+                        self._waiter = None
+                if self._request is not None:
+                    message, payload = self._request
+                    self._request = None
+                    await self._answer(message, payload)
+        except ConnectionError:
+            self.force_close()
+        except BaseException:
+            self.force_close()
+            raise
         finally:
+            if not self._force_close and self.transport is not None:
+                self.transport.close()
             if self._is_taken:
                 # The transport has another protocol by now, so nobody else tells the server.
                 super().connection_lost(None)

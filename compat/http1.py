@@ -18,6 +18,8 @@ from typing import Protocol
 MAX_HEAD_BYTES = 1024 * 1024  # Go's limit for line and headers together
 MAX_FIELDS = 1024
 
+# What most lines are; all others are looked at piece by piece.
+_PLAIN_LINE = re.compile(rb"([A-Z]+) (/[!$&-;=?-Z\[\]_a-z~]*) HTTP/1\.([01])")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PROTOCOL = re.compile(rb"HTTP/([0-9])\.([0-9])")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
@@ -143,6 +145,8 @@ def read_head(data: bytes) -> Head:
 
 
 def _request_line(line: bytes) -> tuple[bytes, bytes, int]:
+    if plain := _PLAIN_LINE.fullmatch(line):
+        return plain[1], plain[2] if plain[1] != b"CONNECT" else b"/", int(plain[3])
     method, _, rest = line.partition(b" ")
     target, _, protocol = rest.partition(b" ")
     version = _PROTOCOL.fullmatch(protocol)
