@@ -10,11 +10,12 @@ import socket
 import ssl
 import struct
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from compat import http2
+from compat.connection import Connection
 from tests.contract import fake_engine
 
 if TYPE_CHECKING:
@@ -583,28 +584,43 @@ def test_where_nobody_wants_the_body_the_answer_is_the_last(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("reads", [True, False])
-def test_a_takeover_waits_for_the_answer_before_it(tmp_path: Path, reads: bool) -> None:
+def test_a_takeover_waits_for_the_answer_before_it_and_does_not_poll(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: bool
+) -> None:
     fake = fake_engine.engine()
-    megabyte = 2**20
+    waits: list[float] = []
+    made = Connection.connection_made
+
+    def with_little_room(self: Connection, transport: asyncio.BaseTransport) -> None:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        made(self, transport)
+
+    monkeypatch.setattr(Connection, "connection_made", with_little_room)
 
     async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            client.connect(writer.get_extra_info("peername"))
-            client.setblocking(False)
-            loop = asyncio.get_running_loop()
-            long = b"GET /" + b"x" * 60_000 + b" HTTP/1.1\r\nHost: d\r\n\r\n"
-            await loop.sock_sendall(client, PING * 1000 + long + ATTACH)
-            await asyncio.sleep(0.3)
-            if reads:
-                heard = b""
-                while not heard.endswith(ANSWER):
-                    heard += await loop.sock_recv(client, megabyte)
-                client.shutdown(socket.SHUT_WR)
-                assert await loop.sock_recv(client, megabyte) == b"heard "
-        await asyncio.sleep(0.1)
-        others = [t for t in asyncio.all_tasks() if "hijack" in str(t.get_coro())]
-        assert others == []
-        assert fake.containers.attached.is_set() is reads
+        loop = asyncio.get_running_loop()
+        writer.transport.pause_reading()
+        writer.write(PING * 100 + ATTACH)
+        await asyncio.sleep(0.3)
+        call_at = loop.call_at
+
+        def counting(when: float, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+            waits.append(when)
+            return call_at(when, *args, **kwargs)
+
+        monkeypatch.setattr(loop, "call_at", counting)
+        await asyncio.sleep(0.3)
+        assert len(waits) < 20
+        assert not fake.containers.attached.is_set()
+        if reads:
+            writer.transport.resume_reading()
+            await reader.readuntil(ANSWER)
+            writer.write_eof()
+            assert await reader.read() == b"heard "
+        else:
+            writer.transport.abort()
+            await asyncio.sleep(0.1)
+            assert not fake.containers.attached.is_set()
+        assert [task for task in asyncio.all_tasks() if "start" in str(task.get_coro())] == []
 
     talk(tmp_path, conversation, fake)
