@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any, Self
 
 from engine import offload, system
-from engine.container import apparmor, gather, logconfig, spec
+from engine.container import apparmor, logconfig, seccomp, spec
 from engine.container.containers import Containers
 from engine.container.limits import Host
 from engine.container.rooms import Rooms
@@ -98,7 +98,7 @@ class Engine:
     async def _open(self) -> None:
         config, closing = self.config, self._closing
         logconfig.check_default(config.log_driver, config.log_opts)
-        await offload.disk(gather.default_profile, config)
+        await offload.disk(seccomp.daemon_profile, config)
         made: list[str] = []
         closing.callback(self._unmake, made)
         await offload.disk(_make_directories, config, made)

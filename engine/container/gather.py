@@ -14,32 +14,26 @@ from engine.container import (
     devices,
     modes,
     propagation,
+    seccomp,
     security,
     user,
     view,
 )
 from engine.container.model import MountType
 from engine.errors import EngineError, InvalidParameter, NoSuchImage, NotImplementedHere
-from engine.linux import oserror, seccomp, syscalls
+from engine.linux import oserror, syscalls
 from engine.linux import path as paths
-from engine.storage import atomic
 
 if TYPE_CHECKING:
-    from engine.config import EngineConfig
     from engine.container.model import Container, MountPoint
     from engine.container.rooms import Rooms
     from engine.oci import runtime as oci
     from engine.storage.snapshots import Mount
 
-UNCONFINED = "unconfined"
-BUILTIN = ("", "builtin")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """`seccomp` is the file of the compiled filter and the flags to load it with, None to run
-    without one.
-    """
+    """`seccomp` is None to run without a filter."""
 
     rootfs: list[Mount]
     user: user.User
@@ -49,7 +43,7 @@ class Findings:
     device_rules: tuple[oci.DeviceRule, ...]
     sources: dict[str, str]
     subpaths: dict[str, str]
-    seccomp: tuple[str, int] | None
+    seccomp: seccomp.Filter | None
     shm_source: str
     apparmor_profile: str
 
@@ -79,7 +73,9 @@ def gather(rooms: Rooms, container: Container) -> Findings:
         device_rules=tuple(rules),
         sources=sources,
         subpaths=_subpaths(container, sources),
-        seccomp=_seccomp(rooms, container, options, granted),
+        seccomp=None
+        if host_config.privileged
+        else seccomp.prepare(rooms.config, options.seccomp, frozenset(granted)),
         shm_source=_shared_memory(rooms, container),
         apparmor_profile=apparmor.profile(options.apparmor, privileged=host_config.privileged),
     )
@@ -231,50 +227,3 @@ def shm_path(rooms: Rooms, container_id: str) -> str:
 def release_shared_memory(rooms: Rooms, container_id: str) -> None:
     with contextlib.suppress(OSError):
         syscalls.umount2(shm_path(rooms, container_id), syscalls.MNT_DETACH)
-
-
-# Seccomp
-
-
-def _seccomp(
-    rooms: Rooms,
-    container: Container,
-    options: security.SecurityOptions,
-    granted: tuple[str, ...],
-) -> tuple[str, int] | None:
-    """The compiled filter's file, made once for each profile and set of capabilities; flags."""
-    if container.host_config.privileged:
-        return None
-    profile = options.seccomp or rooms.config.seccomp_profile
-    if profile == UNCONFINED:
-        return None
-    text = b"" if profile in BUILTIN else _profile_text(profile, options)
-    parsed = seccomp.parse(text) if text else seccomp.default_profile()
-    key = seccomp.fingerprint(parsed, capabilities=frozenset(granted))
-    file = os.path.join(rooms.config.exec_root, "seccomp", key)
-    if not os.path.exists(file):
-        atomic.write_file(file, seccomp.compile(parsed, capabilities=frozenset(granted)))
-    if not os.path.getsize(file):
-        return None  # a profile may ask for no filter at all
-    return file, seccomp.filter_flags(parsed)
-
-
-def _profile_text(profile: str, options: security.SecurityOptions) -> bytes:
-    """The client sends a profile's text; the daemon's own setting names a file."""
-    return options.seccomp.encode() if options.seccomp else _read_profile(profile)
-
-
-def default_profile(config: EngineConfig) -> bytes:
-    """The daemon's own, b"" where it has no file; raises EngineError."""
-    profile = config.seccomp_profile
-    return b"" if profile in (*BUILTIN, UNCONFINED) else _read_profile(profile)
-
-
-def _read_profile(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as exc:
-        raise EngineError(
-            f"opening seccomp profile ({path}) failed: open {oserror.sentence(exc)}"
-        ) from exc

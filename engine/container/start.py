@@ -302,8 +302,8 @@ def _bundle(
             for mount in found.rootfs
         ],
         subpaths=found.subpaths,
-        seccomp=found.seccomp[0] if found.seccomp else None,
-        seccomp_flags=found.seccomp[1] if found.seccomp else None,
+        seccomp=found.seccomp.file if found.seccomp else None,
+        seccomp_flags=found.seccomp.flags if found.seccomp else None,
         log=logconfig.plan(
             host_config.log_config,
             container.log_path,

@@ -1,4 +1,4 @@
-"""Docker's seccomp profiles: what the JSON says, and which of it holds here.
+"""Docker's seccomp profiles: what the JSON says. Pure, but for reading Docker's own.
 
 A profile extends the runtime spec's `linux.seccomp` by conditions: a rule may ask for a capability
 of the container, an architecture or a kernel. The decoder takes JSON as Go's does (keys in any
@@ -7,116 +7,61 @@ case, unknown ones ignored, null for nothing), and its refusals are dockerd's se
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import SeccompProfileInvalid
+from engine.linux.seccomp import Arg, Rule
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     Kernel = tuple[int, int]
-    Object = dict[str, Any]
-
-# Machine, as uname(2) has it → what profiles call it in conditions, and in their lists.
-_MACHINES = {
-    "x86_64": ("amd64", "SCMP_ARCH_X86_64"),
-    "i386": ("x86", "SCMP_ARCH_X86"),
-    "i686": ("x86", "SCMP_ARCH_X86"),
-    "aarch64": ("arm64", "SCMP_ARCH_AARCH64"),
-    "armv7l": ("arm", "SCMP_ARCH_ARM"),
-    "armv6l": ("arm", "SCMP_ARCH_ARM"),
-    "ppc64le": ("ppc64le", "SCMP_ARCH_PPC64LE"),
-    "riscv64": ("riscv64", "SCMP_ARCH_RISCV64"),
-    "s390x": ("s390x", "SCMP_ARCH_S390X"),
-}
 
 
-class Condition:
-    """Compares argument `index` of a call; `value_two` is used by SCMP_CMP_MASKED_EQ alone."""
-
-    __slots__ = ("index", "op", "value", "value_two")
-
-    def __init__(self, index: int, value: int, value_two: int, op: str) -> None:
-        self.index = index
-        self.value = value
-        self.value_two = value_two
-        self.op = op
-
-
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
     """When a rule counts (`includes`) or does not (`excludes`)."""
 
-    __slots__ = ("arches", "caps", "min_kernel")
-
-    def __init__(
-        self, caps: tuple[str, ...], arches: tuple[str, ...], min_kernel: Kernel | None
-    ) -> None:
-        self.caps = caps
-        self.arches = arches
-        self.min_kernel = min_kernel
+    caps: tuple[str, ...]
+    arches: tuple[str, ...]
+    min_kernel: Kernel | None
 
 
-class Rule:
-    __slots__ = ("action", "args", "errno_ret", "excludes", "includes", "names")
-
-    def __init__(
-        self,
-        names: tuple[str, ...],
-        action: str,
-        *,
-        errno_ret: int | None = None,
-        args: tuple[Condition, ...] = (),
-        includes: Conditions | None = None,
-        excludes: Conditions | None = None,
-    ) -> None:
-        self.names = names
-        self.action = action
-        self.errno_ret = errno_ret
-        self.args = args
-        self.includes = includes
-        self.excludes = excludes
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConditionalRule:
+    rule: Rule
+    includes: Conditions | None
+    excludes: Conditions | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """`text` is what it was read from, and stands for it where it must be compared."""
 
-    __slots__ = (
-        "arch_map",
-        "architectures",
-        "default_action",
-        "default_errno_ret",
-        "flags",
-        "listener_path",
-        "rules",
-        "text",
-    )
-
-    def __init__(
-        self,
-        text: str,
-        *,
-        default_action: str,
-        default_errno_ret: int | None,
-        architectures: tuple[str, ...],
-        arch_map: tuple[tuple[str, tuple[str, ...]], ...],
-        flags: tuple[str, ...] | None,
-        listener_path: str,
-        rules: tuple[Rule, ...],
-    ) -> None:
-        self.text = text
-        self.default_action = default_action
-        self.default_errno_ret = default_errno_ret
-        self.architectures = architectures
-        self.arch_map = arch_map
-        self.flags = flags
-        self.listener_path = listener_path
-        self.rules = rules
+    text: str
+    default_action: str
+    default_errno_ret: int | None
+    architectures: tuple[str, ...]
+    arch_map: tuple[tuple[str, tuple[str, ...]], ...]
+    flags: tuple[str, ...] | None
+    listener_path: str
+    rules: tuple[ConditionalRule, ...]
 
     def is_empty(self) -> bool:
         """Says nothing at all: dockerd takes that for no filter."""
         return not self.default_action and not self.rules
+
+
+@functools.cache
+def default() -> Profile:
+    """Docker's, as of moby/profiles seccomp v0.2.3 (it also closes AF_ALG)."""
+    path = os.path.join(os.path.dirname(__file__), "default.json")
+    with open(path, encoding="utf-8") as file:
+        return parse(file.read())
 
 
 # Reading
@@ -154,7 +99,7 @@ class _Node:
         if _kind(value) != "object":
             raise _mismatch(value, where, go_type)
         self._where = where
-        fields: Object = value
+        fields: dict[str, Any] = value
         # Go prefers the exact key but takes any case.
         self._fields = {key.lower(): item for key, item in fields.items()} | fields
 
@@ -248,7 +193,7 @@ def _profile(text: str, document: object) -> Profile:
         document = {}
     node = _Node(document, "Seccomp", "seccomp.Seccomp")
     return Profile(
-        text,
+        text=text,
         default_action=node.text("defaultAction", "specs.LinuxSeccompAction"),
         default_errno_ret=node.unsigned("defaultErrnoRet", 32),
         architectures=node.texts("architectures", "specs.Arch"),
@@ -267,35 +212,41 @@ def _architecture(value: object, where: str) -> tuple[str, tuple[str, ...]]:
     )
 
 
-def _rule(value: object, where: str) -> Rule:
+def _rule(value: object, where: str) -> ConditionalRule:
     node = _Node(value, where, "seccomp.Syscall")
     name, names = node.text("name"), node.texts("names")
     if name and names:
         raise SeccompProfileInvalid(_BOTH.format("name", "names"))
-    return Rule(
-        (name,) if name else names,
-        node.text("action", "specs.LinuxSeccompAction"),
-        errno_ret=node.unsigned("errnoRet", 32),
-        args=node.each("args", "specs.LinuxSeccompArg", _condition),
+    return ConditionalRule(
+        rule=Rule(
+            names=(name,) if name else names,
+            action=node.text("action", "specs.LinuxSeccompAction"),
+            errno_ret=node.unsigned("errnoRet", 32),
+            args=node.each("args", "specs.LinuxSeccompArg", _arg),
+        ),
         includes=_conditions(node.node("includes", "seccomp.Filter")),
         excludes=_conditions(node.node("excludes", "seccomp.Filter")),
     )
 
 
-def _condition(value: object, where: str) -> Condition:
+def _arg(value: object, where: str) -> Arg:
     node = _Node(value, where, "specs.LinuxSeccompArg")
-    return Condition(
-        node.unsigned("index", 32) or 0,
-        node.unsigned("value", 64) or 0,
-        node.unsigned("valueTwo", 64) or 0,
-        node.text("op", "specs.LinuxSeccompOperator"),
+    return Arg(
+        index=node.unsigned("index", 32) or 0,
+        value=node.unsigned("value", 64) or 0,
+        value_two=node.unsigned("valueTwo", 64) or 0,
+        op=node.text("op", "specs.LinuxSeccompOperator"),
     )
 
 
 def _conditions(node: _Node | None) -> Conditions | None:
     if node is None:
         return None
-    return Conditions(node.texts("caps"), node.texts("arches"), _kernel(node.raw("minKernel")))
+    return Conditions(
+        caps=node.texts("caps"),
+        arches=node.texts("arches"),
+        min_kernel=_kernel(node.raw("minKernel")),
+    )
 
 
 def _kernel(value: object) -> Kernel | None:
@@ -322,49 +273,3 @@ def _byte(part: str, sentence: str) -> int:
     if len(part.lstrip("0")) > 3 or int(part) > 255:
         raise _Undecodable(f'{sentence}: strconv.ParseUint: parsing "{part}": value out of range')
     return int(part)
-
-
-# Choosing
-
-
-def architectures(profile: Profile, machine: str) -> tuple[str, ...]:
-    """Those to filter: as listed, or what the map has for this machine."""
-    _name, own = _MACHINES.get(machine, ("", ""))
-    for architecture, others in profile.arch_map:
-        if architecture == own:
-            return (*profile.architectures, architecture, *others)
-    return profile.architectures
-
-
-def select(
-    profile: Profile, *, capabilities: frozenset[str], machine: str, kernel: Kernel
-) -> list[Rule]:
-    """The rules whose conditions hold; `capabilities` is the container's bounding set."""
-    name, _own = _MACHINES.get(machine, ("", ""))
-
-    def excludes(conditions: Conditions) -> bool:
-        return (
-            name in conditions.arches
-            or any(capability in capabilities for capability in conditions.caps)
-            or (conditions.min_kernel is not None and kernel >= conditions.min_kernel)
-        )
-
-    def includes(conditions: Conditions) -> bool:
-        return (
-            (not conditions.arches or name in conditions.arches)
-            and all(capability in capabilities for capability in conditions.caps)
-            and (conditions.min_kernel is None or kernel >= conditions.min_kernel)
-        )
-
-    return [
-        rule
-        for rule in profile.rules
-        if not (rule.excludes and excludes(rule.excludes))
-        and (rule.includes is None or includes(rule.includes))
-    ]
-
-
-def kernel_of(release: str) -> Kernel:
-    """ "6.18.44-generic" → (6, 18)."""
-    parts = release.replace("-", ".").split(".")
-    return int(parts[0]), int(parts[1])

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.linux import seccomp, syscalls
+from engine.container import seccomp
+from engine.container.seccomp import profile
+from engine.linux import syscalls
+from engine.linux.seccomp import is_available
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(not seccomp.is_available(), reason="needs libseccomp"),
+    pytest.mark.skipif(not is_available(), reason="needs libseccomp"),
 ]
 AF_ALG, AF_VSOCK = 38, 40
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -58,7 +61,7 @@ def open_socket(family: int) -> Callable[[], None]:
 
 @pytest.fixture(scope="module")
 def program() -> bytes:
-    return seccomp.compile(seccomp.default_profile(), capabilities=frozenset(["CAP_CHOWN"]))
+    return seccomp.compile(profile.default(), capabilities=frozenset(["CAP_CHOWN"]))
 
 
 def test_ordinary_work_goes_on(program: bytes) -> None:

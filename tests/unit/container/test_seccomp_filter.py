@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
-from typing import Any
+import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.linux import capability, seccomp
+from engine.config import EngineConfig
+from engine.container import seccomp
+from engine.container.seccomp import profile
+from engine.errors import EngineError, SeccompProfileRefused
+from engine.linux import capability
+from engine.linux import seccomp as libseccomp
 from engine.linux.seccomp import stub
 from tests.support import bpf
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 pytestmark = pytest.mark.skipif(
-    os.uname().machine != "x86_64" or not seccomp.is_available(),
+    os.uname().machine != "x86_64" or not libseccomp.is_available(),
     reason="the numbers are those of x86-64, and libseccomp is needed",
 )
 
@@ -53,11 +64,16 @@ DEFAULT_CAPABILITIES = frozenset(
 )  # fmt: skip
 
 
+@functools.cache
+def compiled(capabilities: frozenset[str] = DEFAULT_CAPABILITIES) -> bytes:
+    return seccomp.compile(profile.default(), capabilities=capabilities)
+
+
 def answer(
     name: str, *args: int, capabilities: frozenset[str] = DEFAULT_CAPABILITIES, arch: int = X86_64
 ) -> int:
-    program = seccomp.compile(seccomp.default_profile(), capabilities=capabilities)
-    return bpf.run_seccomp(program, arch=arch, number=NUMBERS[name], args=args)
+    number = NUMBERS[name]
+    return bpf.run_seccomp(compiled(capabilities), arch=arch, number=number, args=args)
 
 
 @pytest.mark.parametrize("name", ["read", "mmap", "ptrace", "chmod", "openat2"])
@@ -128,13 +144,13 @@ def test_the_admin_may_make_namespaces_and_mounts() -> None:
 
 
 def test_calls_younger_than_the_profile_are_missing_not_forbidden() -> None:
-    program = seccomp.compile(seccomp.default_profile(), capabilities=DEFAULT_CAPABILITIES)
+    program = compiled()
     for arch, number in ((X86_64, 9999), (X86_64, X32_BIT | 9999), (X86, 9999)):
         assert bpf.run_seccomp(program, arch=arch, number=number) == ENOSYS
 
 
 def test_32_bit_programs_are_filtered_too() -> None:
-    program = seccomp.compile(seccomp.default_profile(), capabilities=DEFAULT_CAPABILITIES)
+    program = compiled()
     assert bpf.run_seccomp(program, arch=X86, number=3) == ALLOW  # read
     assert bpf.run_seccomp(program, arch=X86, number=21) == EPERM  # mount
     assert bpf.run_seccomp(program, arch=X86_64, number=X32_BIT | 0) == ALLOW  # x32 read
@@ -142,80 +158,87 @@ def test_32_bit_programs_are_filtered_too() -> None:
 
 
 def test_a_foreign_architecture_gets_nowhere() -> None:
-    program = seccomp.compile(seccomp.default_profile(), capabilities=DEFAULT_CAPABILITIES)
+    program = compiled()
     assert bpf.run_seccomp(program, arch=0xC00000B7, number=63) not in (ALLOW, ENOSYS)
 
 
-def compiled(**document: Any) -> bytes:
-    return seccomp.compile(seccomp.parse(json.dumps(document)), capabilities=frozenset())
-
-
-def test_a_list_of_forbidden_calls() -> None:
-    program = compiled(
-        defaultAction="SCMP_ACT_ALLOW",
-        syscalls=[{"names": ["chmod", "nosuchcall"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99}],
-    )
-    assert bpf.run_seccomp(program, arch=X86_64, number=NUMBERS["chmod"]) == 0x00050000 | 99
-    assert bpf.run_seccomp(program, arch=X86_64, number=9999) == ALLOW
-
-
-def test_one_argument_compared_twice_means_either() -> None:
-    both = [{"index": 0, "value": value, "op": "SCMP_CMP_EQ"} for value in (5, 7)]
-    program = compiled(
-        defaultAction="SCMP_ACT_ALLOW",
-        syscalls=[{"names": ["chmod"], "action": "SCMP_ACT_ERRNO", "args": both}],
-    )
-    chmod = NUMBERS["chmod"]
-    answers = [
-        bpf.run_seccomp(program, arch=X86_64, number=chmod, args=(value,)) for value in (5, 6, 7)
-    ]
-    assert answers == [EPERM, ALLOW, EPERM]
-
-
-def test_default_of_enosys_needs_no_stub() -> None:
-    rules = [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]
-    program = compiled(defaultAction="SCMP_ACT_ERRNO", defaultErrnoRet=38, syscalls=rules)
-    assert bpf.run_seccomp(program, arch=X86_64, number=NUMBERS["mount"]) == ENOSYS
-
-
 def test_a_filter_fits_the_kernel() -> None:
-    program = seccomp.compile(seccomp.default_profile(), capabilities=frozenset(capability.NAMES))
+    program = compiled(frozenset(capability.NAMES))
     assert len(program) % 8 == 0
     assert len(program) // 8 <= 4096
 
 
-def test_the_stub_alone() -> None:
-    program = stub.build({X86_64: 400, X86: 300}, None) + bytes.fromhex("060000000000ff7f")
-    cases = {
-        (X86_64, 400): ALLOW,
-        (X86_64, 401): ENOSYS,
-        (X86_64, X32_BIT | 401): ALLOW,
-        (X86, 300): ALLOW,
-        (X86, 301): ENOSYS,
-        (0xC00000B7, 9999): ALLOW,
-    }
-    for (arch, number), result in cases.items():
-        assert bpf.run_seccomp(program, arch=arch, number=number) == result
-
-
 def test_whatever_changes_a_filter_changes_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    default = seccomp.default_profile()
+    default = profile.default()
 
-    def name(profile: seccomp.Profile = default, *more: str) -> str:
-        return seccomp.fingerprint(profile, capabilities=DEFAULT_CAPABILITIES | {*more})
+    def name(of: profile.Profile = default, *more: str) -> str:
+        return seccomp.fingerprint(of, capabilities=DEFAULT_CAPABILITIES | {*more})
 
     assert name() == name()
-    fixed = seccomp.parse(default.text.replace("socket", "socketcall", 1))
+    fixed = profile.parse(default.text.replace("socket", "socketcall", 1))
     names = {name(), name(fixed), name(default, "CAP_BPF")}
     monkeypatch.setattr(seccomp, "VERSION", "0.0.0")
     names.add(name())
-    monkeypatch.setattr(seccomp, "_loaded_file", lambda: ("/usr/lib/libseccomp.so.2.9.9", "1", "2"))
+    monkeypatch.setattr(
+        libseccomp, "_loaded_file", lambda: ("/usr/lib/libseccomp.so.2.9.9", "1", "2")
+    )
     names.add(name())
     assert len(names) == 5
 
 
-def test_the_library_is_known_by_its_file() -> None:
-    path, size, changed = seccomp._loaded_file()
-    assert "libseccomp.so" in path
-    assert int(size) > 0
-    assert int(changed) > 0
+# The files that starts share
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> EngineConfig:
+    (tmp_path / "seccomp").mkdir()
+    return EngineConfig(exec_root=str(tmp_path))
+
+
+def test_a_second_start_of_a_kind_compiles_nothing(
+    config: EngineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = seccomp.prepare(config, "", DEFAULT_CAPABILITIES)
+    assert first is not None
+    with open(first.file, "rb") as file:
+        assert file.read() == compiled()
+    monkeypatch.setattr(libseccomp, "compile", None)
+    assert seccomp.prepare(config, "", DEFAULT_CAPABILITIES) == first
+    assert seccomp.prepare(config, "builtin", DEFAULT_CAPABILITIES) == first
+
+
+def test_whose_profile_it_is(config: EngineConfig, tmp_path: Path) -> None:
+    def prepared(asked: str, setting: str) -> seccomp.Filter | None:
+        changed = dataclasses.replace(config, seccomp_profile=setting)
+        return seccomp.prepare(changed, asked, frozenset())
+
+    own = tmp_path / "own.json"
+    own.write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    assert prepared("unconfined", str(own)) is None
+    assert prepared("", "unconfined") is None
+    assert prepared("{}", str(own)) is None  # no filter at all
+    assert prepared("", str(own)) == prepared(own.read_text(), "builtin")
+    assert prepared("builtin", str(own)) == prepared("", "")
+    with pytest.raises(EngineError, match="opening seccomp profile"):
+        prepared("", str(tmp_path / "none"))
+
+
+def test_a_rule_that_the_library_refuses() -> None:
+    same = [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]
+    rules = [
+        {"names": ["chmod"], "action": action, "args": same}
+        for action in ("SCMP_ACT_ERRNO", "SCMP_ACT_TRAP")
+    ]
+    document = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}
+    with pytest.raises(SeccompProfileRefused) as caught:
+        seccomp.compile(profile.parse(json.dumps(document)), capabilities=frozenset())
+    assert str(caught.value).endswith(
+        "error during container init: "
+        "error adding seccomp filter rule for syscall chmod: file exists"
+    )
+
+
+def test_a_host_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyseccomp", None)
+    with pytest.raises(EngineError, match="need libseccomp, which is not installed"):
+        seccomp.compile(profile.default(), capabilities=frozenset())

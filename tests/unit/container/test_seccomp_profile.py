@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from engine.container import seccomp
+from engine.container.seccomp import profile, resolve
 from engine.errors import SeccompProfileInvalid, SeccompProfileRefused
-from engine.linux import seccomp
-from engine.linux.seccomp import profile
 
 DECODING = "Decoding seccomp profile failed: "
 REFUSED = (
@@ -63,14 +63,14 @@ def condition(**changes: Any) -> list[dict[str, Any]]:
 )
 def test_what_cannot_be_decoded(bad: Any, sentence: str) -> None:
     with pytest.raises(SeccompProfileInvalid) as caught:
-        seccomp.parse(json.dumps(bad))
+        profile.parse(json.dumps(bad))
     assert str(caught.value) == DECODING + sentence
 
 
 @pytest.mark.parametrize("text", ["{bad", "", "[" * 100_000, "9" * 10_000, '"\ud800"'])
 def test_what_is_no_json(text: str) -> None:
     with pytest.raises(SeccompProfileInvalid, match=DECODING):
-        seccomp.parse(text)
+        profile.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_what_is_no_json(text: str) -> None:
 )
 def test_what_contradicts_itself(bad: Any, sentence: str) -> None:
     with pytest.raises(SeccompProfileInvalid) as caught:
-        seccomp.parse(json.dumps(bad))
+        profile.parse(json.dumps(bad))
     assert str(caught.value) == sentence
 
 
@@ -121,30 +121,32 @@ def test_what_contradicts_itself(bad: Any, sentence: str) -> None:
     ],
 )
 def test_what_the_runtime_refuses(bad: Any, sentence: str) -> None:
-    parsed = seccomp.parse(json.dumps(bad))
+    parsed = profile.parse(json.dumps(bad))
     with pytest.raises(SeccompProfileRefused) as caught:
         seccomp.compile(parsed, capabilities=frozenset())
     assert str(caught.value) == REFUSED + sentence
 
 
 def test_an_empty_profile_is_no_filter() -> None:
-    assert seccomp.compile(seccomp.parse("{}"), capabilities=frozenset()) == b""
-    assert seccomp.compile(seccomp.parse("null"), capabilities=frozenset()) == b""
+    assert seccomp.compile(profile.parse("{}"), capabilities=frozenset()) == b""
+    assert seccomp.compile(profile.parse("null"), capabilities=frozenset()) == b""
 
 
 def test_keys_in_any_case_and_unknown_ones() -> None:
-    parsed = seccomp.parse(
+    parsed = profile.parse(
         '{"DEFAULTACTION": "SCMP_ACT_ALLOW", "comment": 5,'
         ' "Syscalls": [null, {"name": "chmod", "ACTION": "SCMP_ACT_TRAP", "args": null}]}'
     )
     assert parsed.default_action == "SCMP_ACT_ALLOW"
-    assert [(rule.names, rule.action) for rule in parsed.rules] == [(("chmod",), "SCMP_ACT_TRAP")]
+    assert [(each.rule.names, each.rule.action) for each in parsed.rules] == [
+        (("chmod",), "SCMP_ACT_TRAP")
+    ]
 
 
 def test_flags() -> None:
-    assert seccomp.filter_flags(seccomp.default_profile()) == 4
-    assert seccomp.filter_flags(seccomp.parse('{"flags": []}')) == 0
-    assert seccomp.filter_flags(seccomp.parse('{"flags": ["SECCOMP_FILTER_FLAG_LOG"]}')) == 2
+    assert seccomp.filter_flags(profile.default()) == 4
+    assert seccomp.filter_flags(profile.parse('{"flags": []}')) == 0
+    assert seccomp.filter_flags(profile.parse('{"flags": ["SECCOMP_FILTER_FLAG_LOG"]}')) == 2
 
 
 @pytest.mark.parametrize(
@@ -166,8 +168,8 @@ def test_flags() -> None:
     ],
 )
 def test_conditions(conditions: dict[str, Any], is_chosen: bool) -> None:
-    parsed = seccomp.parse(json.dumps(document(**conditions)))
-    chosen = profile.select(
+    parsed = profile.parse(json.dumps(document(**conditions)))
+    chosen = resolve.select(
         parsed, capabilities=frozenset(["CAP_A"]), machine="x86_64", kernel=(5, 10)
     )
     assert bool(chosen) == is_chosen
@@ -178,15 +180,15 @@ def test_conditions(conditions: dict[str, Any], is_chosen: bool) -> None:
     [("6.18.44-fc", (6, 18)), ("5.4", (5, 4)), ("3.12-1-amd64", (3, 12)), ("6.1-rc5", (6, 1))],
 )
 def test_kernel_of(release: str, kernel: tuple[int, int]) -> None:
-    assert profile.kernel_of(release) == kernel
+    assert resolve.kernel_of(release) == kernel
 
 
 def test_default_architectures() -> None:
-    default = seccomp.default_profile()
-    assert profile.architectures(default, "x86_64") == (
+    default = profile.default()
+    assert resolve.architectures(default, "x86_64") == (
         "SCMP_ARCH_X86_64",
         "SCMP_ARCH_X86",
         "SCMP_ARCH_X32",
     )
-    assert profile.architectures(default, "aarch64") == ("SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM")
-    assert profile.architectures(default, "unknown") == ()
+    assert resolve.architectures(default, "aarch64") == ("SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM")
+    assert resolve.architectures(default, "unknown") == ()
