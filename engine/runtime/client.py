@@ -11,28 +11,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
-import select
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-import time
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import engine
 from engine import offload
 from engine.errors import EngineError
-from engine.linux import cgroup, syscalls
+from engine.linux import cgroup
 from engine.runtime import protocol
+from engine.runtime.connection import (
+    ANSWER_TIMEOUT_S,
+    AnswerT,
+    Connection,
+    MonitorGone,
+    MonitorSilent,
+    RuntimeFailure,
+)
+from engine.runtime.forkserver import Launcher
 from engine.runtime.protocol import CRASH, AttachOptions, Bundle, Entry, Exit, ListenerOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from engine.runtime.protocol import Json, Message
 
@@ -51,44 +54,12 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-# A monitor answers in microseconds what it need not wait for; one that does not in this time is
-# taken for dead.
-_ANSWER_TIMEOUT_S = 10.0
 # Until a program runs there are disks to wait for, with mounts to be made from them.
 _BIRTH_TIMEOUT_S = 120.0
 _KILL_TIMEOUT_S = 5.0
 _NO_FDS: list[int] = []
 # As every line of a journal does.
 _ENTRY_BEGINS = protocol.dump(Entry(event="", at_ns=0).to_json()).encode().partition(b":")[0]
-AnswerT = TypeVar("AnswerT", bound=protocol.Answer)
-
-
-class RuntimeFailure(EngineError):
-    """A container or process could not be made; `step` says where, `str()` is the inner sentence.
-
-    `errno` is 0 where no system call failed.
-    """
-
-    def __init__(self, step: str, number: int, text: str) -> None:
-        super().__init__(text)
-        self.step = step
-        self.errno = number
-        self.text = text
-
-
-class MonitorGone(RuntimeFailure):
-    """The monitor ended before it answered."""
-
-    def __init__(self) -> None:
-        super().__init__("monitor", errno.EPIPE, "the container's monitor ended unexpectedly")
-
-
-class MonitorSilent(RuntimeFailure):
-    """The monitor did not answer in time."""
-
-    def __init__(self, timeout_s: float) -> None:
-        text = f"the container's monitor has not answered for {timeout_s:g} seconds"
-        super().__init__("monitor", errno.ETIMEDOUT, text)
 
 
 class NewerMonitor(EngineError):
@@ -187,143 +158,6 @@ class RuntimeEvents(Protocol):
     def on_lost(self, container_id: str) -> None: ...
 
 
-class _Connection:
-    """A channel on the event loop: requests get answers, the rest goes to `on_message`."""
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        *,
-        on_message: Callable[[Message, list[int]], None],
-        on_end: Callable[[], None],
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._channel = protocol.Channel(sock)
-        self._on_message = on_message
-        self._on_end = on_end
-        self._seq = 0
-        self._waiting: dict[int, asyncio.Future[tuple[protocol.Answer, list[int]]]] = {}
-        self._writing = False
-        self.is_open = True
-        self.heard = False
-        self._loop.add_reader(sock.fileno(), self._readable)
-
-    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Queue a message; `fds` are closed once sent. On a dead connection both are dropped."""
-        if not self.is_open:
-            for fd in fds:
-                os.close(fd)
-            return
-        try:
-            self._watch_writable(not self._channel.send(message, fds))
-        except OSError:
-            # What was sent before may hold the reason: the end of the stream is found by reading.
-            log.debug("a monitor's connection is gone while sending", exc_info=True)
-
-    def post(
-        self, request: protocol.Request, fds: Sequence[int] = ()
-    ) -> asyncio.Future[tuple[protocol.Answer, list[int]]]:
-        """Send a request; the future brings its answer, or MonitorGone."""
-        self._seq += 1
-        request.seq = self._seq
-        future: asyncio.Future[tuple[protocol.Answer, list[int]]] = self._loop.create_future()
-        if not self.is_open:
-            future.set_exception(MonitorGone())
-        else:
-            self._waiting[self._seq] = future
-        self.send(request, fds)
-        return future
-
-    async def ask(
-        self,
-        request: protocol.Request,
-        kind: type[AnswerT],
-        fds: Sequence[int] = (),
-        *,
-        timeout_s: float = _ANSWER_TIMEOUT_S,
-    ) -> tuple[AnswerT, list[int]]:
-        """The answer; raises RuntimeFailure if the monitor says so, is gone or says nothing."""
-        future = self.post(request, fds)
-        try:
-            answer = await asyncio.wait_for(future, timeout_s)
-        except TimeoutError:
-            self._waiting.pop(request.seq, None)
-            raise MonitorSilent(timeout_s) from None
-        return answer_of(answer, kind)
-
-    def has_peer(self) -> bool:
-        """Whether the other end is open now, which is known here only after reading its end."""
-        if not self.is_open:
-            return False
-        poll = select.poll()
-        poll.register(self._channel.fileno(), 0)
-        return not poll.poll(0)
-
-    def close(self) -> None:
-        if not self.is_open:
-            return
-        self.is_open = False
-        self._loop.remove_reader(self._channel.fileno())
-        if self._writing:
-            self._loop.remove_writer(self._channel.fileno())
-        self._channel.close()
-        waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
-            if not future.done():
-                future.set_exception(MonitorGone())
-
-    def _watch_writable(self, wanted: bool) -> None:
-        if wanted and not self._writing:
-            self._loop.add_writer(self._channel.fileno(), self._writable)
-        elif self._writing and not wanted:
-            self._loop.remove_writer(self._channel.fileno())
-        self._writing = wanted
-
-    def _writable(self) -> None:
-        try:
-            self._watch_writable(not self._channel.flush())
-        except OSError:
-            self._watch_writable(False)
-
-    def _readable(self) -> None:
-        try:
-            messages = self._channel.receive()
-        except (OSError, protocol.ProtocolError) as exc:
-            log.debug("a monitor's connection broke: %s", exc)
-            messages = None
-        if messages is None:
-            self.close()
-            self._on_end()
-            return
-        for message, fds in messages:
-            self.heard = True
-            self._dispatch(message, fds)
-
-    def _dispatch(self, message: Message, fds: list[int]) -> None:
-        if isinstance(message, protocol.Answer):
-            future = self._waiting.pop(message.seq, None)
-            if future is not None and not future.done():
-                future.set_result((message, fds))
-                return
-        else:
-            self._on_message(message, fds)
-            return
-        for fd in fds:
-            os.close(fd)
-
-
-def answer_of(
-    answer: tuple[protocol.Answer, list[int]], kind: type[AnswerT]
-) -> tuple[AnswerT, list[int]]:
-    """Narrow an answer to the kind expected; a Failed becomes RuntimeFailure."""
-    message, fds = answer
-    if isinstance(message, protocol.Failed):
-        raise RuntimeFailure(message.step, message.errno, message.text)
-    if not isinstance(message, kind):
-        raise RuntimeFailure("protocol", 0, f"the monitor answered {type(message).__name__}")
-    return message, fds
-
-
 class Task:
     """A container whose monitor is connected. Owns the pidfd until it has ended."""
 
@@ -338,7 +172,7 @@ class Task:
         self._cgroup = ""
         self._version = 0
         self._greeted = asyncio.Event()
-        self._connection = _Connection(sock, on_message=self._on_message, on_end=self._on_end)
+        self._connection = Connection(sock, on_message=self._on_message, on_end=self._on_end)
         self._quiet = True
 
     async def start(self) -> int:
@@ -552,7 +386,7 @@ class Runtime:
     def __init__(self, exec_root: str, *, events: RuntimeEvents) -> None:
         self.exec_root = exec_root
         self.events = events
-        self._launcher: _Launcher | None = None
+        self._launcher: Launcher | None = None
         self._spawning = asyncio.Lock()
         self._tasks: set[Task] = set()
 
@@ -616,7 +450,7 @@ class Runtime:
         task = Task(self, container_id, sock)
         self._tasks.add(task)
         try:
-            return await asyncio.wait_for(task.adopt(), _ANSWER_TIMEOUT_S)
+            return await asyncio.wait_for(task.adopt(), ANSWER_TIMEOUT_S)
         except NewerMonitor:
             task.close()
             raise
@@ -677,13 +511,13 @@ class Runtime:
             theirs.close()
         return task
 
-    async def _live_launcher(self) -> _Launcher:
+    async def _live_launcher(self) -> Launcher:
         async with self._spawning:
             if self._launcher is None or not self._launcher.is_alive:
                 if self._launcher is not None:
                     log.warning("the launcher died; starting another")
                     await self._launcher.close()
-                self._launcher = await _Launcher.spawn(self.exec_root)
+                self._launcher = await Launcher.spawn(self.exec_root)
             return self._launcher
 
     def _folder(self, container_id: str) -> str:
@@ -698,70 +532,6 @@ def _duplicates(fds: Sequence[int]) -> list[int]:
             undo.callback(os.close, made[-1])
         undo.pop_all()
     return made
-
-
-class _Launcher:
-    """The fork server as a child of ours. Its socket keeps message borders; it says nothing."""
-
-    def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket) -> None:
-        self.process = process
-        self.is_alive = True
-        self._sock = sock
-        self._sending = asyncio.Lock()
-        self._room: asyncio.Future[None] | None = None
-        self._loop = asyncio.get_running_loop()
-        sock.setblocking(False)
-        self._loop.add_reader(sock.fileno(), self._on_end)
-
-    @classmethod
-    async def spawn(cls, exec_root: str) -> Self:
-        return cls(*await offload.kernel(_spawn, exec_root))
-
-    async def launch(self, container_id: str, fd: int) -> None:
-        """Have a monitor forked that is told of by `fd`, which stays ours."""
-        # One at a time: a loop knows one writer a socket, and who waits wants to be the next.
-        async with self._sending:
-            while self.is_alive:
-                try:
-                    self._sock.sendmsg([container_id.encode()], protocol.pack_fds([fd]))
-                except BlockingIOError:
-                    await self._has_room()
-                except OSError:
-                    return  # it died: the other end of `fd` says so
-                else:
-                    return
-
-    async def close(self) -> None:
-        """The launcher ends with its connection."""
-        self._let_go()
-        await offload.kernel(_reap, self.process)
-
-    async def _has_room(self) -> None:
-        """Wait until it takes more, or is no more."""
-        self._room = self._loop.create_future()
-        self._loop.add_writer(self._sock.fileno(), self._wake)
-        try:
-            await self._room
-        finally:
-            self._room = None
-            if self.is_alive:
-                self._loop.remove_writer(self._sock.fileno())
-
-    def _wake(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-
-    def _on_end(self) -> None:
-        log.warning("the launcher's connection ended")
-        self._let_go()
-
-    def _let_go(self) -> None:
-        if self.is_alive:
-            self.is_alive = False
-            self._loop.remove_reader(self._sock.fileno())
-            self._loop.remove_writer(self._sock.fileno())
-            self._sock.close()
-            self._wake()
 
 
 def read_journal(path: str) -> list[Entry]:
@@ -799,7 +569,7 @@ def _connect(folder: str) -> socket.socket | None:
         # The path of a Unix socket is limited to 107 bytes; by its folder's descriptor it is short.
         folder_fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
         try:
-            sock.settimeout(_ANSWER_TIMEOUT_S)
+            sock.settimeout(ANSWER_TIMEOUT_S)
             sock.connect(f"/proc/self/fd/{folder_fd}/monitor.sock")
         finally:
             os.close(folder_fd)
@@ -807,93 +577,3 @@ def _connect(folder: str) -> socket.socket | None:
         sock.close()
         return None
     return sock
-
-
-# The launcher's whole program. The tree it is imported from comes last, so that nothing beside our
-# packages (site-packages, a checkout) can stand in for a module of the standard library.
-_PROGRAM = (
-    "import sys; sys.path.append(sys.argv[1]); "
-    "from engine.runtime import launcher; launcher.main(int(sys.argv[2]), sys.argv[3])"
-)
-
-
-def _spawn(exec_root: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start the fork server: its process, and our end of its socket."""
-    tree = os.path.dirname(os.path.dirname(os.path.abspath(engine.__file__)))
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with contextlib.ExitStack() as stack:
-        stack.callback(theirs.close)
-        executable = _sealed_executable()
-        stack.callback(os.close, executable)
-        arguments = ["-I", "-S", "-X", "utf8", "-c", _PROGRAM, tree]
-        try:
-            process = subprocess.Popen(
-                [sys.executable, *arguments, str(theirs.fileno()), exec_root],
-                executable=f"/proc/self/fd/{executable}",
-                pass_fds=(theirs.fileno(), executable),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=_library_path(),
-                cwd="/",
-                start_new_session=True,
-            )
-        except BaseException:
-            ours.close()
-            raise
-    return process, ours
-
-
-def _sealed_executable() -> int:
-    """A sealed copy of this interpreter in memory.
-
-    Processes that have not yet left it for the container's program are seen by the container, and
-    /proc/<pid>/exe leads to this copy, which nobody can write to, instead of the file on disk.
-    """
-    fd = _memfd("wharf")
-    try:
-        with open("/proc/self/exe", "rb") as source:
-            size = os.fstat(source.fileno()).st_size
-            while size > 0:
-                size -= os.sendfile(fd, source.fileno(), None, size)
-        seals = syscalls.F_SEAL_SEAL | syscalls.F_SEAL_SHRINK
-        seals |= syscalls.F_SEAL_GROW | syscalls.F_SEAL_WRITE
-        fcntl.fcntl(fd, syscalls.F_ADD_SEALS, seals)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _memfd(name: str) -> int:
-    flags = syscalls.MFD_CLOEXEC | syscalls.MFD_ALLOW_SEALING
-    try:
-        return os.memfd_create(name, flags | syscalls.MFD_EXEC)
-    except OSError as exc:
-        # Kernels before 6.3 have no MFD_EXEC, and every memfd may be executed.
-        if exc.errno != errno.EINVAL:
-            raise
-        return os.memfd_create(name, flags)
-
-
-def _library_path() -> dict[str, str]:
-    """The launcher's environment: where libpython is, if this interpreter has it apart.
-
-    A search path relative to the executable ($ORIGIN) leads nowhere from a memfd.
-    """
-    with open("/proc/self/maps") as maps:
-        for line in maps:
-            path = line.rstrip("\n").partition("/")[2]
-            if os.path.basename(path).startswith("libpython"):
-                return {"LD_LIBRARY_PATH": os.path.dirname("/" + path)}
-    return {}
-
-
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the launcher to end by itself, then make it."""
-    deadline = time.monotonic() + 2
-    while process.poll() is None:
-        if time.monotonic() > deadline:
-            process.kill()
-            process.wait()
-            return
-        time.sleep(0.005)

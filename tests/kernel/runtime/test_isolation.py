@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine.runtime import client
+from engine.runtime import forkserver
 from engine.runtime.client import RuntimeFailure
 from tests.kernel.runtime.harness import Box, attach, read_all
 
@@ -43,8 +43,8 @@ def _watch(path):
 def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "notes"
     path.write_bytes(bytes(1 << 16))
-    program = f"{_HOOK}\n_watch({str(path)!r})\n" + client._PROGRAM
-    monkeypatch.setattr(client, "_PROGRAM", program)
+    program = f"{_HOOK}\n_watch({str(path)!r})\n" + forkserver._PROGRAM
+    monkeypatch.setattr(forkserver, "_PROGRAM", program)
     return path
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine.runtime import client
 from engine.runtime.client import Attachment, Bundle, Runtime
+from engine.runtime.forkserver import Launcher as ForkServer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -28,7 +28,7 @@ class Busy:
             while True:
                 ours.send(b"x")
         process: Any = None
-        self.launcher = client._Launcher(process, ours)
+        self.launcher = ForkServer(process, ours)
         self.waiting = [
             asyncio.ensure_future(self.launcher.launch(f"{number:064}", 0)) for number in range(5)
         ]
