@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from engine.oci.platform import Platform
     from engine.oci.reference import Reference
     from engine.storage.content import Content
-    from engine.storage.snapshots import Lease, Snapshots, StagedLayer
+    from engine.storage.leases import Lease
+    from engine.storage.snapshots import Snapshots, StagedLayer
 
 
 class ImportFailed(EngineError):

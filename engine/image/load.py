@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from engine.oci.platform import Platform
     from engine.oci.reference import Reference
     from engine.storage.content import Content
-    from engine.storage.snapshots import Layer, Lease, Snapshots, StagedLayer
+    from engine.storage.leases import Lease
+    from engine.storage.snapshots import Layer, Snapshots, StagedLayer
 
 AT_ONCE = 3
 """Layers of one archive that are unpacked side by side; the pool has four threads for all."""

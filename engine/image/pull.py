@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from engine.registry.auth import RegistryAuth
     from engine.registry.client import Client, Repository, Resolved
     from engine.storage.content import Content
-    from engine.storage.snapshots import Lease, Snapshots
+    from engine.storage.leases import Lease
+    from engine.storage.snapshots import Snapshots
 
 log = logging.getLogger(__name__)
 

@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from engine.registry.auth import RegistryAuth
     from engine.storage.content import Content
     from engine.storage.database import Database
-    from engine.storage.snapshots import Lease, Snapshots
+    from engine.storage.leases import Lease
+    from engine.storage.snapshots import Snapshots
 
 log = logging.getLogger(__name__)
 

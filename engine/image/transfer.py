@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from engine.oci.digest import ChainId, DiffId
     from engine.registry.client import Repository
     from engine.storage.content import Content, Ingest
-    from engine.storage.snapshots import Layer, Lease, Snapshots, StagedLayer
+    from engine.storage.leases import Lease
+    from engine.storage.snapshots import Layer, Snapshots, StagedLayer
 
     Listener = Callable[[Progress], None]
 

@@ -44,7 +44,6 @@ import os
 import re
 import secrets
 import threading
-from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
@@ -54,11 +53,11 @@ from engine.errors import EngineError, InvalidParameter
 from engine.linux import tree
 from engine.oci.digest import ChainId, DiffId, next_chain_id
 from engine.storage import atomic, initlayer, layer, recipe
+from engine.storage.leases import Lease, Leases
 from engine.storage.stacks import Stacks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
-    from types import TracebackType
 
     from engine.storage.compression import Readable
     from engine.storage.database import Database, Table
@@ -136,66 +135,6 @@ class Mount(NamedTuple):
     options: tuple[str, ...]
     target: str = "/"
     base: str = ""
-
-
-class Leases:
-    """Counts who needs a layer or a blob that no row names yet."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._held: Counter[str] = Counter()
-
-    def holds(self, name: str) -> bool:
-        with self._lock:
-            return name in self._held
-
-    def names(self) -> set[str]:
-        """All that is held."""
-        with self._lock:
-            return set(self._held)
-
-    def take(self, name: str) -> None:
-        with self._lock:
-            self._held[name] += 1
-
-    def give_back(self, names: Collection[str]) -> None:
-        with self._lock:
-            self._held -= Counter(names)
-
-
-class Lease:
-    """Keeps layers and blobs from being swept until closed; use it as a context manager."""
-
-    def __init__(self, leases: Leases) -> None:
-        self._leases = leases
-        self._names: list[str] = []
-        self._lock = threading.Lock()
-        self._is_closed = False
-
-    def add(self, name: str) -> None:
-        """Hold a chain id or a digest."""
-        with self._lock:
-            if self._is_closed:
-                raise ValueError("lease is closed")
-            self._leases.take(name)
-            self._names.append(name)
-
-    def close(self) -> None:
-        with self._lock:
-            self._is_closed = True
-            names, self._names = self._names, []
-        self._leases.give_back(names)
-
-    def __enter__(self) -> Lease:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class StagedLayer:
@@ -493,7 +432,7 @@ class Snapshots:
 
         Raises LayerMissing; FileExistsError if the key is taken.
         """
-        if not _KEY.fullmatch(key) or key in _OWN_FOLDERS:
+        if not _is_usable(key):
             raise ValueError(f"unusable snapshot key {key!r}")
         with self._changes:
             if parent is not None:
@@ -581,29 +520,15 @@ class Snapshots:
 
     def directories(self, key: str) -> dict[str, str]:
         """GraphDriver.Data of a container."""
-        own = os.path.join(self.root, key)
         snapshot = self._snapshot(key)
         init = os.path.join(self._inits, snapshot.init, "diff")
         lowers = [init, self._lower_dir(snapshot.parent)]
-        found = {
-            "LowerDir": ":".join(filter(None, lowers)),
-            "MergedDir": f"{own}/merged",
-            "UpperDir": f"{own}/diff",
-            "WorkDir": f"{own}/work",
-        }
-        return {name: value for name, value in found.items() if value}
+        return _graph_driver_data(os.path.join(self.root, key), ":".join(filter(None, lowers)))
 
     def layer_directories(self, chain_id: ChainId) -> dict[str, str]:
         """GraphDriver.Data of an image, by its top layer."""
         top = self.get_layer(chain_id)
-        own = self._folder(top)
-        found = {
-            "LowerDir": self._lower_dir(top.parent),
-            "MergedDir": f"{own}/merged",
-            "UpperDir": f"{own}/diff",
-            "WorkDir": f"{own}/work",
-        }
-        return {name: value for name, value in found.items() if value}
+        return _graph_driver_data(self._folder(top), self._lower_dir(top.parent))
 
     def _lower_dir(self, parent: ChainId | None) -> str:
         return ":".join(self._diff(found) for found in self.stack(parent))
@@ -620,9 +545,7 @@ class Snapshots:
     def remove(self, key: str) -> None:
         """Remove a container's directory; none there is fine."""
         with self._changes:
-            if not _KEY.fullmatch(key) or key in _OWN_FOLDERS:
-                return
-            if self._stacks.is_folder(key):
+            if not _is_usable(key) or self._stacks.is_folder(key):
                 return
             self._snapshot_rows.delete(key)
             self._stacks.remove_snapshot(key)
@@ -645,20 +568,21 @@ class Snapshots:
 
     def _sweep_unknown(self) -> None:
         """What no row names, as long as all rows say what they name."""
-        known = {found.folder for found in self.layers()} | {*self.keys(), *self._unreadable}
-        for name in os.listdir(self.root):
-            if name not in known and name not in _OWN_FOLDERS:
-                log.info("removing %s, which nothing refers to", name)
-                self._throw_away(os.path.join(self.root, name))
+        folders = {found.folder for found in self.layers()}
+        self._sweep(self.root, {*folders, *self.keys(), *self._unreadable, *_OWN_FOLDERS})
         links = {found.link for found in self.layers()}
         for name in os.listdir(self._links):
             if name not in links:
                 os.unlink(os.path.join(self._links, name))
         if not self._unreadable:
-            inits = {found.init for found in self._stacks.snapshots.values()}
-            for name in os.listdir(self._inits):
-                if name not in inits:
-                    self._throw_away(os.path.join(self._inits, name))
+            self._sweep(self._inits, {found.init for found in self._stacks.snapshots.values()})
+
+    def _sweep(self, folder: str, known: Collection[str]) -> None:
+        for name in os.listdir(folder):
+            if name not in known:
+                path = os.path.join(folder, name)
+                log.info("removing %s, which nothing refers to", path)
+                self._throw_away(path)
 
     def _throw_away(self, path: str) -> None:
         os.rename(path, os.path.join(self._trash, secrets.token_hex(12)))
@@ -675,6 +599,21 @@ class Snapshots:
             path = os.path.join(self._links, found.link)
             if not os.path.lexists(path):
                 os.symlink(f"../{found.folder}/diff", path)
+
+
+def _is_usable(key: str) -> bool:
+    return _KEY.fullmatch(key) is not None and key not in _OWN_FOLDERS
+
+
+def _graph_driver_data(own: str, lower_dir: str) -> dict[str, str]:
+    """Where the parts of an overlay are; at the bottom of a stack there is nothing below."""
+    found = {
+        "LowerDir": lower_dir,
+        "MergedDir": f"{own}/merged",
+        "UpperDir": f"{own}/diff",
+        "WorkDir": f"{own}/work",
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _escaped(path: str) -> str:

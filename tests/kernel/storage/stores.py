@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.oci.digest import ChainId, DiffId
-    from engine.storage.snapshots import Layer, Lease
+    from engine.storage.leases import Lease
+    from engine.storage.snapshots import Layer
 
 
 class Stores:
