@@ -21,6 +21,7 @@ from engine.container import (
     mounts,
     names,
     populate,
+    propagation,
     validate,
     view,
 )
@@ -261,7 +262,7 @@ def _plan_mounts(rooms: Rooms, container: Container) -> list[MountPoint]:
         point = _anonymous(target, host_config.volume_driver)
         if point.destination not in {*planned, *host_config.tmpfs}:
             planned[point.destination] = point
-    return [_guarded(point, rooms.config.data_root) for point in planned.values()]
+    return [propagation.guarded(point, rooms.config.data_root) for point in planned.values()]
 
 
 def _anonymous(target: str, driver: str) -> MountPoint:
@@ -273,26 +274,6 @@ def _anonymous(target: str, driver: str) -> MountPoint:
         destination=destination.replace("//", "/", 1),
         driver=driver,
         is_anonymous=True,
-    )
-
-
-def _guarded(point: MountPoint, data_root: str) -> MountPoint:
-    """A bind of the engine's own data must not hold its mounts back (volumes_linux.go)."""
-    if point.type is not MountType.BIND or not _overlaps(point.source, data_root):
-        return point
-    asked = point.spec.bind_options.propagation if point.spec and point.spec.bind_options else ""
-    if asked not in ("", "rslave", "rshared"):
-        raise InvalidParameter(
-            'invalid mount config: must use either propagation mode "rslave" or "rshared" when '
-            f'mount source is within the daemon root, daemon root: "{data_root}", bind mount '
-            f'source: "{point.source}", propagation: "{asked}"'
-        )
-    return msgspec.structs.replace(point, propagation=asked or "rslave")
-
-
-def _overlaps(one: str, two: str) -> bool:
-    return f"{one.rstrip('/')}/".startswith(f"{two}/") or f"{two}/".startswith(
-        f"{one.rstrip('/')}/"
     )
 
 
