@@ -18,6 +18,11 @@ _CREATE = _TASK + "OCI runtime create failed: runc create failed: "
 _INIT = _CREATE + "unable to start container process: error during container init: "
 _EXEC = "OCI runtime exec failed: exec failed: unable to start container process: "  # of an exec
 
+# Told as dockerd does, which makes that directory at create.
+_NO_WORKING_DIRECTORY = "Cannot mkdir: "
+# A host that may not lower the score of anything is not a command that cannot be run.
+_NO_LOWER_SCORE = "write /proc/self/oom_score_adj: "
+
 COMMAND_NOT_EXECUTABLE = 126
 COMMAND_NOT_FOUND = 127
 UNKNOWN = 128
@@ -49,16 +54,11 @@ class ExecRefused(InvalidParameter):
         super().__init__(f"OCI runtime exec failed: exec failed: {cause}")
 
 
-# A host that may not lower the score of anything is not a command that cannot be run; and a file
-# in the place of the working directory is told as dockerd does, which makes it at create.
-_OWN_WORDS = ("write /proc/self/oom_score_adj: ", "Cannot mkdir: ")
-
-
 def of_create(text: str, *, in_init: bool = True) -> StartFailure:
     """The failure of a container's own process; `text` begins at runc's "exec: …"."""
-    if text.startswith(_OWN_WORDS[1]):
+    if text.startswith(_NO_WORKING_DIRECTORY):
         return StartFailure(UNKNOWN, InvalidParameter(text))
-    if text.startswith(_OWN_WORDS[0]):
+    if text.startswith(_NO_LOWER_SCORE):
         return StartFailure(UNKNOWN, InvalidParameter(_INIT + text))
     return classify((_INIT if in_init else _CREATE) + text)
 
