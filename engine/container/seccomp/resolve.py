@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from engine.container.seccomp.profile import Conditions, Kernel, Profile
+    from engine.container.seccomp.profile import ConditionalRule, Conditions, Kernel, Profile
     from engine.linux.seccomp import Rule
 
 # Machine, as uname(2) has it → what profiles call it in conditions, and in their lists.
@@ -37,26 +37,33 @@ def select(
     """The rules whose conditions hold; `capabilities` is the container's bounding set."""
     name, _own = _MACHINES.get(machine, ("", ""))
 
-    def excludes(conditions: Conditions) -> bool:
-        return (
-            name in conditions.arches
-            or any(capability in capabilities for capability in conditions.caps)
-            or (conditions.min_kernel is not None and kernel >= conditions.min_kernel)
-        )
+    def counts(rule: ConditionalRule) -> bool:
+        excludes, includes = rule.excludes, rule.includes
+        if excludes is not None and _any_holds(excludes, capabilities, name, kernel):
+            return False
+        return includes is None or _all_hold(includes, capabilities, name, kernel)
 
-    def includes(conditions: Conditions) -> bool:
-        return (
-            (not conditions.arches or name in conditions.arches)
-            and all(capability in capabilities for capability in conditions.caps)
-            and (conditions.min_kernel is None or kernel >= conditions.min_kernel)
-        )
+    return [conditional.rule for conditional in profile.rules if counts(conditional)]
 
-    return [
-        conditional.rule
-        for conditional in profile.rules
-        if not (conditional.excludes and excludes(conditional.excludes))
-        and (conditional.includes is None or includes(conditional.includes))
-    ]
+
+def _any_holds(
+    conditions: Conditions, capabilities: frozenset[str], machine: str, kernel: Kernel
+) -> bool:
+    return (
+        machine in conditions.arches
+        or any(capability in capabilities for capability in conditions.caps)
+        or (conditions.min_kernel is not None and kernel >= conditions.min_kernel)
+    )
+
+
+def _all_hold(
+    conditions: Conditions, capabilities: frozenset[str], machine: str, kernel: Kernel
+) -> bool:
+    return (
+        (not conditions.arches or machine in conditions.arches)
+        and all(capability in capabilities for capability in conditions.caps)
+        and (conditions.min_kernel is None or kernel >= conditions.min_kernel)
+    )
 
 
 def kernel_of(release: str) -> Kernel:
