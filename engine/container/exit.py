@@ -54,6 +54,8 @@ async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
     )
     is_kept = await _keep(rooms, handle, without_sandbox(handle.container, state))
     handle.waiters.stopped(state)
+    for _ in range(handle.stops_under_way):
+        publish(rooms.events, handle.container, "stop")
     seconds = max(0, state.finished_ns - state.started_ns) // 10**9
     publish(
         rooms.events,

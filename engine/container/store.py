@@ -52,6 +52,7 @@ class Handle:
         "is_torn_down",
         "lock",
         "queued",
+        "stops_under_way",
         "task",
         "waiters",
     )
@@ -65,6 +66,7 @@ class Handle:
         self.execs: dict[str, Exec] = {}
         self.is_gone = False
         self.is_torn_down = False  # its last run has left nothing, as far as this engine saw it end
+        self.stops_under_way = 0  # how many ask it to stop and wait for its end
         self.is_restarting = False  # between the stop and the start of a restart
 
     @property

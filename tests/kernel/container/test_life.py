@@ -333,6 +333,25 @@ async def test_events_of_a_run_in_dockers_order(house: House) -> None:
 
 
 @in_house
+async def test_a_stop_is_told_before_the_death(house: House) -> None:
+    """As dockerd has it, for each of those who asked."""
+    containers = house.engine.containers
+    host = HostConfig(network_mode="none")
+    ref = await house.start("sleep", "1000", host=host, stop_signal="KILL")
+    await asyncio.gather(containers.stop(ref), containers.stop(ref))
+    await containers.start(ref)
+    await containers.restart(ref)
+    await containers.kill(ref)
+    seen = [
+        event.action
+        for event in house.engine.events.past(since_ns=0)
+        if event.type == "container" and event.actor_id == ref and event.action != "kill"
+    ]
+    restarted = ["stop", "die", "start", "restart"]
+    assert seen == ["create", "start", "stop", "stop", "die", "start", *restarted, "die"]
+
+
+@in_house
 async def test_an_exit_that_cannot_be_written_keeps_nobody_waiting(house: House) -> None:
     """A full disk: the process is gone all the same."""
     ref = await house.create("sh", "-c", "sleep 0.2; exit 3")
