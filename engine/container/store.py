@@ -227,6 +227,18 @@ class Store:
         if not handle.is_gone:
             self.remember_exec(handle, exec)
 
+    async def note_exec(self, handle: Handle, exec: Exec) -> None:
+        """As `save_exec`, of what has happened whether or not it can be written.
+
+        A full disk must not leave anyone waiting, or deny what runs.
+        """
+        try:
+            await self.save_exec(handle, exec)
+        except Exception:
+            log.exception("exec %s could not be written", exec.id)
+            if not handle.is_gone:
+                self.remember_exec(handle, exec)
+
     def remember_exec(self, handle: Handle, exec: Exec) -> None:
         handle.execs[exec.id] = exec
         self._by_exec[exec.id] = handle
