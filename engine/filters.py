@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from engine import patterns, timestamp
+from engine import literals, patterns, timestamp
 from engine.errors import InvalidParameter
 
 if TYPE_CHECKING:
@@ -17,16 +17,21 @@ if TYPE_CHECKING:
     Filters = Mapping[str, Sequence[str]]
 
 
+_TRUE = frozenset({"1", "true"})
+_FALSE = frozenset({"0", "false"})
+
+
 class UnknownFilter(InvalidParameter):
     def __init__(self, name: str) -> None:
         super().__init__(f"invalid filter '{name}'")
 
 
 class BadFilterValue(InvalidParameter):
-    """The values do not fit the filter."""
+    """The values do not fit the filter, or there are none."""
 
-    def __init__(self, name: str, values: Sequence[str]) -> None:
-        super().__init__(f"invalid filter '{name}=[{' '.join(values)}]'")
+    def __init__(self, name: str, values: Sequence[str], why: str = "") -> None:
+        given = f"=[{' '.join(values)}]" if values else ""
+        super().__init__(f"invalid filter '{name}{given}'{why}")
 
 
 def check(filters: Filters, known: frozenset[str]) -> None:
@@ -66,13 +71,30 @@ def passes_labels(filters: Filters, labels: Mapping[str, str]) -> bool:
 
 
 def truth(filters: Filters, name: str) -> bool | None:
-    """A filter that is true or false; None where it is not given. Raises BadFilterValue."""
+    """A filter that is true or false; None where it is not given. Raises BadFilterValue.
+
+    What is neither says nothing beside one that is (moby api/types/filters, GetBoolOrDefault).
+    """
+    if name not in filters:
+        return None
+    values = filters[name]
+    meant = {value in _TRUE for value in values if value in _TRUE | _FALSE}
+    if len(meant) != 1:
+        raise BadFilterValue(name, values)
+    return meant.pop()
+
+
+def single_truth(filters: Filters, name: str) -> bool | None:
+    """The same of one value in any of Go's spellings (moby daemon/volume/service/convert.go)."""
     values = filters.get(name, ())
+    if len(values) > 1:
+        raise BadFilterValue(name, values, ": only one value is expected")
     if not values:
         return None
-    if len(set(values)) > 1 or values[0] not in ("0", "1", "false", "true"):
-        raise BadFilterValue(name, values)
-    return values[0] in ("1", "true")
+    try:
+        return literals.boolean(values[0])
+    except ValueError as exc:
+        raise InvalidParameter(f"invalid filter '{name}': {exc}") from None
 
 
 def until_ns(filters: Filters) -> int | None:

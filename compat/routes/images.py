@@ -11,6 +11,7 @@ from compat import connection, params, streams
 from compat.routes.route import Call, Route, done, later, reply
 from compat.translate import images
 from compat.wire import images as wire
+from engine import filters as filtering
 from engine.errors import InvalidParameter, NotImplementedHere, WharfError
 from engine.image import model
 from engine.oci import platform as platforms
@@ -172,8 +173,30 @@ async def distribution(call: Call) -> web.Response:
     return reply(call, 200, body)
 
 
+# moby builder/builder-next/builder.go, and its label filters
+_CACHE_FILTERS = frozenset(
+    {
+        "description",
+        "id",
+        "inuse",
+        "label",
+        "label!",
+        "parent",
+        "private",
+        "shared",
+        "type",
+        "until",
+        "unused-for",
+    }
+)
+
+
 async def build_prune(call: Call) -> web.Response:
     """There is no build cache, so there is nothing to remove: `docker system prune` asks."""
+    try:
+        filtering.check(call.query.filters(), _CACHE_FILTERS)
+    except InvalidParameter as exc:
+        raise InvalidParameter(f"failed to prune build cache: {exc}") from exc
     return reply(call, 200, wire.BuildPruneResponse(caches_deleted=None, space_reclaimed=0))
 
 

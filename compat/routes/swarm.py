@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from compat.routes.route import Call, Route, reply
+from engine import filters
 from engine.errors import NotFound, NotImplementedHere, Unavailable
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ _NOT_A_MANAGER = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
     "to connect this node to swarm and try again."
 )
+_PLUGIN_FILTERS = frozenset({"capability", "enabled"})
 _NOT_A_MEMBER = "This node is not part of a swarm"
 
 
@@ -30,6 +32,9 @@ async def no_swarm(call: Call) -> web.Response:
 
 
 async def no_plugins(call: Call) -> web.Response:
+    asked = call.query.filters()
+    filters.check(asked, _PLUGIN_FILTERS)
+    filters.truth(asked, "enabled")
     return reply(call, 200, [])
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import socket
+import stat
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,7 +46,8 @@ from engine.errors import (
     WharfError,
 )
 from engine.ids import ContainerId
-from engine.linux import tree
+from engine.linux import oserror, tree
+from engine.linux import path as paths
 from engine.oci import platform as platforms
 
 if TYPE_CHECKING:
@@ -362,24 +365,53 @@ def _make_on_disk(rooms: Rooms, draft: _Draft) -> Container:
         undo.callback(tree.remove, folder)
         rooms.snapshots.prepare(container.snapshot_key, parent)
         undo.callback(rooms.snapshots.remove, container.snapshot_key)
-        _populate(rooms, container)
+        _look_inside(rooms, container)
         made = _insert(rooms, draft)
         undo.pop_all()
     return made
 
 
-def _populate(rooms: Rooms, container: Container) -> None:
+def _look_inside(rooms: Rooms, container: Container) -> None:
+    """What needs the image's files: is there a place to work in, and what do volumes begin with."""
+    working_dir = container.config.working_dir
     volumes = [p for p in container.mount_points if p.type is MountType.VOLUME]
-    if not volumes:
+    if not volumes and working_dir in ("", "/"):
         return
     with view.of_layers(rooms.snapshots.mounts(container.snapshot_key)) as root:
+        if working_dir:
+            merged = rooms.snapshots.directories(container.snapshot_key).get("MergedDir", "")
+            _check_working_dir(root, working_dir, merged)
         for point in volumes:
-            if point.is_anonymous and populate.is_file(root, point.destination):
-                raise EngineError(
-                    f"cannot mount volume over existing file, file exists {point.destination}"
-                )
-            if not point.no_copy and not point.subpath:
-                populate.populate(root, point.destination, point.source)
+            _populate(root, point)
+
+
+def _check_working_dir(root: int, where: str, merged: str) -> None:
+    """That nothing of the image is in its way; what is not there yet is made at the start.
+
+    dockerd makes it here, and speaks of its root by where it has that mounted.
+    """
+    try:
+        mode = paths.stat_in_root(root, where).st_mode
+    except OSError as exc:
+        match exc.errno:
+            case errno.ENOTDIR:
+                sentence = f"lstat {merged}{where}: {oserror.reason(exc)}"
+            case errno.ELOOP:
+                sentence = f"evalSymlinksInScope: too many links in {merged}{where}"
+            case _:
+                return
+        raise EngineError(sentence) from exc
+    if not stat.S_ISDIR(mode):
+        raise EngineError(f"Cannot mkdir: {where} is not a directory")
+
+
+def _populate(root: int, point: MountPoint) -> None:
+    if point.is_anonymous and populate.is_file(root, point.destination):
+        raise EngineError(
+            f"cannot mount volume over existing file, file exists {point.destination}"
+        )
+    if not point.no_copy and not point.subpath:
+        populate.populate(root, point.destination, point.source)
 
 
 def _insert(rooms: Rooms, draft: _Draft) -> Container:

@@ -114,7 +114,8 @@ async def start(
     async with handle.lock:
         known = handle.execs.get(exec.id)
         if known is not None and known.exit_code is None:  # it may have ended already
-            await rooms.store.save_exec(handle, msgspec.structs.replace(known, pid=pid))
+            # Its streams are the client's already: it runs, whatever can be written.
+            await rooms.store.note_exec(handle, msgspec.structs.replace(known, pid=pid))
 
 
 def _check_process(handle: Handle, config: ExecConfig) -> None:
@@ -233,7 +234,7 @@ async def _note_failure(
         known = handle.execs.get(exec.id)
         if known is not None and known.exit_code is None and known.pid == 0:
             ended = msgspec.structs.replace(known, is_running=False, exit_code=code)
-            await rooms.store.save_exec(handle, ended)
+            await rooms.store.note_exec(handle, ended)
 
 
 async def resize(handle: Handle, exec: Exec, height: int, width: int) -> None:

@@ -54,6 +54,8 @@ async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
     )
     is_kept = await _keep(rooms, handle, without_sandbox(handle.container, state))
     handle.waiters.stopped(state)
+    for _ in range(handle.stops_under_way):
+        publish(rooms.events, handle.container, "stop")
     seconds = max(0, state.finished_ns - state.started_ns) // 10**9
     publish(
         rooms.events,
@@ -106,11 +108,7 @@ async def end_execs(rooms: Rooms, handle: Handle, exit: Exit) -> None:
     for exec in list(handle.execs.values()):
         if exec.is_running:
             ended = msgspec.structs.replace(exec, is_running=False, exit_code=137, pid=0)
-            try:
-                await rooms.store.save_exec(handle, ended)
-            except Exception:  # as of the container's own end: nobody may be left waiting
-                log.exception("the end of exec %s could not be written", exec.id)
-                rooms.store.remember_exec(handle, ended)
+            await rooms.store.note_exec(handle, ended)
             publish(rooms.events, handle.container, "exec_die", execID=exec.id, exitCode="137")
 
 
@@ -119,7 +117,7 @@ async def exec_exited(rooms: Rooms, handle: Handle, exec_id: str, code: int) -> 
     if exec is None or exec.exit_code is not None:
         return
     ended = msgspec.structs.replace(exec, is_running=False, exit_code=code)
-    await rooms.store.save_exec(handle, ended)
+    await rooms.store.note_exec(handle, ended)
     publish(rooms.events, handle.container, "exec_die", execID=exec_id, exitCode=str(code))
 
 

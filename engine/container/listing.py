@@ -41,7 +41,6 @@ KNOWN = frozenset(
     }
 )
 _STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
-_TRUE, _FALSE = frozenset({"1", "true"}), frozenset({"0", "false"})
 
 
 def select(rooms: Rooms, query: ListQuery) -> list[Handle]:
@@ -97,14 +96,16 @@ def _tests(rooms: Rooms, filters: Mapping[str, tuple[str, ...]]) -> list[Filter]
         "status": _by_status,
         "exited": _by_exit_code,
         "health": _by_health,
-        "is-task": _by_task,
         "volume": _by_volume,
         "network": _by_network,
         "publish": _by_published_port,
         "expose": _by_exposed_port,
         "ancestor": lambda values: _by_ancestor(rooms, values),
     }
-    return [make(filters[name]) for name, make in makers.items() if filters.get(name)]
+    tests = [make(filters[name]) for name, make in makers.items() if filters.get(name)]
+    if filtering.truth(filters, "is-task"):
+        tests.append(lambda _: False)  # there are no tasks of a swarm
+    return tests
 
 
 def _by_id(values: tuple[str, ...]) -> Filter:
@@ -155,15 +156,6 @@ def _by_health(values: tuple[str, ...]) -> Filter:
                 f"must be one of {', '.join(known)}"
             )
     return lambda c: (c.state.health.status if c.state.health else HealthStatus.NONE) in values
-
-
-def _by_task(values: tuple[str, ...]) -> Filter:
-    """There are no tasks of a swarm: nothing is one."""
-    lowered = {value.lower() for value in values}
-    if len(values) != 1 or not lowered <= _TRUE | _FALSE:
-        raise InvalidParameter(f"invalid filter 'is-task=[{' '.join(values)}]'")
-    wants_tasks = bool(lowered & _TRUE)
-    return lambda _: not wants_tasks
 
 
 def _by_volume(values: tuple[str, ...]) -> Filter:

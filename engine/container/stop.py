@@ -46,14 +46,20 @@ async def _within(waiting: Awaitable[WaitResult], timeout_s: float | None) -> bo
 
 
 async def stop(rooms: Rooms, handle: Handle, *, signo: int, timeout_s: float | None) -> None:
-    """Signal, wait, then kill. None waits for ever. The lock is not held: the exit needs it."""
+    """Signal, wait, then kill. None waits for ever. The lock is not held: the exit needs it.
+
+    That it stopped is told with the exit, before that it died.
+    """
     next_status(handle.state.status, Event.STOP, handle.id)
     waiting = ended(handle)
-    await send(rooms, handle, signo)
-    if not await _within(waiting, timeout_s):
-        log.info("container %s did not stop in %s s and is killed", handle.id, timeout_s)
-        await kill(rooms, handle)
-    publish(rooms.events, handle.container, "stop")
+    handle.stops_under_way += 1
+    try:
+        await send(rooms, handle, signo)
+        if not await _within(waiting, timeout_s):
+            log.info("container %s did not stop in %s s and is killed", handle.id, timeout_s)
+            await kill(rooms, handle)
+    finally:
+        handle.stops_under_way -= 1
 
 
 def stop_plan(

@@ -52,6 +52,7 @@ class Handle:
         "is_torn_down",
         "lock",
         "queued",
+        "stops_under_way",
         "task",
         "waiters",
     )
@@ -65,6 +66,7 @@ class Handle:
         self.execs: dict[str, Exec] = {}
         self.is_gone = False
         self.is_torn_down = False  # its last run has left nothing, as far as this engine saw it end
+        self.stops_under_way = 0  # how many ask it to stop and wait for its end
         self.is_restarting = False  # between the stop and the start of a restart
 
     @property
@@ -224,6 +226,18 @@ class Store:
         await offload.disk(self._execs.put, exec.id, _encode(exec))
         if not handle.is_gone:
             self.remember_exec(handle, exec)
+
+    async def note_exec(self, handle: Handle, exec: Exec) -> None:
+        """As `save_exec`, of what has happened whether or not it can be written.
+
+        A full disk must not leave anyone waiting, or deny what runs.
+        """
+        try:
+            await self.save_exec(handle, exec)
+        except Exception:
+            log.exception("exec %s could not be written", exec.id)
+            if not handle.is_gone:
+                self.remember_exec(handle, exec)
 
     def remember_exec(self, handle: Handle, exec: Exec) -> None:
         handle.execs[exec.id] = exec

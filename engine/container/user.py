@@ -8,6 +8,7 @@ file only while no group was named.
 
 from __future__ import annotations
 
+import io
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MAX_ID = 2**31 - 1
+_LONGEST_LINE = (1 << 16) - 1  # of passwd; bufio.MaxScanTokenSize has its line end too
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 
 
@@ -37,6 +39,13 @@ class GroupNotFound(InvalidParameter):
         super().__init__(f"unable to find group {name}: no matching entries in group file")
 
 
+class LineTooLong(InvalidParameter):
+    """One such line in passwd is enough, wherever the user stands."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"unable to find user {name}: bufio.Scanner: token too long")
+
+
 class IdOutOfRange(InvalidParameter):
     def __init__(self) -> None:
         super().__init__(f"uids and gids must be in range 0-{MAX_ID}")
@@ -45,6 +54,8 @@ class IdOutOfRange(InvalidParameter):
 def lookup(spec: str, passwd: bytes, group: bytes, additional: Sequence[str] = ()) -> User:
     """Resolve `user`, `uid`, `user:group`, …; "" is whoever has the id 0."""
     user_part, _, group_part = spec.partition(":")
+    if any(len(line.rstrip(b"\n")) > _LONGEST_LINE for line in io.BytesIO(passwd)):
+        raise LineTooLong(user_part or "0")
     name, uid, gid, home = _find_user(user_part, passwd)
     supplementary: tuple[int, ...] = ()
     if group_part:
@@ -124,8 +135,8 @@ def _fields(line: str) -> list[str]:
 
 
 def _lines(content: bytes) -> Iterator[str]:
-    for raw in content.decode("utf-8", "surrogateescape").split("\n"):
-        line = raw.strip()
+    for raw in io.BytesIO(content):
+        line = raw.decode("utf-8", "surrogateescape").strip()
         if line and not line.startswith("#"):
             yield line
 

@@ -109,13 +109,6 @@ def available() -> int:
     return permitted
 
 
-def bounding() -> int:
-    bits = 0
-    for number in range(last_cap() + 1):
-        bits |= syscalls.prctl(syscalls.PR_CAPBSET_READ, number) << number
-    return bits
-
-
 def limit_bounding(keep: int) -> None:
     """Drop all others for good; needs CAP_SETPCAP, so it comes before the user changes."""
     for number in range(last_cap() + 1):

@@ -6,19 +6,31 @@ it blocks. What is in them is decided in `engine.network.names`.
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from typing import TYPE_CHECKING, Final
 
 from engine.network import names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from engine.config import EngineConfig
     from engine.network.model import SandboxRequest
 
+log = logging.getLogger(__name__)
+
 RESOLV_CONF: Final = "/etc/resolv.conf"
 HOSTS: Final = "/etc/hosts"
+
+# What a container makes of its file is read into memory when a name in it changes.
+_LARGEST_BYTES: Final = 16 << 20
+
+# Whoever starts, leaves a network or loses a link may change the file of the same container in a
+# thread of its own. Two files that share a lock wait a moment for one another; a lock for each
+# file would have to be forgotten some time.
+_locks: Final = tuple(threading.Lock() for _ in range(16))
 
 
 def read(path: str) -> str:
@@ -36,7 +48,7 @@ def host_has_ipv6() -> bool:
 
 def write(path: str, content: str) -> None:
     """In place, as containers have the file itself mounted; at no time is it empty."""
-    data = content.encode()
+    data = content.encode(errors="surrogateescape")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         os.fchmod(fd, 0o644)
@@ -90,33 +102,55 @@ def add_own(request: SandboxRequest, own: Iterable[str]) -> None:
     """A running container got addresses."""
     if request.hosts_path:
         line = names.own_names(request.hostname, request.domainname)
-        with open(request.hosts_path, "a", encoding="utf-8") as file:
+        with _lock(request.hosts_path), open(request.hosts_path, "a", encoding="utf-8") as file:
             file.writelines(f"{address}\t{line}\n" for address in own)
 
 
 def drop_own(path: str, own: Iterable[str]) -> None:
     """A running container lost addresses."""
     gone = set(own)
-    lines = read(path).splitlines(keepends=True)
-    write(path, "".join(line for line in lines if line.partition("\t")[0] not in gone))
+    _change(path, lambda lines: [line for line in lines if line.partition("\t")[0] not in gone])
 
 
 def move_names(path: str, first_names: Iterable[str], addresses: Iterable[str]) -> None:
     """What begins with one of these names is elsewhere now, in each family of addresses."""
     wanted = set(first_names)
     at = {":" in address: address for address in addresses}
-    lines: list[str] = []
-    for line in read(path).splitlines(keepends=True):
+
+    def moved(line: str) -> str:
         address, tab, rest = line.partition("\t")
         if tab and _first_name(line) in wanted:
             address = at.get(":" in address, address)
-        lines.append(f"{address}{tab}{rest}")
-    write(path, "".join(lines))
+        return f"{address}{tab}{rest}"
+
+    _change(path, lambda lines: [moved(line) for line in lines])
 
 
 def drop_name(path: str, first_name: str) -> None:
-    lines = read(path).splitlines(keepends=True)
-    write(path, "".join(line for line in lines if _first_name(line) != first_name))
+    _change(path, lambda lines: [line for line in lines if _first_name(line) != first_name])
+
+
+def _change(path: str, change: Callable[[list[str]], list[str]]) -> None:
+    """Put other lines in the place of a file's own; no other change gets lost meanwhile.
+
+    One that is not there is not made: its container goes away. One that its container has blown up
+    is left alone.
+    """
+    with _lock(path):
+        try:
+            with open(path, "rb") as file:
+                data = file.read(_LARGEST_BYTES + 1)
+        except FileNotFoundError:
+            return
+        if len(data) > _LARGEST_BYTES:
+            log.warning("%s is too large to be changed and stays as it is", path)
+            return
+        lines = data.decode(errors="surrogateescape").splitlines(keepends=True)
+        write(path, "".join(change(lines)))
+
+
+def _lock(path: str) -> threading.Lock:
+    return _locks[hash(path) % len(_locks)]
 
 
 def _first_name(line: str) -> str:

@@ -239,7 +239,7 @@ def reap(links: Iterable[str]) -> None:
 def sweep(
     exec_root: str, instance: str, *, keep_ids: set[str], keep_links: set[str] | None
 ) -> None:
-    """Remove every namespace and link of this engine but those to keep; None: all links."""
+    """Remove every namespace and link of this engine but those to keep; None keeps every link."""
     folder = f"{exec_root}/{FOLDER}"
     kept = {identifier[:12] for identifier in keep_ids}
     if os.path.isdir(folder):

@@ -6,11 +6,6 @@ OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
-OCI_LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
-OCI_LAYER_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
-OCI_LAYER_FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
-OCI_LAYER_FOREIGN_GZIP = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
-OCI_LAYER_FOREIGN_ZSTD = "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
 
 DOCKER_MANIFEST_V1 = "application/vnd.docker.distribution.manifest.v1+json"
 DOCKER_MANIFEST_V1_SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyjws"
@@ -18,37 +13,11 @@ DOCKER_MANIFEST_LIST = "application/vnd.docker.distribution.manifest.list.v2+jso
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_PLUGIN_CONFIG = "application/vnd.docker.plugin.v1+json"
-DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-DOCKER_LAYER_ZSTD = "application/vnd.docker.image.rootfs.diff.tar.zstd"
-DOCKER_LAYER_FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar"
-DOCKER_LAYER_FOREIGN_GZIP = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 
 INDEXES = frozenset({OCI_INDEX, DOCKER_MANIFEST_LIST})
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
-FOREIGN_LAYERS = frozenset(
-    {
-        OCI_LAYER_FOREIGN,
-        OCI_LAYER_FOREIGN_GZIP,
-        OCI_LAYER_FOREIGN_ZSTD,
-        DOCKER_LAYER_FOREIGN,
-        DOCKER_LAYER_FOREIGN_GZIP,
-    }
-)
-LAYERS = (
-    frozenset(
-        {
-            OCI_LAYER,
-            OCI_LAYER_GZIP,
-            OCI_LAYER_ZSTD,
-            DOCKER_LAYER,
-            DOCKER_LAYER_GZIP,
-            DOCKER_LAYER_ZSTD,
-        }
-    )
-    | FOREIGN_LAYERS
-)
 
 
 def is_index(media_type: str) -> bool:

@@ -404,11 +404,6 @@ class Runtime:
             launched, self._launcher = self._launcher, None
             await launched.close()
 
-    @property
-    def launcher_pid(self) -> int | None:
-        """The fork server's process, while there is one."""
-        return None if self._launcher is None else self._launcher.process.pid
-
     async def create(
         self,
         bundle: Bundle,

@@ -104,9 +104,15 @@ class Root:
                 origin = _open_source(source, subpaths.get(entry["destination"], ""))
             except (OSError, ValueError):
                 continue  # `add` says so
-            tree = mount.clone_tree(origin, recursive=bool(options.flags & syscalls.MS_REC))
-            os.close(origin)
-            self._shared[source, _destination(entry)] = tree
+            destination = _destination(entry)
+            try:
+                tree = mount.clone_tree(origin, recursive=bool(options.flags & syscalls.MS_REC))
+            except OSError as exc:
+                what = f'error mounting "{source}" to rootfs at "{destination}": open_tree'
+                raise StepFailed.of("mounts", what, exc) from exc
+            finally:
+                os.close(origin)
+            self._shared[source, destination] = tree
 
     def mount_root(self, layers: list[Json], propagation: str) -> None:
         """Cut the host off, then mount the rootfs. `layers` are mounts over `where`, in order."""

@@ -69,14 +69,8 @@ def sweep_rows(
     return Swept(released=released, blobs=tuple(unwanted))
 
 
-def sweep_after_crash(content: Content, snapshots: Snapshots) -> None:
-    """Remove what work cut short has left; only before anything is begun."""
-    take_away(content, snapshots)
-    snapshots.empty_trash()
-
-
 def take_away(content: Content, snapshots: Snapshots) -> None:
-    """As `sweep_after_crash`, but at once, however much it is.
+    """Put away what work cut short has left, at once, however much it is; before any is begun.
 
     `snapshots.empty_trash` then frees the space, and may run beside anything.
     """

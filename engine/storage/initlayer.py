@@ -5,8 +5,9 @@ are always empty ones, whatever the image has in their place (a link of /etc/res
 say), and so are /dev, /proc and /sys directories even where the image has links
 (moby daemon/initlayer/setup_unix.go). It is no part of what a container changed.
 
-A directory that the image has keeps its mode and owner, which is all that tells one such layer from
-another: so images share them.
+A directory that the image has keeps its mode and owner, and one in the place of a file stays: no
+file can be mounted over it, so such an image does not start, as with dockerd. This is all that
+tells one such layer from another: so images share them.
 
     <root>/init/<name>/diff …
 """
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from engine.storage.extract import OPAQUE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 FOLDER = "init"
 
@@ -39,8 +40,13 @@ class Directory(NamedTuple):
     gid: int = 0
 
 
-def plan(diffs: Sequence[str]) -> tuple[Directory, ...]:
-    """The directories as the stack of these folders has them, topmost first; touches the disk."""
+class Plan(NamedTuple):
+    directories: tuple[Directory, ...]
+    without: tuple[str, ...] = ()  # files and links whose place a directory of the image has
+
+
+def plan(diffs: Sequence[str]) -> Plan:
+    """What the stack of these folders asks for, topmost first; touches the disk."""
     merged: dict[str, list[str]] = {"": list(diffs)}
     planned: list[Directory] = []
     for path in _DIRECTORIES:
@@ -52,7 +58,13 @@ def plan(diffs: Sequence[str]) -> tuple[Directory, ...]:
             planned.append(Directory(path, mode, found.st_uid, found.st_gid))
         else:
             planned.append(Directory(path))
-    return tuple(planned)
+    places = [*_FILES, *(path for path, _ in _LINKS)]
+    return Plan(tuple(planned), tuple(path for path in places if _has_directory(merged, path)))
+
+
+def _has_directory(merged: Mapping[str, Sequence[str]], path: str) -> bool:
+    above, name = os.path.split(path)
+    return bool(_merge(merged[above], name))
 
 
 def _merge(diffs: Sequence[str], name: str) -> list[str]:
@@ -82,7 +94,7 @@ def _is_opaque(path: str) -> bool:
         return False
 
 
-def make(root: str, planned: Sequence[Directory], stage: str) -> str:
+def make(root: str, planned: Plan, stage: str) -> str:
     """The name of the layer of this plan below `root`, made in `stage` if it is not there."""
     name = hashlib.sha256(repr(tuple(planned)).encode()).hexdigest()[:16]
     target = os.path.join(root, FOLDER, name)
@@ -93,18 +105,21 @@ def make(root: str, planned: Sequence[Directory], stage: str) -> str:
     return name
 
 
-def _fill(diff: str, planned: Sequence[Directory]) -> None:
+def _fill(diff: str, planned: Plan) -> None:
     os.makedirs(diff)
     os.chmod(diff, _MODE)
-    for directory in planned:
+    for directory in planned.directories:
         os.mkdir(os.path.join(diff, directory.path))
     for path, target in _LINKS:
-        os.symlink(target, os.path.join(diff, path))
+        if path not in planned.without:
+            os.symlink(target, os.path.join(diff, path))
     for path in _FILES:
+        if path in planned.without:
+            continue
         fd = os.open(os.path.join(diff, path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
         os.fchmod(fd, _MODE)
         os.close(fd)
-    for directory in planned:
+    for directory in planned.directories:
         path = os.path.join(diff, directory.path)
         os.chown(path, directory.uid, directory.gid)
         os.chmod(path, directory.mode)

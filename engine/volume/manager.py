@@ -283,7 +283,7 @@ class Volumes:
         if self._is_pruning:
             raise Conflict("a prune operation is already running")
         filters.check(chosen, _PRUNE)
-        takes_all = bool(filters.truth(chosen, "all"))
+        takes_all = bool(filters.single_truth(chosen, "all"))
         self._is_pruning = True
         return await self._work.do(self._prune(chosen, takes_all), what="prune volumes")
 

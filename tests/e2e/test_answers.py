@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 import time
 from datetime import datetime
@@ -12,8 +13,10 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.support import images
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.support.engine import Engine
 
@@ -147,10 +150,47 @@ def test_a_second_network_that_cannot_be(engine: Engine) -> None:
     assert any(sentence in said for sentence in sentences), said
 
 
-def test_a_working_directory_that_is_a_file(engine: Engine) -> None:
-    done = engine.docker("run", "--rm", "-w", "/etc/passwd", "busybox", "true", check=False)
+@pytest.mark.parametrize(
+    ("where", "sentence"),
+    [
+        ("/app", "Cannot mkdir: /app is not a directory"),
+        ("/to-app/", "Cannot mkdir: /to-app is not a directory"),
+        ("/app/deep", "lstat .*/merged/app/deep: not a directory"),
+        ("/loop", "evalSymlinksInScope: too many links in .*/merged/loop"),
+    ],
+)
+def test_a_working_directory_that_cannot_be_made(
+    engine: Engine, name: str, built: Callable[..., str], where: str, sentence: str
+) -> None:
+    """It is the create that is refused, so nothing is left to be removed."""
+    links = {"to-app": images.symlink("app"), "loop": images.symlink("loop")}
+    body = {"Image": built({"app": images.file(), **links}), "WorkingDir": where}
+    reply = engine.call("POST", f"/containers/create?name={name}", body)
+    assert reply.status == 500
+    assert re.fullmatch(sentence, reply.message)
+    assert engine.out("ps", "-aq", "--filter", f"name={name}") == ""
+
+
+@pytest.mark.parametrize("where", ["/new/deep", "/dangling", "/app"])
+def test_a_working_directory_that_is_made(
+    engine: Engine, name: str, built: Callable[..., str], where: str
+) -> None:
+    tag = built({"dangling": images.symlink("nowhere"), "app": images.directory()})
+    out = engine.out("run", "--rm", "--name", name, "-w", where, tag, "pwd")
+    assert out == where.replace("dangling", "nowhere")
+
+
+@pytest.mark.parametrize("file", ["hosts", "hostname", "resolv.conf"])
+def test_a_directory_in_the_place_of_a_file_of_the_network(
+    engine: Engine, name: str, built: Callable[..., str], file: str
+) -> None:
+    tag = built({f"etc/{file}": images.directory()})
+    done = engine.docker("run", "--name", name, tag, "true", check=False)
     assert done.returncode == 125
-    assert "Cannot mkdir: /etc/passwd is not a directory" in done.stderr.decode()
+    assert f'{file}" to rootfs at "/etc/{file}": mount src=' in done.stderr.decode()
+    assert "not a directory: Are you trying to mount a directory onto a file" in (
+        done.stderr.decode()
+    )
 
 
 # Execs

@@ -35,7 +35,7 @@ class Birth:
     `pid` and `pidfd` stand from the start; the pidfd is the owner's to close.
     """
 
-    __slots__ = ("_channel", "_is_going", "_is_ready", "_loop", "_parent", "pid", "pidfd")
+    __slots__ = ("_channel", "_is_going", "_loop", "_parent", "pid", "pidfd")
 
     def __init__(
         self,
@@ -49,7 +49,6 @@ class Birth:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._loop = loop
         self._parent = parent
-        self._is_ready = False
         self._is_going = False
         try:
             self.pid = fork_into(pid_namespace)
@@ -96,7 +95,6 @@ class Birth:
                 self._close()
                 self._parent.on_failed(message)
                 return
-            self._is_ready = True
             self._parent.on_ready(fds[0] if fds else -1)
 
     def _on_end(self) -> None:

@@ -27,11 +27,14 @@ from engine.errors import (
     ContainerNameInUse,
     EngineError,
     InvalidParameter,
+    NoSpace,
     NoSuchContainer,
 )
 from tests.kernel.container.engine import in_house, read_all, socket_pair
 
 if TYPE_CHECKING:
+    from engine.container.model import Exec
+    from engine.container.store import Handle
     from tests.kernel.container.engine import House
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
@@ -333,6 +336,25 @@ async def test_events_of_a_run_in_dockers_order(house: House) -> None:
 
 
 @in_house
+async def test_a_stop_is_told_before_the_death(house: House) -> None:
+    """As dockerd has it, for each of those who asked."""
+    containers = house.engine.containers
+    host = HostConfig(network_mode="none")
+    ref = await house.start("sleep", "1000", host=host, stop_signal="KILL")
+    await asyncio.gather(containers.stop(ref), containers.stop(ref))
+    await containers.start(ref)
+    await containers.restart(ref)
+    await containers.kill(ref)
+    seen = [
+        event.action
+        for event in house.engine.events.past(since_ns=0)
+        if event.type == "container" and event.actor_id == ref and event.action != "kill"
+    ]
+    restarted = ["stop", "die", "start", "restart"]
+    assert seen == ["create", "start", "stop", "stop", "die", "start", *restarted, "die"]
+
+
+@in_house
 async def test_an_exit_that_cannot_be_written_keeps_nobody_waiting(house: House) -> None:
     """A full disk: the process is gone all the same."""
     ref = await house.create("sh", "-c", "sleep 0.2; exit 3")
@@ -356,6 +378,37 @@ async def test_a_start_that_cannot_be_written_is_undone(house: House) -> None:
     assert (await house.view(ref)).container.state.status is Status.CREATED
     assert os.listdir(os.path.join(house.config.exec_root, "containers")) == []
     await house.engine.containers.start(ref)
+
+
+@in_house
+async def test_an_exec_that_cannot_be_written_runs_and_ends(house: House) -> None:
+    """A full disk: once it runs, and its streams are handed over, there is no way back."""
+    containers = house.engine.containers
+    store = containers._rooms.store
+    ref = await house.start("sleep", "1000")
+    cmd = ("sh", "-c", "echo x; cat; exit 6")
+    config = ExecConfig(cmd=cmd, attach_stdin=True, attach_stdout=True)
+    exec_id = await containers.exec_create(ref, config)
+    client, fd = socket_pair()
+    save, saved = store.save_exec, 0
+
+    async def save_once(handle: Handle, exec: Exec) -> None:
+        nonlocal saved
+        saved += 1
+        if saved > 1:
+            raise NoSpace("wharf.db")
+        await save(handle, exec)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "save_exec", save_once)
+        await containers.exec_start(exec_id, fd=fd)
+        known = await containers.exec_inspect(exec_id)
+        assert known.is_running
+        assert known.pid > 0
+        client.shutdown(1)
+        assert b"x" in await read_all(client)
+        known = await containers.exec_inspect(exec_id)
+        assert (known.is_running, known.exit_code, saved) == (False, 6, 3)
 
 
 async def _full_disk(*_: object) -> None:

@@ -255,6 +255,13 @@ def test_a_view_on_kernels_without_lowerdir_plus(
         assert view.read_file(root, "/etc/gone") == b""
 
 
+def test_a_link_without_end_is_refused(layers: Mount, tmp_path: Path) -> None:
+    (tmp_path / "upper/etc/passwd").symlink_to("passwd")
+    sentence = r"too many links in /etc/passwd$"
+    with view.of_layers([layers]) as root, pytest.raises(InvalidParameter, match=sentence):
+        view.read_file(root, "/etc/passwd")
+
+
 def test_a_large_file_is_refused(layers: Mount) -> None:
     with view.of_layers([layers]) as root:
         assert view.read_file(root, "/etc/new", 4) == b"high"

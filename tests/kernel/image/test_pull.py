@@ -559,7 +559,8 @@ def test_what_a_killed_pull_leaves_is_swept(
     command = [sys.executable, "-c", DYING, str(tmp_path), name, str(number)]
     assert subprocess.run(command, check=False).returncode == 9
     stores = Stores(tmp_path)
-    gc.sweep_after_crash(stores.content, stores.snapshots)
+    gc.take_away(stores.content, stores.snapshots)
+    stores.snapshots.empty_trash()
     assert stores.leftovers() == []
     stores.pull(name)
     assert stores.files(name) == ["file1", "file2", "file3"]

@@ -185,6 +185,12 @@ class Box:
         cgroup.kill(self.cgroup_parent, 5.0)
         cgroup.remove(self.cgroup_parent, 5.0)
 
+    @property
+    def launcher_pid(self) -> int:
+        """The fork server's process, which the last start left alive."""
+        assert self.runtime._launcher is not None
+        return self.runtime._launcher.process.pid
+
     def bundle(self, *args: str, tty: bool = False, **facts: Any) -> Bundle:
         identity = secrets.token_hex(32)
         base = self.where / identity[:12]

@@ -41,8 +41,7 @@ def test_an_init_that_hangs_is_ended_by_its_group(in_box: InBox) -> None:
 def test_a_launcher_that_stands_still(in_box: InBox) -> None:
     async def scenario(box: Box) -> None:
         bundle = box.bundle("true")
-        launcher = box.runtime.launcher_pid
-        assert launcher is not None
+        launcher = box.launcher_pid
         os.kill(launcher, signal.SIGSTOP)
         try:
             with pytest.raises(RuntimeFailure, match="has not answered"):

@@ -409,11 +409,10 @@ def test_a_killed_launcher_is_replaced_and_nothing_notices(in_box: InBox) -> Non
     async def scenario(box: Box) -> None:
         bundle = box.bundle("sleep", "100")
         task = await box.start(bundle)
-        launcher = box.runtime.launcher_pid
-        assert launcher is not None
+        launcher = box.launcher_pid
         os.kill(launcher, signal.SIGKILL)
         assert await box.run("echo", "again") == (0, "again\n")
-        assert box.runtime.launcher_pid != launcher
+        assert box.launcher_pid != launcher
         assert is_alive(task.pid)
         await task.signal(signal.SIGKILL)
         assert (await box.events.exit_of(bundle.id)).code == 137

@@ -114,7 +114,7 @@ def test_the_executable_of_a_process_on_its_way_in_is_a_sealed_copy(in_box: InBo
         script = box.lower / "bin" / "evil"
         script.write_text("#!/proc/self/exe -c\n")
         script.chmod(0o755)
-        mine = f"/proc/{box.runtime.launcher_pid}/exe"
+        mine = f"/proc/{box.launcher_pid}/exe"
         assert os.stat(mine).st_nlink == 0
         with pytest.raises(OSError, match=r"not permitted|busy"):
             overwrite(mine)

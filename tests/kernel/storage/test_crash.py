@@ -97,7 +97,8 @@ def test_killed_between_any_two_changes(tmp_path: Path) -> None:
     for count in steps(root):
         stores = Stores(root)
         try:
-            gc.sweep_after_crash(stores.content, stores.snapshots)
+            gc.take_away(stores.content, stores.snapshots)
+            stores.snapshots.empty_trash()
             catalog = Catalog(stores.database, stores.content, stores.snapshots)
             catalog.sweep()
             seen.add(check(stores, catalog, count))

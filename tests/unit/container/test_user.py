@@ -102,3 +102,20 @@ def test_home_by_uid() -> None:
 def test_all_behind_the_first_colon_is_the_group() -> None:
     with pytest.raises(InvalidParameter, match=r"nable to find group 2:3"):
         user.lookup("1:2:3", b"", b"")
+
+
+def test_many_lines_are_no_harm_and_one_long_one_is() -> None:
+    many = b"".join(b"u%d:x:%d:7::/:\n" % (n, n) for n in range(1, 100_000))
+    assert user.lookup("bob", many + PASSWD, GROUP).uid == 1000
+    longest = b"a" * 65535 + b"\n"
+    assert user.lookup("bob", PASSWD + longest, GROUP).uid == 1000
+    for name in ("", "bob", "0"):
+        with pytest.raises(user.LineTooLong) as refused:
+            user.lookup(name, PASSWD + b"a" + longest, GROUP)
+        sentence = f"unable to find user {name or 0}: bufio.Scanner: token too long"
+        assert str(refused.value) == sentence
+
+
+def test_a_group_has_as_many_members_as_it_likes() -> None:
+    members = b",".join(b"member%d" % n for n in range(20_000))
+    assert user.lookup("bob", PASSWD, b"crowd:x:50:" + members + b",bob\n").groups == (1001, 50)

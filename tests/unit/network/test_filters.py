@@ -87,11 +87,47 @@ def test_labels_of_a_prune() -> None:
     assert not filters.passes_labels({"label": ["c"]}, labels)
 
 
-def test_truth_and_time() -> None:
-    assert filters.truth({}, "all") is None
-    assert filters.truth({"all": ["1"]}, "all") is True
-    with pytest.raises(InvalidParameter, match=r"invalid filter 'all=\[x\]'"):
-        filters.truth({"all": ["x"]}, "all")
+@pytest.mark.parametrize(
+    ("values", "meant"),
+    [(["1"], True), (["false"], False), (["1", "true"], True), (["maybe", "0"], False)],
+)
+def test_truth(values: list[str], meant: bool) -> None:
+    assert filters.truth({"is": values}, "is") is meant
+    assert filters.truth({}, "is") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (["x"], "invalid filter 'is=[x]'"),
+        (["T"], "invalid filter 'is=[T]'"),
+        (["true", "0"], "invalid filter 'is=[true 0]'"),
+        ([""], "invalid filter 'is=[]'"),
+        ([], "invalid filter 'is'"),
+    ],
+)
+def test_no_truth(values: list[str], sentence: str) -> None:
+    with pytest.raises(InvalidParameter) as refused:
+        filters.truth({"is": values}, "is")
+    assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (["x"], "invalid filter 'all': strconv.ParseBool: parsing \"x\": invalid syntax"),
+        (["1", "true"], "invalid filter 'all=[1 true]': only one value is expected"),
+    ],
+)
+def test_truth_of_one_value(values: list[str], sentence: str) -> None:
+    assert filters.single_truth({"all": ["T"]}, "all") is True
+    assert filters.single_truth({"all": []}, "all") is None
+    with pytest.raises(InvalidParameter) as refused:
+        filters.single_truth({"all": values}, "all")
+    assert str(refused.value) == sentence
+
+
+def test_time() -> None:
     assert filters.until_ns({}) is None
     assert filters.until_ns({"until": ["100"]}) == 100 * 10**9
     with pytest.raises(InvalidParameter, match="more than one until filter"):
