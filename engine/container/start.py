@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_END_S = 10
+
 
 async def start(rooms: Rooms, handle: Handle) -> None:
     """Start one container, its lock held by the caller.
@@ -58,7 +60,7 @@ async def start(rooms: Rooms, handle: Handle) -> None:
             handle, msgspec.structs.replace(started, state=_running(handle, status))
         )
     except asyncio.CancelledError:
-        handle.task = None
+        await _end(handle)
         await teardown(rooms, handle.container)
         raise
     except Exception as exc:
@@ -350,7 +352,7 @@ def _namespaces(rooms: Rooms, container: Container, sandbox: Sandbox) -> dict[st
 async def _failed(rooms: Rooms, handle: Handle, exc: Exception) -> WharfError:
     """Undo all, write down why, and return what the client shall read."""
     code, error = _explain(exc)
-    handle.task = None
+    await _end(handle)
     for attachment in handle.queued:
         with contextlib.suppress(OSError):
             os.close(attachment.fd)
@@ -364,6 +366,13 @@ async def _failed(rooms: Rooms, handle: Handle, exc: Exception) -> WharfError:
     except Exception:  # a full disk: the client shall read why the start failed, not this
         log.exception("the failed start of container %s could not be written", handle.id)
     return error
+
+
+async def _end(handle: Handle) -> None:
+    """End what runs already, where it is the row that could not be written."""
+    task, handle.task = handle.task, None
+    if task is not None:
+        await task.end(_END_S)
 
 
 def _explain(exc: Exception) -> failure.StartFailure:

@@ -174,6 +174,7 @@ class Task:
         self._greeted = asyncio.Event()
         self._connection = Connection(sock, on_message=self._on_message, on_end=self._on_end)
         self._quiet = True
+        self._over = asyncio.Event()  # its end was told, or nobody is left to tell it
 
     async def start(self) -> int:
         """Let the program run. Returns the time of its execve in ns; raises RuntimeFailure."""
@@ -271,11 +272,28 @@ class Task:
         finally:
             os.close(pidfd)
 
+    async def end(self, timeout_s: float) -> None:
+        """Kill what runs and wait for its monitor, which ends with it; nothing is reported.
+
+        Until then the monitor kills and removes the group by its name, which the next run has too.
+        """
+        self._quiet = True
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        try:
+            await asyncio.wait_for(self._over.wait(), timeout_s)
+        except TimeoutError:
+            log.error("the monitor of container %s hangs; it is ended", self.id)
+            self.end_monitor()
+        self.close()
+
     def close(self) -> None:
         """Let go of the monitor, which goes on."""
         self._runtime.drop(self)
         self._connection.close()
         self._close_pidfd()
+        self._over.set()
 
     async def _bear(
         self, request: protocol.Request, kind: type[AnswerT], fds: Sequence[int] = ()
@@ -364,6 +382,7 @@ class Task:
         if self.exit is not None:
             return
         self.exit = exit
+        self._over.set()
         self._close_pidfd()
         if not self._quiet:
             self._runtime.events.on_exit(self.id, exit)
@@ -371,6 +390,7 @@ class Task:
 
     def _on_end(self) -> None:
         self._greeted.set()
+        self._over.set()
         self._runtime.drop(self)
         if self.exit is None and not self._quiet:
             # A container without its monitor has no log, no streams and nobody to reap it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -378,6 +379,28 @@ async def test_a_start_that_cannot_be_written_is_undone(house: House) -> None:
     assert (await house.view(ref)).container.state.status is Status.CREATED
     assert os.listdir(os.path.join(house.config.exec_root, "containers")) == []
     await house.engine.containers.start(ref)
+
+
+@in_house
+async def test_an_undone_start_is_over_before_the_next(house: House) -> None:
+    """The monitor of the first would end the group of the second, which has the same name."""
+    ref = await house.create("sleep", "1000")
+    store = house.engine.containers._rooms.store
+
+    async def save(handle: Handle, _container: object) -> None:
+        if handle.task is not None:
+            os.kill(handle.task.monitor_pid, signal.SIGSTOP)
+            loop = asyncio.get_running_loop()
+            loop.call_later(1, os.kill, handle.task.monitor_pid, signal.SIGCONT)
+        raise NoSpace("wharf.db")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "save", save)
+        with pytest.raises(NoSpace):
+            await house.engine.containers.start(ref)
+    await house.engine.containers.start(ref)
+    await asyncio.sleep(1.5)
+    assert (await house.view(ref)).container.state.status is Status.RUNNING
 
 
 @in_house
