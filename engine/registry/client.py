@@ -338,7 +338,9 @@ class Client:
     def of(cls, config: EngineConfig) -> Client:
         """A client with the engine's mirrors, insecure registries and proxies."""
         proxies = Proxies.of(config.http_proxy, config.https_proxy, config.no_proxy, os.environ)
-        facts = mirror.service_config(config.registry_mirrors, config.insecure_registries)
+        facts = mirror.service_config(
+            config.registry_mirrors, config.insecure_registries, config.registries
+        )
         return cls(facts, Transport(proxies=proxies))
 
     async def close(self) -> None:

@@ -33,7 +33,7 @@ from tests.support.images import Image, Index, Layer, file, tar
 from tests.support.registry import Answer, Bearer, Corrupt, Drip, Fault, Registry, Truncate
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
     from pathlib import Path
 
     from engine.image.model import Progress
@@ -123,10 +123,12 @@ class Stores:
         self,
         *,
         mirrors: Sequence[str] = (),
+        registries: Mapping[str, Sequence[str]] | None = None,
         most_downloads: int = 3,
         local: Local | Images | None = None,
     ) -> AsyncGenerator[Puller]:
-        client = Client(mirror.service_config(mirrors, ()), Transport(certs_dir="/nonexistent"))
+        facts = mirror.service_config(mirrors, (), registries)
+        client = Client(facts, Transport(certs_dir="/nonexistent"))
         puller = Puller(
             client,
             self.content,
@@ -149,12 +151,15 @@ class Stores:
         wanted: str = "",
         auth: RegistryAuth | None = None,
         mirrors: Sequence[str] = (),
+        registries: Mapping[str, Sequence[str]] | None = None,
         most_downloads: int = 3,
         on_line: Callable[[Progress], None] = lambda _: None,
     ) -> list[Progress]:
         async def run() -> list[Progress]:
             lines: list[Progress] = []
-            async with self.puller(mirrors=mirrors, most_downloads=most_downloads) as puller:
+            async with self.puller(
+                mirrors=mirrors, registries=registries, most_downloads=most_downloads
+            ) as puller:
                 parsed = platform.parse(wanted) if wanted else None
                 found = puller.pull(reference.parse(name), auth=auth, platform=parsed)
                 async for progress in found:
@@ -415,6 +420,21 @@ def test_a_mirror_that_breaks_gives_way_to_the_next(stores: Stores) -> None:
         lines = texts(stores.pull("busybox:1", mirrors=(broken.url, whole.url)))
     assert lines.count("1: Pulling from library/busybox") == 2
     assert lines[-1] == "Status: Downloaded newer image for busybox:1"
+
+
+def test_a_registrys_mirrors_are_asked_first_and_know_no_password(stores: Stores) -> None:
+    image = layered(1)
+    auth = RegistryAuth(username="user", password="pass")
+    with Registry(auth=Bearer()) as home, Registry() as empty, Registry() as broken:
+        home.add("a/b:1", image)
+        broken.add("a/b:1", image)
+        broken.fault("GET", image.layers[0].digest, Corrupt())
+        registries = {home.host: (empty.url, broken.url)}
+        lines = texts(stores.pull(f"{home.host}/a/b:1", auth=auth, registries=registries))
+        assert lines[-1] == f"Status: Downloaded newer image for {home.host}/a/b:1"
+        for mirrored in (empty, broken):
+            assert mirrored.requests
+            assert {seen.authorization for seen in mirrored.requests} == {""}
 
 
 # What goes wrong on the way
