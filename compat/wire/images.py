@@ -36,6 +36,16 @@ class ImageMetadata(Response, frozen=True, kw_only=True):
     last_tag_time: str
 
 
+class SearchResult(Response, frozen=True, kw_only=True, rename=None):
+    """A repository that an index found; the keys are the index's own."""
+
+    star_count: int
+    is_official: bool
+    name: str
+    is_automated: bool
+    description: str
+
+
 class ImageInspectResponse(Response, frozen=True, kw_only=True):
     """`config` is the image's own document with the fields that each version always shows."""
 

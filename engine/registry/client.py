@@ -2,6 +2,7 @@
 
     client.attempt(domain, work)   tries `work` on each endpoint in turn, as dockerd does
     repository.resolve(ref)        tag or digest → manifest or index, verified
+    client.search(term)            repositories that an index finds
     repository.blob(descriptor)    a small blob (a config), verified
 
 Everything that is given out was checked against its digest; what has no digest to be checked
@@ -27,6 +28,7 @@ from engine.oci.descriptor import Descriptor
 from engine.oci.document import InvalidDocument, decode
 from engine.oci.image import Index, Manifest, decode_config, decode_manifest
 from engine.registry import failure, mirror
+from engine.registry import search as searching
 from engine.registry.auth import ANONYMOUS, Authorizer, RegistryAuth, repository_scope
 from engine.registry.transport import (
     BLOB,
@@ -45,11 +47,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from engine.config import EngineConfig
+    from engine.filters import Filters
     from engine.oci.digest import Digest
     from engine.oci.platform import Platform
     from engine.oci.reference import Reference
     from engine.registry.challenge import Challenge
     from engine.registry.mirror import Endpoint
+    from engine.registry.search import SearchResult
 
 log = logging.getLogger(__name__)
 
@@ -405,6 +409,13 @@ class Client:
         return await self.attempt(
             ref.with_default_tag(), auth, lambda repository: _inspect(repository, ref)
         )
+
+    async def search(
+        self, term: str, *, limit: int, filters: Filters, auth: RegistryAuth | None
+    ) -> list[SearchResult]:
+        """What an index has for the term (see search.py)."""
+        index = searching.Index(self.transport, self.config, self._addresses_of)
+        return await searching.search(index, term, limit=limit, filters=filters, auth=auth)
 
     async def login(self, auth: RegistryAuth) -> str:
         """The identity token the registry gives for these credentials, "" where it gives none.
