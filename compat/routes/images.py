@@ -12,7 +12,7 @@ from compat.routes.route import Call, Route, done, later, reply
 from compat.translate import images
 from compat.wire import images as wire
 from engine import filters as filtering
-from engine.errors import InvalidParameter, NotImplementedHere, WharfError
+from engine.errors import InvalidParameter, WharfError
 from engine.image import model
 from engine.oci import platform as platforms
 from engine.oci import reference as references
@@ -89,7 +89,7 @@ async def prune(call: Call) -> web.Response:
 
 
 async def create(call: Call) -> web.StreamResponse:
-    """Pull, or import what the body or (not yet) a URL holds."""
+    """Pull, or import what the body or a URL holds."""
     spelled = call.query.text("platform")
     platform = platforms.parse(spelled) if spelled else None
     if name := call.query.text("fromImage"):
@@ -100,16 +100,16 @@ async def create(call: Call) -> web.StreamResponse:
         return await _progress(call, steps)
     source = call.query.text("fromSrc")
     ref_ = references.from_repo_and_tag(call.query.text("repo"), call.query.text("tag"))
-    if source != "-":
-        raise NotImplementedHere("importing from a URL is not supported by this engine yet")
-    steps = call.engine.images.import_(
-        connection.body(call.request),
-        ref_,
-        call.query.text("message") or f"Imported from {source}",
-        call.query.all("changes"),
-        platform,
-    )
-    return await _progress(call, steps)
+    message = call.query.text("message") or f"Imported from {source}"
+    changes = call.query.all("changes")
+    if source == "-":
+        steps = call.engine.images.import_(
+            connection.body(call.request), ref_, message, changes, platform
+        )
+        return await _progress(call, steps)
+    async with call.engine.registry.download(source) as download:
+        steps = call.engine.images.import_from(download, ref_, message, changes, platform)
+        return await _progress(call, steps)
 
 
 async def load(call: Call) -> web.StreamResponse:

@@ -27,6 +27,7 @@ from engine.oci import media_type
 from engine.oci.descriptor import Descriptor
 from engine.oci.document import InvalidDocument, decode
 from engine.oci.image import Index, Manifest, decode_config, decode_manifest
+from engine.registry import download as downloading
 from engine.registry import failure, mirror
 from engine.registry import search as searching
 from engine.registry.auth import ANONYMOUS, Authorizer, RegistryAuth, repository_scope
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from engine.oci.platform import Platform
     from engine.oci.reference import Reference
     from engine.registry.challenge import Challenge
+    from engine.registry.download import Download
     from engine.registry.mirror import Endpoint
     from engine.registry.search import SearchResult
 
@@ -416,6 +418,10 @@ class Client:
         """What an index has for the term (see search.py)."""
         index = searching.Index(self.transport, self.config, self._addresses_of)
         return await searching.search(index, term, limit=limit, filters=filters, auth=auth)
+
+    def download(self, source: str) -> AbstractAsyncContextManager[Download]:
+        """What a user's URL names (see download.py)."""
+        return downloading.download(self.transport, source)
 
     async def login(self, auth: RegistryAuth) -> str:
         """The identity token the registry gives for these credentials, "" where it gives none.
