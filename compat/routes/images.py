@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from compat.routes.route import Call, Route, done, later, reply
 from compat.translate import images
 from compat.wire import images as wire
 from engine import filters as filtering
-from engine.errors import InvalidParameter, WharfError
+from engine.errors import EngineError, InvalidParameter, WharfError
 from engine.image import model
 from engine.oci import platform as platforms
 from engine.oci import reference as references
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _encoder = msgspec.json.Encoder()
+_FULL_ID = re.compile(r"(?:sha256:)?[0-9a-f]{64}")
 
 
 async def list_(call: Call) -> web.Response:
@@ -164,11 +166,13 @@ def _line(step: model.Progress) -> bytes:
 
 
 async def distribution(call: Call) -> web.Response:
+    if _FULL_ID.fullmatch(call.ref):
+        raise EngineError("no manifest found for full image ID")
     ref = references.parse(call.ref).with_default_tag()
     found = await call.engine.registry.inspect(ref, params.registry_auth(call.request))
     body = wire.DistributionInspectResponse(
         descriptor=images.descriptor(found.descriptor),
-        platforms=tuple(images.platform(p) for p in found.platforms),
+        platforms=tuple(images.platform(p) for p in found.platforms) or None,
     )
     return reply(call, 200, body)
 

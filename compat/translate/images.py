@@ -48,7 +48,7 @@ def summary(listed: model.Summary) -> wire.ImageSummary:
         containers=listed.containers,
         created=listed.created_s,
         id=image.id,
-        labels=image.labels or None,
+        labels=image.config.config.labels if image.config.config else None,
         parent_id=image.parent or "",
         repo_digests=listed.repo_digests,
         repo_tags=listed.repo_tags,

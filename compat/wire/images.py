@@ -133,7 +133,7 @@ class ProgressLine(Response, frozen=True, kw_only=True, rename="camel"):
 
 class DistributionInspectResponse(Response, frozen=True, kw_only=True):
     descriptor: Descriptor
-    platforms: tuple[Platform, ...]
+    platforms: tuple[Platform, ...] | None
 
 
 class BuildPruneResponse(Response, frozen=True, kw_only=True):

@@ -94,6 +94,17 @@ class Schema1Removed(InvalidParameter):
         )
 
 
+class MalformedManifest(EngineError):
+    """What the registry calls a manifest is none: its fault, not the client's."""
+
+    def __init__(self, cause: InvalidDocument, content_type: str) -> None:
+        said = str(cause)
+        is_syntax = said.startswith(("invalid character", "unexpected end"))
+        if is_syntax and content_type not in _KNOWN:
+            said = f"error unmarshalling content: {said}"
+        super().__init__(said)
+
+
 class VerificationFailed(EngineError):
     """Bytes came that are not those the digest names."""
 
@@ -233,7 +244,10 @@ class Repository:
             data = await response.read(LARGEST_MANIFEST_BYTES)
         if digest is not None:
             verify("manifest", digest, data)
-        return resolved(ref, digest or digests.of(data), data, content_type)
+        try:
+            return resolved(ref, digest or digests.of(data), data, content_type)
+        except InvalidDocument as exc:
+            raise MalformedManifest(exc, content_type) from exc
 
     # Blobs
 
