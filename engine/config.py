@@ -88,7 +88,10 @@ class EngineConfig:
     shutdown_timeout_s: int = 15
 
     # Registries
-    registry_mirrors: tuple[str, ...] = ()  # URLs with a trailing slash
+    registry_mirrors: tuple[str, ...] = ()  # of docker.io; URLs with a trailing slash
+    registries: dict[str, tuple[str, ...]] = field(
+        default_factory=dict[str, tuple[str, ...]]
+    )  # mirrors by registry
     insecure_registries: tuple[str, ...] = ()  # host, host:port or CIDR; loopback always is
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5

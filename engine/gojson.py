@@ -138,19 +138,23 @@ def _bad_character(data: bytes, at: int) -> str:
     return _unexpected(data, at, "in numeric literal" if before == b"-" else "in string")
 
 
+# A number too large for a float is of a wrong type where one is wanted, and no broken document.
+_decoder = msgspec.json.Decoder(float_hook=float)
+
+
 def loads(data: bytes) -> Any:
     """The document as Go takes it: U+FFFD stands for what is not valid Unicode in a string.
 
     Raises msgspec.DecodeError, UnicodeDecodeError, RecursionError.
     """
     try:
-        return msgspec.json.decode(data)
+        return _decoder.decode(data)
     except (UnicodeDecodeError, msgspec.DecodeError):
         mended = data.decode(errors="replace").encode()
         mended = _SURROGATES.sub(lambda m: m["keep"] or b"\\ufffd", mended)
         if mended == data:
             raise
-        return msgspec.json.decode(mended)
+        return _decoder.decode(mended)
 
 
 # Values of the wrong type

@@ -19,10 +19,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # Disk work waits for the device, unpacking keeps a core busy each (the codecs release the GIL), and
-# kernel work (netlink, cgroups, mounts) is short but may not queue behind either.
+# kernel work (netlink, cgroups, mounts) is short but may not queue behind either. What is unpacked
+# behind its download waits for the network as well, and not in the way of what is here already.
 # A path that a user named may lie on a server that never answers: who looks there waits with
 # nobody but their like.
-_SIZES = {"disk": 8, "unpack": 4, "kernel": 8, "foreign": 8}
+ARRIVALS = 4
+_SIZES = {"disk": 8, "unpack": 4, "arrival": ARRIVALS, "kernel": 8, "foreign": 8}
 _pools: dict[str, ThreadPoolExecutor] = {}
 
 
@@ -50,6 +52,11 @@ async def disk(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
 async def unpack(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `fn`, which decompresses, hashes, packs or unpacks: long and busy."""
     return await _run("unpack", fn, *args, **kwargs)
+
+
+async def arrival(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `fn`, which unpacks what is still arriving; `ARRIVALS` of them at a time."""
+    return await _run("arrival", fn, *args, **kwargs)
 
 
 async def kernel(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -90,6 +90,11 @@ def mirror(text: str) -> str:
     return _as_engine(registries.check_mirror, text)
 
 
+def registry(text: str) -> str:
+    """The name of a registry; Docker Hub's is `docker.io`."""
+    return _as_engine(registries.check_registry, text)
+
+
 def insecure_registry(text: str) -> str:
     """A host, `host:port` or a subnet; a scheme before it is taken off."""
     return _as_engine(lambda given: str(registries.check_insecure(given)), text)

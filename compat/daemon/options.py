@@ -20,6 +20,7 @@ from compat.daemon.values import (
     Pairs,
     PairsByKey,
     Pools,
+    Registries,
     Runtimes,
     Size,
     Strings,
@@ -296,6 +297,12 @@ TABLE: tuple[Option, ...] = (
         Strings(check=checks.mirror),
         "Mirror of Docker Hub to try first",
         key="registry-mirrors",
+    ),
+    Option(
+        "registry",
+        Registries(),
+        "Mirror of any registry to try first, like quay.io=https://mirror.example",
+        key="registries",
     ),
     Option(
         "insecure-registry",

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from compat.daemon import checks
 from engine import literals
 from engine.config import BUILTIN_RUNTIME, AddressPool, Runtime, Ulimit
 from engine.literals import INT64_MAX
@@ -282,6 +283,39 @@ class Runtimes:
             args=Strings().decode(folded(fields, "runtimeArgs") or []),
             type=_string(folded(fields, "runtimeType") or ""),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Registries:
+    """`quay.io=https://mirror`, a mirror at a time; `{"quay.io": {"mirrors": […]}}` in the file."""
+
+    name: str = "registry"
+    bare: str | None = None
+
+    def add(self, text: str, before: Any) -> dict[str, tuple[str, ...]]:
+        name, equals, url = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise ValueError(f"invalid registry argument: {text}: must be registry=mirror")
+        name, so_far = checks.registry(name), before or {}
+        return {**so_far, name: (*so_far.get(name, ()), checks.mirror(url))}
+
+    def decode(self, value: object) -> dict[str, tuple[str, ...]]:
+        expected = 'an object of {"mirrors"} by registry'
+        found: dict[str, tuple[str, ...]] = {}
+        for key, entry in _object(value, expected).items():
+            name = checks.registry(key)
+            if name in found:
+                raise ValueError(f"{key}: {name} was already defined")
+            try:
+                found[name] = self._mirrors(_object(entry, '{"mirrors"}'))
+            except ValueError as exc:
+                raise ValueError(f"{key}: {exc}") from None
+        return found
+
+    def _mirrors(self, fields: Mapping[str, object]) -> tuple[str, ...]:
+        _refuse_others(fields, {"mirrors"})
+        mirrors = folded(fields, "mirrors")
+        return Strings(check=checks.mirror).decode([] if mirrors is None else mirrors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from compat.routes.route import Call, Route, done, later, reply
 from compat.translate import images
 from compat.wire import images as wire
 from engine import filters as filtering
-from engine.errors import InvalidParameter, NotImplementedHere, WharfError
+from engine.errors import EngineError, InvalidParameter, WharfError
 from engine.image import model
 from engine.oci import platform as platforms
 from engine.oci import reference as references
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _encoder = msgspec.json.Encoder()
+_FULL_ID = re.compile(r"(?:sha256:)?[0-9a-f]{64}")
 
 
 async def list_(call: Call) -> web.Response:
@@ -89,7 +91,7 @@ async def prune(call: Call) -> web.Response:
 
 
 async def create(call: Call) -> web.StreamResponse:
-    """Pull, or import what the body or (not yet) a URL holds."""
+    """Pull, or import what the body or a URL holds."""
     spelled = call.query.text("platform")
     platform = platforms.parse(spelled) if spelled else None
     if name := call.query.text("fromImage"):
@@ -100,16 +102,16 @@ async def create(call: Call) -> web.StreamResponse:
         return await _progress(call, steps)
     source = call.query.text("fromSrc")
     ref_ = references.from_repo_and_tag(call.query.text("repo"), call.query.text("tag"))
-    if source != "-":
-        raise NotImplementedHere("importing from a URL is not supported by this engine yet")
-    steps = call.engine.images.import_(
-        connection.body(call.request),
-        ref_,
-        call.query.text("message") or f"Imported from {source}",
-        call.query.all("changes"),
-        platform,
-    )
-    return await _progress(call, steps)
+    message = call.query.text("message") or f"Imported from {source}"
+    changes = call.query.all("changes")
+    if source == "-":
+        steps = call.engine.images.import_(
+            connection.body(call.request), ref_, message, changes, platform
+        )
+        return await _progress(call, steps)
+    async with call.engine.registry.download(source) as download:
+        steps = call.engine.images.import_from(download, ref_, message, changes, platform)
+        return await _progress(call, steps)
 
 
 async def load(call: Call) -> web.StreamResponse:
@@ -164,13 +166,32 @@ def _line(step: model.Progress) -> bytes:
 
 
 async def distribution(call: Call) -> web.Response:
+    if _FULL_ID.fullmatch(call.ref):
+        raise EngineError("no manifest found for full image ID")
     ref = references.parse(call.ref).with_default_tag()
     found = await call.engine.registry.inspect(ref, params.registry_auth(call.request))
     body = wire.DistributionInspectResponse(
         descriptor=images.descriptor(found.descriptor),
-        platforms=tuple(images.platform(p) for p in found.platforms),
+        platforms=tuple(images.platform(p) for p in found.platforms) or None,
     )
     return reply(call, 200, body)
+
+
+async def search(call: Call) -> web.Response:
+    """Unreadable credentials count as none, as everywhere."""
+    try:
+        limit = call.query.integer("limit") or 0
+    except InvalidParameter as exc:
+        raise InvalidParameter(f"invalid limit specified: {exc}") from None
+    if limit < 0:
+        return done(200)  # dockerd means to refuse it, and has no error to do so with
+    found = await call.engine.registry.search(
+        call.query.text("term"),
+        limit=limit,
+        filters=call.query.filters(),
+        auth=params.registry_auth(call.request),
+    )
+    return reply(call, 200, [images.search_result(one) for one in found])
 
 
 # moby builder/builder-next/builder.go, and its label filters
@@ -202,7 +223,7 @@ async def build_prune(call: Call) -> web.Response:
 
 ROUTES = (
     Route("GET", "/images/json", "images.list", list_),
-    Route("GET", "/images/search", "images.search", later("searching a registry")),
+    Route("GET", "/images/search", "images.search", search),
     Route("GET", "/images/get", "images.save", save),
     Route("GET", "/images/{ref}/get", "images.save", save),
     Route("GET", "/images/{ref}/history", "images.history", history),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine.oci.descriptor import Descriptor
     from engine.oci.image import Config
     from engine.oci.reference import Reference
+    from engine.registry.search import SearchResult
 
 # Always shown, set or not; the second half until 1.50.
 _SHOWN: dict[str, object] = {
@@ -47,12 +48,22 @@ def summary(listed: model.Summary) -> wire.ImageSummary:
         containers=listed.containers,
         created=listed.created_s,
         id=image.id,
-        labels=image.labels or None,
+        labels=image.config.config.labels if image.config.config else None,
         parent_id=image.parent or "",
         repo_digests=listed.repo_digests,
         repo_tags=listed.repo_tags,
         shared_size=listed.shared_size_bytes,
         size=image.size_bytes,
+    )
+
+
+def search_result(found: SearchResult) -> wire.SearchResult:
+    return wire.SearchResult(
+        star_count=found.star_count,
+        is_official=found.is_official,
+        name=found.name,
+        is_automated=False,
+        description=found.description,
     )
 
 

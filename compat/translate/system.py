@@ -119,12 +119,18 @@ def info(facts: Info, config: EngineConfig, *, listeners: int) -> wire.InfoRespo
 
 
 def _registries(config: EngineConfig) -> wire.RegistryConfig:
-    mirrors = config.registry_mirrors
+    hub = config.registries.get("docker.io", ())
+    mirrors = tuple(dict.fromkeys((*config.registry_mirrors, *hub)))
     cidrs = [r for r in config.insecure_registries if "/" in r]
     names = [r for r in config.insecure_registries if "/" not in r]
     indexes = {
         name: wire.IndexInfo(mirrors=(), name=name, official=False, secure=False) for name in names
     }
+    for name, found in config.registries.items():
+        is_insecure = name in indexes
+        indexes[name] = wire.IndexInfo(
+            mirrors=found, name=name, official=False, secure=not is_insecure
+        )
     indexes["docker.io"] = wire.IndexInfo(
         mirrors=mirrors, name="docker.io", official=True, secure=True
     )

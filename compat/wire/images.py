@@ -36,6 +36,16 @@ class ImageMetadata(Response, frozen=True, kw_only=True):
     last_tag_time: str
 
 
+class SearchResult(Response, frozen=True, kw_only=True, rename=None):
+    """A repository that an index found; the keys are the index's own."""
+
+    star_count: int
+    is_official: bool
+    name: str
+    is_automated: bool
+    description: str
+
+
 class ImageInspectResponse(Response, frozen=True, kw_only=True):
     """`config` is the image's own document with the fields that each version always shows."""
 
@@ -123,7 +133,7 @@ class ProgressLine(Response, frozen=True, kw_only=True, rename="camel"):
 
 class DistributionInspectResponse(Response, frozen=True, kw_only=True):
     descriptor: Descriptor
-    platforms: tuple[Platform, ...]
+    platforms: tuple[Platform, ...] | None
 
 
 class BuildPruneResponse(Response, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine import filters as filtering
 from engine import timestamp
-from engine.errors import EngineError, InvalidParameter
+from engine.errors import EngineError
 from engine.image.model import HistoryItem, ImageView, LayerUsage, Summary, created_ns
 from engine.oci import digest as digests
 from engine.oci import reference as references
@@ -76,7 +76,10 @@ def _is_shown(
 def _names(names: Sequence[Reference], patterns: tuple[str, ...] | None) -> Sequence[Reference]:
     if patterns is None:
         return names
-    return [n for n in names if any(references.familiar_match(p, n) for p in patterns)]
+    try:
+        return [n for n in names if any(references.familiar_match(p, n) for p in patterns)]
+    except references.InvalidReference as exc:
+        raise EngineError("syntax error in pattern") from exc  # again dockerd's own fault
 
 
 def _bounds(
@@ -96,7 +99,7 @@ def _moment_ns(text: str) -> int:
     try:
         return timestamp.parse_user_ns(text, time.time_ns())
     except ValueError as exc:
-        raise InvalidParameter(str(exc)) from None
+        raise EngineError(str(exc)) from None  # dockerd takes the blame for it (500)
 
 
 def _is_within(image: Image, before_ns: int | None, since_ns: int | None) -> bool:

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from engine import filters as filtering
-from engine.errors import Conflict
+from engine.errors import Conflict, EngineError, InvalidParameter
 from engine.image.model import Pruned
 from engine.image.removal import Removal
 from engine.oci import digest as digests
@@ -52,7 +52,10 @@ def check(filters: Mapping[str, tuple[str, ...]]) -> tuple[bool, int | None]:
     """Whether only dangling images are meant, and the youngest they may be."""
     filtering.check(filters, KNOWN)
     dangling = filtering.truth(filters, "dangling")
-    return dangling is not False, filtering.until_ns(filters)
+    try:
+        return dangling is not False, filtering.until_ns(filters)
+    except InvalidParameter as exc:
+        raise EngineError(str(exc)) from exc  # dockerd takes the blame for it (500)
 
 
 def _is_meant(

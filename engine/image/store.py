@@ -21,7 +21,7 @@ from engine.image.removal import Removal
 from engine.oci import digest as digests
 from engine.oci import reference as references
 from engine.oci.digest import ImageId
-from engine.registry.fetch import to_the_end
+from engine.registry.fetch import Meter, to_the_end
 from engine.work import Work
 
 if TYPE_CHECKING:
@@ -59,6 +59,15 @@ log = logging.getLogger(__name__)
 
 PIECE_BYTES = 1 << 20
 """Of an archive, given out at a time: one hop to disk each."""
+
+
+class Download(Protocol):
+    """A body on its way; `length` is -1 where nobody says."""
+
+    url: str
+    length: int
+
+    def chunks(self) -> AsyncIterator[bytes]: ...
 
 
 class Puller(Protocol):
@@ -225,6 +234,36 @@ class Images:
         self.publish("import", image_id, image_id)
         yield Progress(status=image_id)
 
+    async def import_from(
+        self,
+        download: Download,
+        ref: Reference | None = None,
+        message: str = "",
+        changes: Sequence[str] = (),
+        platform: Platform | None = None,
+    ) -> AsyncGenerator[Progress]:
+        """As `import_`, from a download that has begun; its failures come behind its first line."""
+        yield Progress(status=f"Downloading from {download.url}")
+        channel = Channel()
+        work = self._import_from(download, channel, ref, message, changes, platform)
+        async with aclosing(_with_progress(work, channel, "import image")) as steps:
+            async for progress in steps:
+                yield progress
+
+    async def _import_from(
+        self,
+        download: Download,
+        channel: Channel,
+        ref: Reference | None,
+        message: str,
+        changes: Sequence[str],
+        platform: Platform | None,
+    ) -> None:
+        chunks = _counted(download, channel)
+        async with aclosing(self.import_(chunks, ref, message, changes, platform)) as steps:
+            async for progress in steps:
+                channel.send(progress)
+
     # Going
 
     async def save(
@@ -338,6 +377,23 @@ class Images:
 
     async def close(self) -> None:
         await self._work.close(10)
+
+
+async def _counted(download: Download, channel: Channel) -> AsyncIterator[bytes]:
+    """The download's bytes, telling the channel how many there were so far."""
+    meter = Meter(
+        lambda status, current, total: channel.send(
+            Progress(status=status, current=current, total=total)
+        ),
+        "Importing",
+        download.length,
+    )
+    arrived = 0
+    async for chunk in download.chunks():
+        arrived += len(chunk)
+        meter.at(arrived)
+        yield chunk
+    meter.end(arrived)
 
 
 def _remembered(

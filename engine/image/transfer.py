@@ -1,18 +1,27 @@
 """Layers on their way from a registry into the snapshots, each once however many pulls want it.
 
-    download ⇒ verify ⇒ unpack ⇒ (the layer below is there) ⇒ commit
+    download ⇒ verify ⇒ ┐
+       └ ⇒ unpack  ⇒ ⇒ ┴ (the layer below is there) ⇒ commit
 
 A transfer is named by the chain id it will make. It lives as long as a pull holds it: the last to
 let go ends it, and what it had so far is removed. Unpacking needs no parent, so the layers of an
 image are unpacked side by side; only the commit waits for the layer below.
+
+A layer is unpacked behind its download, from the file that the download writes: the network never
+waits for the disk, nor memory for either. Only so many are at a time (`offload.ARRIVALS`, threads
+of their own, for they wait for the network); a layer that finds no thread free is unpacked when it
+is whole. What is unpacked early is a staging that nobody sees. It becomes a layer
+only if the blob had the digest of the manifest and the tar that of the config; when a download
+begins anew, so does the unpacking. A client hears of it as from dockerd: Extracting comes after
+Download complete.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from engine import ids, offload
@@ -23,16 +32,16 @@ from engine.linux import oserror
 from engine.oci import digest as digests
 from engine.oci.digest import next_chain_id
 from engine.registry.fetch import REPORT_EVERY_S, Fetch, Policy, to_the_end
+from engine.storage.content import IngestAborted
 from engine.storage.layer import DiffIdMismatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from typing import BinaryIO
 
     from engine.oci.descriptor import Descriptor
-    from engine.oci.digest import ChainId, DiffId
+    from engine.oci.digest import ChainId, DiffId, Digest
     from engine.registry.client import Repository
-    from engine.storage.content import Content, Ingest
+    from engine.storage.content import Content, Follower, Ingest
     from engine.storage.leases import Lease
     from engine.storage.snapshots import Layer, Snapshots, StagedLayer
 
@@ -86,6 +95,7 @@ class Transfers:
         self._snapshots = snapshots
         self._policy = policy
         self._slots = asyncio.Semaphore(most_downloads)
+        self._arrivals = asyncio.Semaphore(offload.ARRIVALS)
         self._running: dict[ChainId, Transfer] = {}
 
     async def close(self) -> None:
@@ -126,6 +136,7 @@ class Transfers:
                 transfer,
                 policy=self._policy,
                 slots=self._slots,
+                arrivals=self._arrivals,
             )
             transfer.task = asyncio.get_running_loop().create_task(
                 work.run(parent, is_repeated=is_repeated), name=f"layer {display_id}"
@@ -167,6 +178,7 @@ class _Work:
         *,
         policy: Policy,
         slots: asyncio.Semaphore,
+        arrivals: asyncio.Semaphore,
     ) -> None:
         self._content = content
         self._snapshots = snapshots
@@ -176,6 +188,7 @@ class _Work:
         self._transfer = transfer
         self._policy = policy
         self._slots = slots
+        self._arrivals = arrivals
         self._staged: StagedLayer | None = None
 
     async def run(self, parent: Transfer | ChainId | None, *, is_repeated: bool) -> Layer:
@@ -187,7 +200,7 @@ class _Work:
                     self._transfer.report("Already exists")
                 return adopted
         try:
-            staged = await self._stage(await self._download())
+            staged = await self._bring()
             layer = await self._commit(staged, await _chain_id_of(parent))
         finally:
             # A commit leaves nothing to discard.
@@ -208,53 +221,100 @@ class _Work:
         with _registering():
             return await to_the_end(adopt)
 
-    async def _download(self) -> Ingest:
-        """The blob, verified, in a file that only the ingest knows."""
-        made: list[Ingest] = []
-
-        def open_sink() -> Ingest:
-            made.append(self._content.ingest(digests.parse(self._descriptor.digest)))
-            return made[-1]
-
+    async def _bring(self) -> StagedLayer:
+        """The blob, downloaded and verified, unpacked into a folder of its own, and forgotten."""
+        digest = digests.parse(self._descriptor.digest)
+        arrival = _Arrival(self._content, digest, self._descriptor.size, self._transfer)
         if self._slots.locked():
             self._transfer.report("Waiting")
-        async with self._slots:
-            fetch = Fetch(
-                self._repository,
-                self._descriptor,
-                open_sink,
-                policy=self._policy,
-                report=self._transfer.report,
-            )
-            try:
-                await fetch.run()
-            except OSError as exc:
-                raise EngineError(
-                    f"write {self._content.ingest_root}: {oserror.reason(exc)}"
-                ) from exc
-        return made[-1]
-
-    async def _stage(self, ingest: Ingest) -> StagedLayer:
-        """Unpack the blob into a folder of its own and forget the blob."""
-        source = _Source(ingest.path, self._transfer, self._descriptor.size)
-        unpacking = asyncio.ensure_future(offload.unpack(self._unpack, source))
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            async with self._slots:
+                unpacking = await self._unpack_early(arrival, stack)
+                stack.push_async_callback(self._end, arrival, unpacking)
+                await self._download(arrival, unpacking)
+            if unpacking is None:
+                unpacking = asyncio.ensure_future(offload.unpack(self._unpack, arrival))
+                stack.push_async_callback(self._end, arrival, unpacking)
             with _registering():
                 return await asyncio.shield(unpacking)
-        except asyncio.CancelledError:
-            source.is_cancelled.set()
-            await asyncio.wait((unpacking,))
-            unpacking.exception()
-            raise
-        finally:
-            await to_the_end(offload.disk(ingest.abort))
 
-    def _unpack(self, source: _Source) -> StagedLayer:
-        with source:
-            self._staged = self._snapshots.stage_layer(
-                source, diff_id=self._diff_id, is_cancelled=source.is_cancelled.is_set
-            )
-        return self._staged
+    async def _unpack_early(
+        self, arrival: _Arrival, stack: contextlib.AsyncExitStack
+    ) -> asyncio.Future[StagedLayer] | None:
+        """Begin to unpack what is about to come, if there is a thread for it."""
+        if self._arrivals.locked():
+            return None
+        await stack.enter_async_context(self._arrivals)
+        return asyncio.ensure_future(offload.arrival(self._unpack, arrival))
+
+    async def _download(
+        self, arrival: _Arrival, unpacking: asyncio.Future[StagedLayer] | None
+    ) -> None:
+        """Bring the whole blob here; in vain, and so not to its end, if it cannot be unpacked."""
+        fetching = asyncio.ensure_future(self._fetch(arrival))
+
+        def stop(unpacking: asyncio.Future[StagedLayer]) -> None:
+            if unpacking.exception() is not None:
+                fetching.cancel()
+
+        if unpacking is not None:
+            unpacking.add_done_callback(stop)
+        try:
+            await fetching
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            is_stopped = unpacking is not None and unpacking.done()
+            if not is_stopped or task is None or task.cancelling():
+                raise
+            return
+        arrival.complete()
+
+    async def _fetch(self, arrival: _Arrival) -> None:
+        fetch = Fetch(
+            self._repository,
+            self._descriptor,
+            arrival.open_sink,
+            policy=self._policy,
+            report=self._transfer.report,
+        )
+        try:
+            await fetch.run()
+        except OSError as exc:
+            raise EngineError(f"write {self._content.ingest_root}: {oserror.reason(exc)}") from exc
+
+    async def _end(self, arrival: _Arrival, unpacking: asyncio.Future[StagedLayer] | None) -> None:
+        """Let the thread end, whatever it waits for, and remove the blob."""
+        await to_the_end(offload.disk(arrival.close))
+        if unpacking is not None:
+            await to_the_end(_ended(unpacking))
+
+    def _unpack(self, arrival: _Arrival) -> StagedLayer:
+        """Unpack the blob, each time that its download begins anew."""
+        ingest = None
+        while True:
+            ingest = arrival.after(ingest)
+            with contextlib.suppress(IngestAborted):
+                self._staged = self._unpack_one(arrival, ingest)
+                return self._staged
+
+    def _unpack_one(self, arrival: _Arrival, ingest: Ingest) -> StagedLayer:
+        with ingest.follow() as follower:
+            try:
+                staged = self._snapshots.stage_layer(
+                    _Source(follower, arrival),
+                    diff_id=self._diff_id,
+                    is_cancelled=arrival.is_closed,
+                )
+            except WharfError:
+                # Of bytes that are not the blob's no complaint is worth hearing.
+                ingest.wait_until_verified()
+                raise
+        try:
+            ingest.wait_until_verified()
+        except IngestAborted:
+            staged.discard()
+            raise
+        return staged
 
     async def _commit(self, staged: StagedLayer, below: ChainId | None) -> Layer:
         lease = self._transfer.lease
@@ -264,41 +324,102 @@ class _Work:
             )
 
 
-class _Source:
-    """The blob as the unpacking thread reads it; reports from there how far it is."""
+class _Arrival:
+    """One layer's blob on its way here: ingests one after the other, of which the last counts.
 
-    def __init__(self, path: str, transfer: Transfer, size: int) -> None:
-        self.is_cancelled = threading.Event()
-        self._path = path
-        self._transfer = transfer
+    The loop, the threads that write and the thread that unpacks all know it.
+    """
+
+    def __init__(self, content: Content, digest: Digest, size: int, transfer: Transfer) -> None:
+        self._content = content
+        self._digest = digest
         self._size = size
+        self._transfer = transfer
         self._loop = asyncio.get_running_loop()
-        self._file: BinaryIO | None = None
-        self._read = 0
+        self._changed = threading.Condition()
+        self._ingest: Ingest | None = None
+        self._is_closed = False
+        self._is_complete = False
+        self._unpacked_bytes = 0
         self._next = 0.0
 
-    def __enter__(self) -> _Source:
-        self._file = open(self._path, "rb")
-        return self
+    def open_sink(self) -> Ingest:
+        """A new beginning; from any thread."""
+        ingest = self._content.ingest(self._digest)
+        with self._changed:
+            self._ingest = ingest
+            self._changed.notify_all()
+        return ingest
 
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+    def after(self, last: Ingest | None) -> Ingest:
+        """Wait for an ingest newer than the last; raises InterruptedError if none is to come."""
+        with self._changed:
+            while not self._is_closed:
+                if self._ingest is not None and self._ingest is not last:
+                    self._unpacked_bytes = 0
+                    return self._ingest
+                self._changed.wait()
+        raise InterruptedError("the download was given up")
+
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    def close(self) -> None:
+        """No more is to come, and what came is not needed any more; removes the blob."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        if self._ingest is not None:
+            self._ingest.abort()
+
+    # How far the unpacking is
+
+    def complete(self) -> None:
+        """From now on clients hear of the unpacking; on the loop."""
+        self._is_complete = True
+        if self._is_worth_a_line():
+            self._report(self._unpacked_bytes)
+
+    def count(self, read: int) -> None:
+        """So many bytes more were taken by the thread that unpacks."""
+        self._unpacked_bytes += read
+        now = time.monotonic()
+        if not self._is_complete or not self._is_worth_a_line():
+            return
+        if now >= self._next or self._unpacked_bytes == self._size:
+            self._next = now + REPORT_EVERY_S
+            self._loop.call_soon_threadsafe(self._report, self._unpacked_bytes)
+
+    def _is_worth_a_line(self) -> bool:
+        enough = min(FIRST_REPORT_BYTES, self._size)
+        return self._unpacked_bytes >= enough > 0
+
+    def _report(self, current: int) -> None:
+        self._transfer.report("Extracting", current, self._size)
+
+
+class _Source:
+    """The blob as the unpacking thread reads it."""
+
+    def __init__(self, follower: Follower, arrival: _Arrival) -> None:
+        self._follower = follower
+        self._arrival = arrival
 
     def read(self, n: int, /) -> bytes:
-        assert self._file is not None
-        data = self._file.read(n)
-        self._read += len(data)
-        now = time.monotonic()
-        is_due = now >= self._next and self._read >= FIRST_REPORT_BYTES
-        if data and (is_due or self._read == self._size):
-            self._next = now + REPORT_EVERY_S
-            report = self._transfer.report
-            self._loop.call_soon_threadsafe(report, "Extracting", self._read, self._size)
+        data = self._follower.read(n)
+        if data:
+            self._arrival.count(len(data))
         return data
 
 
-@contextmanager
+async def _ended(future: asyncio.Future[StagedLayer]) -> None:
+    """Wait for the end; who wanted to know how it ended has asked."""
+    await asyncio.wait((future,))
+    if not future.cancelled():
+        future.exception()
+
+
+@contextlib.contextmanager
 def _registering() -> Generator[None]:
     """What goes wrong while a layer is made of a blob, in dockerd's words."""
     try:

@@ -2,6 +2,7 @@
 
     client.attempt(domain, work)   tries `work` on each endpoint in turn, as dockerd does
     repository.resolve(ref)        tag or digest → manifest or index, verified
+    client.search(term)            repositories that an index finds
     repository.blob(descriptor)    a small blob (a config), verified
 
 Everything that is given out was checked against its digest; what has no digest to be checked
@@ -26,7 +27,9 @@ from engine.oci import media_type
 from engine.oci.descriptor import Descriptor
 from engine.oci.document import InvalidDocument, decode
 from engine.oci.image import Index, Manifest, decode_config, decode_manifest
+from engine.registry import download as downloading
 from engine.registry import failure, mirror
+from engine.registry import search as searching
 from engine.registry.auth import ANONYMOUS, Authorizer, RegistryAuth, repository_scope
 from engine.registry.transport import (
     BLOB,
@@ -45,11 +48,14 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from engine.config import EngineConfig
+    from engine.filters import Filters
     from engine.oci.digest import Digest
     from engine.oci.platform import Platform
     from engine.oci.reference import Reference
     from engine.registry.challenge import Challenge
+    from engine.registry.download import Download
     from engine.registry.mirror import Endpoint
+    from engine.registry.search import SearchResult
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +92,17 @@ class Schema1Removed(InvalidParameter):
             "Docker Image manifest v2, schema 2. "
             "More information at https://docs.docker.com/go/deprecated-image-specs/"
         )
+
+
+class MalformedManifest(EngineError):
+    """What the registry calls a manifest is none: its fault, not the client's."""
+
+    def __init__(self, cause: InvalidDocument, content_type: str) -> None:
+        said = str(cause)
+        is_syntax = said.startswith(("invalid character", "unexpected end"))
+        if is_syntax and content_type not in _KNOWN:
+            said = f"error unmarshalling content: {said}"
+        super().__init__(said)
 
 
 class VerificationFailed(EngineError):
@@ -227,7 +244,10 @@ class Repository:
             data = await response.read(LARGEST_MANIFEST_BYTES)
         if digest is not None:
             verify("manifest", digest, data)
-        return resolved(ref, digest or digests.of(data), data, content_type)
+        try:
+            return resolved(ref, digest or digests.of(data), data, content_type)
+        except InvalidDocument as exc:
+            raise MalformedManifest(exc, content_type) from exc
 
     # Blobs
 
@@ -338,7 +358,9 @@ class Client:
     def of(cls, config: EngineConfig) -> Client:
         """A client with the engine's mirrors, insecure registries and proxies."""
         proxies = Proxies.of(config.http_proxy, config.https_proxy, config.no_proxy, os.environ)
-        facts = mirror.service_config(config.registry_mirrors, config.insecure_registries)
+        facts = mirror.service_config(
+            config.registry_mirrors, config.insecure_registries, config.registries
+        )
         return cls(facts, Transport(proxies=proxies))
 
     async def close(self) -> None:
@@ -403,6 +425,17 @@ class Client:
         return await self.attempt(
             ref.with_default_tag(), auth, lambda repository: _inspect(repository, ref)
         )
+
+    async def search(
+        self, term: str, *, limit: int, filters: Filters, auth: RegistryAuth | None
+    ) -> list[SearchResult]:
+        """What an index has for the term (see search.py)."""
+        index = searching.Index(self.transport, self.config, self._addresses_of)
+        return await searching.search(index, term, limit=limit, filters=filters, auth=auth)
+
+    def download(self, source: str) -> AbstractAsyncContextManager[Download]:
+        """What a user's URL names (see download.py)."""
+        return downloading.download(self.transport, source)
 
     async def login(self, auth: RegistryAuth) -> str:
         """The identity token the registry gives for these credentials, "" where it gives none.

@@ -82,7 +82,7 @@ class Policy:
     """An attempt that brought so much does not count as one."""
 
 
-class _Meter:
+class Meter:
     """Reports at most ten times a second, the first and the last always."""
 
     def __init__(self, report: Report, status: str, total: int) -> None:
@@ -94,11 +94,17 @@ class _Meter:
 
     def at(self, current: int) -> None:
         now = time.monotonic()
-        if current == self._reported or (current < self._total and now < self._next):
+        is_last = current >= self._total > 0
+        if current == self._reported or (not is_last and now < self._next):
             return
         self._next = now + REPORT_EVERY_S
         self._reported = current
         self._report(self._status, current, self._total)
+
+    def end(self, current: int) -> None:
+        """There is no more, which a total that nobody knew did not tell."""
+        if current != self._reported:
+            self._report(self._status, current, self._total)
 
 
 class _Pace:
@@ -239,7 +245,7 @@ class Fetch:
 
     async def _copy(self, response: Response, sink: Sink, skip: int) -> None:
         """Move the body into the sink, a batch at a time, hashing in the sink's thread."""
-        meter = _Meter(self._report, "Downloading", self._size)
+        meter = Meter(self._report, "Downloading", self._size)
         pace = _Pace(self._policy, self._digest)
         batch = _Batch(sink)
         try:

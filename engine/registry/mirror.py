@@ -2,7 +2,9 @@
 
 The rules are dockerd's (moby registry/config.go, service_v2.go):
 - `docker.io` is served by the mirrors in their order, then by registry-1.docker.io;
-- any other domain by itself, over https;
+- any other domain by itself, over https; before that by its mirrors, if the configuration names
+  some, which dockerd's cannot. What holds for mirrors of `docker.io` holds for them: they get no
+  credentials and no pushes, and where one fails the next is asked;
 - an insecure registry over https without verification first, then over plain http. Insecure is
   what the configuration lists, by name or by the network its address is in, and always loopback.
 """
@@ -67,11 +69,26 @@ class ServiceConfig:
     insecure_cidrs: tuple[Network, ...] = ()
     indexes: Mapping[str, IndexInfo] = field(default_factory=dict[str, IndexInfo])
     mirrors: tuple[str, ...] = ()
+    """Of `docker.io`."""
+    mirrors_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    """Of other registries, by `host[:port]`."""
 
 
-def service_config(mirrors: Iterable[str], insecure_registries: Iterable[str]) -> ServiceConfig:
-    """The facts, checked; raises InvalidParameter with dockerd's sentence."""
-    unique = tuple(dict.fromkeys(check_mirror(mirror) for mirror in mirrors))
+def service_config(
+    mirrors: Iterable[str],
+    insecure_registries: Iterable[str],
+    registries: Mapping[str, Iterable[str]] | None = None,
+) -> ServiceConfig:
+    """The facts, checked; `registries` are mirrors by registry, of `docker.io` some more.
+
+    Raises InvalidParameter with dockerd's sentence.
+    """
+    mirrors_of = {
+        check_registry(name): tuple(dict.fromkeys(check_mirror(mirror) for mirror in found))
+        for name, found in (registries or {}).items()
+    }
+    more = mirrors_of.pop(HUB, ())
+    unique = tuple(dict.fromkeys((*(check_mirror(mirror) for mirror in mirrors), *more)))
     cidrs: dict[Network, None] = {}
     indexes: dict[str, IndexInfo] = {}
     for written in (*insecure_registries, *ALWAYS_INSECURE):
@@ -81,7 +98,16 @@ def service_config(mirrors: Iterable[str], insecure_registries: Iterable[str]) -
             case network:
                 cidrs[network] = None
     indexes[HUB] = IndexInfo(name=HUB, mirrors=unique, is_official=True)
-    return ServiceConfig(insecure_cidrs=tuple(cidrs), indexes=indexes, mirrors=unique)
+    return ServiceConfig(
+        insecure_cidrs=tuple(cidrs), indexes=indexes, mirrors=unique, mirrors_of=mirrors_of
+    )
+
+
+def check_registry(name: str) -> str:
+    """The name by which references know a registry; raises InvalidParameter."""
+    if not _DOMAIN.fullmatch(name):
+        raise InvalidParameter(f'"{name}" is no registry: must be a host or host:port')
+    return HUB if is_hub(name) else name
 
 
 def check_mirror(url: str) -> str:
@@ -168,22 +194,21 @@ async def endpoints(
     with_mirrors: bool = True,
 ) -> tuple[Endpoint, ...]:
     """The endpoints for a domain, in the order in which they are tried."""
-    if is_hub(domain):
-        mirrors = config.mirrors if with_mirrors else ()
-        return (
-            *[
-                Endpoint(
-                    url=url.rstrip("/"),
-                    is_mirror=True,
-                    is_secure=await is_secure(config, urlsplit(url).netloc, resolve),
-                )
-                for url in mirrors
-            ],
-            Endpoint(url=f"https://{HUB_HOST}"),
+    mirrors = config.mirrors if is_hub(domain) else config.mirrors_of.get(domain, ())
+    first = [
+        Endpoint(
+            url=url.rstrip("/"),
+            is_mirror=True,
+            is_secure=await is_secure(config, urlsplit(url).netloc, resolve),
         )
+        for url in (mirrors if with_mirrors else ())
+    ]
+    if is_hub(domain):
+        return (*first, Endpoint(url=f"https://{HUB_HOST}"))
     if await is_secure(config, domain, resolve):
-        return (Endpoint(url=f"https://{domain}"),)
+        return (*first, Endpoint(url=f"https://{domain}"))
     return (
+        *first,
         Endpoint(url=f"https://{domain}", is_secure=False),
         Endpoint(url=f"http://{domain}", is_secure=False),
     )

@@ -409,6 +409,11 @@ async def addresses_of(name: str) -> list[str]:
     return [str(entry[4][0]) for entry in found]
 
 
+def spelled(url: str) -> str:
+    """The URL with escapes for what no URL may hold as it is."""
+    return str(URL(url))
+
+
 def _joined(method: str, at: URL, location: str) -> URL:
     try:
         return at.join(URL(location, encoded=True))

@@ -9,9 +9,9 @@ through here only if somebody wishes so: they live unpacked in snapshots.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
+import threading
 from typing import TYPE_CHECKING, BinaryIO
 
 from engine.errors import EngineError, InvalidParameter
@@ -51,8 +51,18 @@ class BlobMissing(EngineError):
         self.digest = digest
 
 
+class IngestAborted(EngineError):
+    """The bytes being followed are no longer wanted, or were not those of the blob."""
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(f"ingest of {digest} was aborted")
+
+
 class Ingest:
-    """A blob being written; leaving the context without `commit` removes it."""
+    """A blob being written; leaving the context without `commit` removes it.
+
+    One thread at a time writes; others may meanwhile follow what it has written.
+    """
 
     def __init__(self, content: Content, digest: Digest, size: int | None) -> None:
         self._content = content
@@ -60,8 +70,11 @@ class Ingest:
         self._size = size
         self._hash = digests.hasher(digest)
         self._path = os.path.join(content.ingest_root, secrets.token_hex(12))
-        self._file: BinaryIO | None = open(self._path, "xb")  # noqa: SIM115 (closed by `abort`)
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._changed = threading.Condition()
         self._is_over = False
+        self._is_aborted = False
+        self._is_verified = False
         self.offset = 0
 
     @property
@@ -71,13 +84,19 @@ class Ingest:
 
     def write(self, data: bytes) -> None:
         """Append; raises SizeMismatch as soon as there is more than announced."""
-        if self._file is None:
+        if self._fd < 0:
             raise ValueError("ingest is closed")
-        self.offset += len(data)
-        if self._size is not None and self.offset > self._size:
-            raise SizeMismatch(self._digest, self._size, self.offset)
+        offset = self.offset + len(data)
+        if self._size is not None and offset > self._size:
+            raise SizeMismatch(self._digest, self._size, offset)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
+        with self._changed:
+            self.offset = offset
+            self._changed.notify_all()
+        # Followers go on while this is hashed.
         self._hash.update(data)
-        self._file.write(data)
 
     def verify(self) -> None:
         """Raise SizeMismatch or DigestMismatch unless the bytes so far are the whole blob."""
@@ -86,17 +105,17 @@ class Ingest:
         actual = f"{digests.algorithm(self._digest)}:{self._hash.hexdigest()}"
         if actual != self._digest:
             raise DigestMismatch(self._digest, actual)
-        if self._file is not None:
-            self._file.flush()
+        with self._changed:
+            self._is_verified = True
+            self._changed.notify_all()
 
     def commit(self) -> Digest:
         """Verify, make durable, make visible."""
-        if self._file is None:
+        if self._fd < 0:
             raise ValueError("ingest is closed")
         self.verify()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._file = None
+        os.fsync(self._fd)
+        self._close()
         target = self._content.path(self._digest)
         os.rename(self._path, target)
         self._is_over = True
@@ -104,18 +123,54 @@ class Ingest:
         return self._digest
 
     def abort(self) -> None:
-        """Forget the bytes; after `commit` it does nothing."""
-        if self._is_over:
-            return
-        self._is_over = True
-        file, self._file = self._file, None
+        """Forget the bytes, and tell who follows them; after `commit` it does nothing."""
+        with self._changed:
+            if self._is_over:
+                return
+            self._is_over = self._is_aborted = True
+            self._changed.notify_all()
         try:
-            # What is still in its buffer is unwanted, so it is no matter if the disk is full.
-            with contextlib.suppress(OSError):
-                if file is not None:
-                    file.close()
+            self._close()
         finally:
             os.unlink(self._path)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    # Following
+
+    def follow(self) -> Follower:
+        """A reader of the bytes as they come; the caller closes it. Raises IngestAborted."""
+        with self._changed:
+            self._check()
+            return Follower(self, os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
+
+    def wait_for(self, position: int) -> int:
+        """How many bytes there are behind `position`, at least one; 0 at the end, which nobody
+        sees before the whole is verified. Raises IngestAborted.
+        """
+        with self._changed:
+            while True:
+                self._check()
+                if self.offset > position:
+                    return self.offset - position
+                if self._is_verified:
+                    return 0
+                self._changed.wait()
+
+    def wait_until_verified(self) -> None:
+        """Wait for the verdict on the bytes; raises IngestAborted."""
+        with self._changed:
+            while not self._is_verified:
+                self._check()
+                self._changed.wait()
+            self._check()
+
+    def _check(self) -> None:
+        if self._is_aborted:
+            raise IngestAborted(self._digest)
 
     def __enter__(self) -> Ingest:
         return self
@@ -127,6 +182,30 @@ class Ingest:
         traceback: TracebackType | None,
     ) -> None:
         self.abort()
+
+
+class Follower:
+    """Reads an ingest behind its writer, waiting for more. Use as a context manager."""
+
+    def __init__(self, ingest: Ingest, fd: int) -> None:
+        self._ingest = ingest
+        self._fd = fd
+        self._position = 0
+
+    def read(self, n: int, /) -> bytes:
+        """Up to n bytes; b"" is the end of the verified blob. Raises IngestAborted."""
+        available = self._ingest.wait_for(self._position)
+        if not available:
+            return b""
+        data = os.read(self._fd, min(n, available))
+        self._position += len(data)
+        return data
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
 
 
 class Content:

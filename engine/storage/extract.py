@@ -80,7 +80,7 @@ class MissingLink:
 
 def clean(name: bytes) -> bytes:
     """The name relative to the root, `.` and `..` taken out; b"" is the root itself."""
-    if name[:1] != b"/" and b"//" not in name and b"." not in name:
+    if name[:1] not in (b"/", b".") and b"//" not in name and b"/." not in name:
         return name.rstrip(b"/")
     return os.path.normpath(b"/" + name).lstrip(b"/")
 

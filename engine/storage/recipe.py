@@ -43,42 +43,56 @@ class DamagedLayer(EngineError):
 
 
 class Writer:
-    """Writes a recipe; adjoining literals become one record."""
+    """Writes a recipe; adjoining literals become one record, and many records one write."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._zstd = zstandard.ZstdCompressor(level=LEVEL).stream_writer(file, closefd=False)
+        self._records: list[bytes] = [MAGIC]
+        self._record_bytes = 0
         self._literals: list[bytes] = []
         self._literal_bytes = 0
         self.moves = 0
-        self._zstd.write(MAGIC)
 
     def literal(self, data: bytes) -> None:
         self._literals.append(data)
         self._literal_bytes += len(data)
         if self._literal_bytes >= _FLUSH_BYTES:
+            self._end_literal()
+
+    def _end_literal(self) -> None:
+        """What was literal so far is a record."""
+        if self._literals:
+            self._records += (_LITERAL.pack(b"L", self._literal_bytes), *self._literals)
+            self._record_bytes += self._literal_bytes
+            self._literals.clear()
+            self._literal_bytes = 0
+        if self._record_bytes >= _FLUSH_BYTES:
             self._flush()
 
     def _flush(self) -> None:
-        if self._literals:
-            data = b"".join(self._literals)
-            self._literals.clear()
-            self._literal_bytes = 0
-            self._zstd.write(_LITERAL.pack(b"L", len(data)) + data)
+        # Each write leaves the GIL and waits for it again: not for every small file.
+        self._zstd.write(b"".join(self._records))
+        self._records.clear()
+        self._record_bytes = 0
+
+    def _record(self, head: bytes, path: bytes) -> None:
+        self._end_literal()
+        self._records += (head, path)
+        self._record_bytes += len(head) + len(path)
 
     def file(self, path: bytes, offset: int, length: int) -> None:
         if length:
-            self._flush()
-            self._zstd.write(_FILE.pack(b"F", offset, length, len(path)) + path)
+            self._record(_FILE.pack(b"F", offset, length, len(path)), path)
 
     def move(self, path: bytes) -> int:
         """Note that `path` is being replaced; returns the number to move the old one to."""
-        self._flush()
         number = self.moves
         self.moves += 1
-        self._zstd.write(_MOVE.pack(b"M", number, len(path)) + path)
+        self._record(_MOVE.pack(b"M", number, len(path)), path)
         return number
 
     def close(self) -> None:
+        self._end_literal()
         self._flush()
         self._zstd.flush(zstandard.FLUSH_FRAME)
 

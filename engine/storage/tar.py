@@ -9,6 +9,7 @@ Errors are CorruptTar with Go's sentences, which are what dockerd's users see.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from engine.errors import InvalidParameter
@@ -89,6 +90,7 @@ def _text(field: bytes) -> bytes:
     return field.partition(b"\0")[0]
 
 
+@functools.lru_cache(maxsize=4096)  # modes, owners and times of an archive are mostly the same
 def _number(field: bytes) -> int:
     """Octal, or base-256 where the first bit is set (GNU)."""
     if field[0] & 0x80:
@@ -107,13 +109,14 @@ def _number(field: bytes) -> int:
 
 
 def _checksum_fits(block: bytes) -> bool:
-    expected = _number(block[148:156])
-    head, tail = block[:148], block[156:]
-    if sum(head) + sum(tail) + 8 * 32 == expected:
+    field = block[148:156]
+    # The field itself counts as spaces.
+    found, expected = sum(block) - sum(field) + 8 * 32, _number(field)
+    if found == expected:
         return True
     # Some old writers summed signed chars.
-    high = sum(b >= 0x80 for b in head + tail)
-    return sum(head) + sum(tail) + 8 * 32 - 256 * high == expected
+    high = sum(b >= 0x80 for b in block[:148] + block[156:])
+    return found - 256 * high == expected
 
 
 class Reader:

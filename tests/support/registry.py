@@ -162,6 +162,7 @@ class Registry:
         self.blobs: dict[str, bytes] = {}
         self.accepts_ranges = True
         self.chunked_blobs = False  # no Content-Length for blobs
+        self.found: list[dict[str, Any]] = []  # what /v1/search answers
         self._tls = tls
         self._faults: list[_Armed] = []
         self._repositories: dict[str, _Repository] = {}
@@ -369,6 +370,10 @@ class Registry:
         path = request.path
         if path == "/token":
             return await self._token(request)
+        if path == "/v1/_ping":
+            return web.json_response({})
+        if path == "/v1/search":
+            return web.json_response({"num_results": len(self.found), "results": self.found})
         if (refusal := self._check(request)) is not None:
             return refusal
         if path in {"/v2/", "/v2"}:

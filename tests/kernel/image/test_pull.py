@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import random
@@ -32,7 +33,7 @@ from tests.support.images import Image, Index, Layer, file, tar
 from tests.support.registry import Answer, Bearer, Corrupt, Drip, Fault, Registry, Truncate
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
     from pathlib import Path
 
     from engine.image.model import Progress
@@ -122,10 +123,12 @@ class Stores:
         self,
         *,
         mirrors: Sequence[str] = (),
+        registries: Mapping[str, Sequence[str]] | None = None,
         most_downloads: int = 3,
         local: Local | Images | None = None,
     ) -> AsyncGenerator[Puller]:
-        client = Client(mirror.service_config(mirrors, ()), Transport(certs_dir="/nonexistent"))
+        facts = mirror.service_config(mirrors, (), registries)
+        client = Client(facts, Transport(certs_dir="/nonexistent"))
         puller = Puller(
             client,
             self.content,
@@ -148,12 +151,15 @@ class Stores:
         wanted: str = "",
         auth: RegistryAuth | None = None,
         mirrors: Sequence[str] = (),
+        registries: Mapping[str, Sequence[str]] | None = None,
         most_downloads: int = 3,
         on_line: Callable[[Progress], None] = lambda _: None,
     ) -> list[Progress]:
         async def run() -> list[Progress]:
             lines: list[Progress] = []
-            async with self.puller(mirrors=mirrors, most_downloads=most_downloads) as puller:
+            async with self.puller(
+                mirrors=mirrors, registries=registries, most_downloads=most_downloads
+            ) as puller:
                 parsed = platform.parse(wanted) if wanted else None
                 found = puller.pull(reference.parse(name), auth=auth, platform=parsed)
                 async for progress in found:
@@ -416,6 +422,21 @@ def test_a_mirror_that_breaks_gives_way_to_the_next(stores: Stores) -> None:
     assert lines[-1] == "Status: Downloaded newer image for busybox:1"
 
 
+def test_a_registrys_mirrors_are_asked_first_and_know_no_password(stores: Stores) -> None:
+    image = layered(1)
+    auth = RegistryAuth(username="user", password="pass")
+    with Registry(auth=Bearer()) as home, Registry() as empty, Registry() as broken:
+        home.add("a/b:1", image)
+        broken.add("a/b:1", image)
+        broken.fault("GET", image.layers[0].digest, Corrupt())
+        registries = {home.host: (empty.url, broken.url)}
+        lines = texts(stores.pull(f"{home.host}/a/b:1", auth=auth, registries=registries))
+        assert lines[-1] == f"Status: Downloaded newer image for {home.host}/a/b:1"
+        for mirrored in (empty, broken):
+            assert mirrored.requests
+            assert {seen.authorization for seen in mirrored.requests} == {""}
+
+
 # What goes wrong on the way
 
 
@@ -529,6 +550,153 @@ def test_a_failure_of_the_last_step(registry: Registry, stores: Stores) -> None:
 
     stores.local.on_put = full
     assert failing(stores, registry) == "database or disk is full"
+
+
+# While it arrives
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Look until it is so; whoever makes it so is a thread that cannot tell."""
+    for _ in range(2000):
+        if is_so():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("nothing came of it")
+
+
+def two_files(compression: images.Compression = "gzip", last: int = 300_000) -> Image:
+    """A layer whose second file is long in coming."""
+    members = {"a": file(noise(1, 3_000_000)), "b": file(noise(2, last))}
+    return Image((Layer(tar(members), compression),))
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
+def test_a_layer_is_unpacked_while_it_arrives(
+    registry: Registry, stores: Stores, compression: images.Compression
+) -> None:
+    image = two_files(compression)
+    registry.add("a/b:1", image)
+    size = len(image.layers[0].blob)
+    registry.fault("GET", image.layers[0].digest, Drip(every_s=0.2, first=size - 10))
+
+    async def run() -> list[Progress]:
+        async with stores.puller() as puller:
+            lines = puller.pull(reference.parse(f"{registry.host}/a/b:1"))
+            found = [await anext(lines)]
+            while found[-1].status != "Downloading":
+                found.append(await anext(lines))
+            await until(lambda: bool(list(stores.root.glob("overlay2/stage/*/diff/a"))))
+            return found + [progress async for progress in lines]
+
+    shown = [line.partition(": ")[2] for line in texts(asyncio.run(run()))]
+    assert shown[1:7] == [
+        "Pulling fs layer",
+        "Downloading",
+        "Verifying Checksum",
+        "Download complete",
+        "Extracting",
+        "Pull complete",
+    ]
+
+
+def test_a_download_that_begins_anew_is_unpacked_anew(registry: Registry, stores: Stores) -> None:
+    """The first half of one blob and the second of another: only the whole in one piece tells."""
+    image = two_files("none")
+    layer = image.layers[0]
+    registry.add("a/b:1", image)
+    # The right headers and the wrong contents, cut off; the rest then fits in length.
+    wrong = bytearray(layer.blob)
+    wrong[600:2_000_000] = bytes(2_000_000 - 600)
+    registry.blobs[layer.digest] = bytes(wrong)
+    registry.fault("GET", layer.digest, Truncate(2_500_000), times=1)
+    seen = 0
+
+    def mend(progress: Progress) -> None:
+        nonlocal seen
+        seen += progress.status == "Verifying Checksum"
+        if progress.status.startswith("Retrying"):
+            registry.blobs[layer.digest] = layer.blob
+
+    lines = texts(stores.pull(f"{registry.host}/a/b:1", on_line=mend))
+    assert lines[-1].startswith("Status: Downloaded newer image")
+    assert seen == 2
+    assert registry.seen("GET", layer.digest) == 3
+    folders = [os.path.join(stores.snapshots.root, d.folder) for d in stores.snapshots.layers()]
+    [folder] = folders
+    with open(os.path.join(folder, "diff", "a"), "rb") as unpacked:
+        assert unpacked.read() == noise(1, 3_000_000)
+
+
+def test_wrong_bytes_that_cannot_be_unpacked_are_wrong_bytes_first(
+    registry: Registry, stores: Stores
+) -> None:
+    image = layered(1)
+    digest = image.layers[0].digest
+    registry.add("a/b:1", image)
+    registry.blobs[digest] = b"\x1f\x8b\x08" + registry.blobs[digest][3:][::-1]
+    assert failing(stores, registry) == f"filesystem layer verification failed for digest {digest}"
+
+
+def test_downloads_that_stand_still_do_not_keep_others_from_unpacking(
+    registry: Registry, stores: Stores
+) -> None:
+    slow, quick = layered(*range(10)), layered(11, 12, 13)
+    registry.add("slow/a:1", slow)
+    registry.add("quick/a:1", quick)
+    registry.fault("GET", f"slow/a/blobs/(?!{slow.id})", Drip(60, first=1000))
+
+    async def run() -> list[Progress]:
+        async with stores.puller(most_downloads=20) as puller:
+            waiting = asyncio.ensure_future(lines_of(puller, f"{registry.host}/slow/a:1"))
+            await until(lambda: registry.seen("GET", "slow/a/blobs") == 11)
+            lines = await lines_of(puller, f"{registry.host}/quick/a:1")
+            waiting.cancel()
+            await asyncio.wait((waiting,))
+            return lines
+
+    assert asyncio.run(run())[-1].status.startswith("Status: Downloaded newer image")
+
+
+async def lines_of(puller: Puller, name: str) -> list[Progress]:
+    async with aclosing(puller.pull(reference.parse(name))) as lines:
+        return [progress async for progress in lines]
+
+
+def test_what_cannot_be_unpacked_is_not_downloaded_to_its_end(
+    registry: Registry, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is known before the last byte of a large layer has come."""
+    image = two_files("none")
+    registry.add("a/b:1", image)
+    registry.fault("GET", image.layers[0].digest, Drip(every_s=60, first=2_000_000))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("engine.storage.extract._write", full)
+    assert failing(stores, registry) == "failed to register layer: no space left on device"
+    assert stores.unfinished() == []
+
+
+@pytest.mark.parametrize("first", [0, 1, 600, 400_000, 2_999_000])
+def test_leaving_while_it_is_unpacked_leaves_nothing(
+    registry: Registry, stores: Stores, first: int
+) -> None:
+    image = two_files("none")
+    registry.add("a/b:1", image)
+    registry.fault("GET", image.layers[0].digest, Drip(every_s=60, first=first))
+
+    async def run() -> None:
+        async with stores.puller() as puller:
+            async with aclosing(puller.pull(reference.parse(f"{registry.host}/a/b:1"))) as lines:
+                await anext(lines)
+                await anext(lines)
+                if first:
+                    await until(lambda: bool(list(stores.root.glob("overlay2/stage/*/diff"))))
+            assert stores.unfinished() == []
+
+    asyncio.run(run())
+    assert stores.local.names == {}
 
 
 # Dying on the way

@@ -82,6 +82,43 @@ def test_the_file_decides_over_defaults(daemon_json: Any) -> None:
     assert config.debug
 
 
+def test_mirrors_by_registry(daemon_json: Any) -> None:
+    document = {"registries": {"quay.io": {"mirrors": ["https://m", "http://n:5000/x"]}}}
+    assert daemon_json(document).engine.registries == {
+        "quay.io": ("https://m/", "http://n:5000/x/")
+    }
+    flags = ("--registry", "quay.io=https://m", "--registry=quay.io=http://n")
+    config = daemon_json({}, *flags).engine
+    assert config.registries == {"quay.io": ("https://m/", "http://n/")}
+
+
+@pytest.mark.parametrize(
+    ("registries", "sentence"),
+    [
+        ([], ""),
+        (["x"], 'must be an object of {"mirrors"} by registry'),
+        ({"https://quay.io": {}}, '"https://quay.io" is no registry: must be a host or host:port'),
+        ({"quay.io": ["https://m"]}, 'quay.io: must be {"mirrors"}'),
+        ({"quay.io": {"mirror": ["https://m"]}}, 'quay.io: has no field "mirror"'),
+        ({"quay.io": {"mirrors": "https://m"}}, "quay.io: must be a list of strings"),
+        ({"quay.io": {"mirrors": [1]}}, "quay.io: must be a list of strings"),
+        ({"quay.io": {"mirrors": ["m"]}}, 'quay.io: invalid mirror: no scheme specified for "m"'),
+        ({"docker.io": {}, "index.docker.io": {}}, "docker.io was already defined"),
+    ],
+)
+def test_mirrors_by_registry_that_cannot_be(
+    daemon_json: Any, registries: object, sentence: str
+) -> None:
+    if not sentence:
+        assert daemon_json({"registries": registries}).engine.registries == {}
+        return
+    with pytest.raises(ConfigurationError) as caught:
+        daemon_json({"registries": registries})
+    assert f"invalid value for registries: {sentence}" in str(caught.value) or (
+        sentence in str(caught.value) and sentence.startswith("docker.io")
+    )
+
+
 @pytest.mark.parametrize(
     "mark", [codecs.BOM_UTF8 + b'{"debug":true}', '{"debug":true}'.encode("utf-16")]
 )

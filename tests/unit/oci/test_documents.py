@@ -134,6 +134,9 @@ def test_manifest_and_index() -> None:
     assert str(index.manifests[0].platform) == "linux/arm/v7"
 
 
+HUGE = "a number that Python cannot write"
+
+
 @pytest.mark.parametrize(
     ("document", "content_type", "sentence"),
     [
@@ -153,9 +156,16 @@ def test_manifest_and_index() -> None:
             media_type.OCI_MANIFEST,
             "field Manifest.config.size of type",
         ),
+        (
+            {"config": DESCRIPTOR | {"size": HUGE}},
+            media_type.OCI_MANIFEST,
+            "cannot unmarshal number 1e400 into Go struct field Manifest.config.size of type",
+        ),
     ],
 )
 def test_manifests_that_are_none(document: object, content_type: str, sentence: str) -> None:
     with pytest.raises(InvalidDocument) as caught:
-        decode_manifest(json.dumps(document).encode(), content_type)
+        decode_manifest(
+            json.dumps(document).replace(json.dumps(HUGE), "1e400").encode(), content_type
+        )
     assert sentence in str(caught.value)

@@ -12,11 +12,10 @@ import pytest
 
 from engine import errors
 from engine.oci import reference
-from engine.oci.document import InvalidDocument
 from engine.oci.image import Index, Manifest
 from engine.registry import failure
 from engine.registry.auth import RegistryAuth
-from engine.registry.client import Repository, VerificationFailed
+from engine.registry.client import MalformedManifest, Repository, VerificationFailed
 from engine.registry.transport import Stray, Unreachable
 from tests.support import images
 from tests.support.registry import (
@@ -166,14 +165,14 @@ def test_a_huge_manifest_is_refused(registry: Registry, size: int) -> None:
 def test_an_ambiguous_manifest_is_refused(registry: Registry, change: dict[str, object]) -> None:
     document = json.loads(SMALL.manifest) | change
     registry.add_manifest("a/b:1", SMALL.media_type, json.dumps(document).encode())
-    with pytest.raises(InvalidDocument):
+    with pytest.raises(MalformedManifest):
         resolve(f"{registry.host}/a/b:1")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[" * 100_000, b'{"layers":' * 50_000, b"\xff"])
 def test_no_json_is_a_traceback(registry: Registry, data: bytes) -> None:
     registry.add_manifest("a/b:1", SMALL.media_type, data)
-    with pytest.raises(errors.InvalidParameter):
+    with pytest.raises(MalformedManifest):
         resolve(f"{registry.host}/a/b:1")
 
 
@@ -205,7 +204,7 @@ def test_a_manifest_that_nothing_says_the_kind_of(registry: Registry) -> None:
 def test_schema_1_that_nobody_signed(registry: Registry) -> None:
     kind = "application/vnd.docker.distribution.manifest.v1+json"
     registry.add_manifest("a/b:1", kind, b'{"schemaVersion":1,"fsLayers":[]}')
-    with pytest.raises(errors.InvalidParameter, match="missing signature key"):
+    with pytest.raises(MalformedManifest, match="missing signature key"):
         resolve(f"{registry.host}/a/b:1")
 
 

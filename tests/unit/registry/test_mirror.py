@@ -62,6 +62,36 @@ def test_other_registries_have_no_mirrors() -> None:
     assert urls("outer.example", mirrors=("https://a.example",)) == ["https://outer.example"]
 
 
+def test_mirrors_of_any_registry() -> None:
+    registries = {
+        "quay.example:5000": ("https://a.example/q", "http://b.example/"),
+        "127.0.0.1:5000": ("https://c.example",),
+        "index.docker.io": ("https://d.example",),
+    }
+    config = mirror.service_config(["https://e.example"], (), registries)
+
+    def found(domain: str, *, with_mirrors: bool = True) -> list[str]:
+        endpoints = mirror.endpoints(config, domain, resolve, with_mirrors=with_mirrors)
+        return [f"{e.url} {e.is_mirror}" for e in asyncio.run(endpoints)]
+
+    assert found("quay.example:5000") == [
+        "https://a.example/q True",
+        "http://b.example True",
+        "https://quay.example:5000 False",
+    ]
+    assert found("quay.example:5000", with_mirrors=False) == ["https://quay.example:5000 False"]
+    assert found("quay.example") == ["https://quay.example False"]
+    assert found("127.0.0.1:5000")[0] == "https://c.example True"
+    assert found("docker.io")[:2] == ["https://e.example True", "https://d.example True"]
+
+
+@pytest.mark.parametrize("name", ["", "https://quay.io", "quay.io/x", "-x", "a b", "*.quay.io"])
+def test_what_is_no_registry(name: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        mirror.service_config((), (), {name: ()})
+    assert str(caught.value) == f'"{name}" is no registry: must be a host or host:port'
+
+
 def test_facts_for_info() -> None:
     config = mirror.service_config(("http://127.0.0.1:5000",), ("127.0.0.1:5000", "10.0.0.0/8"))
     assert config.mirrors == ("http://127.0.0.1:5000/",)

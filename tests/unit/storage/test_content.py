@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,10 +14,20 @@ from hypothesis import strategies as st
 
 from engine.oci import digest
 from engine.oci.digest import Digest, InvalidDigest
-from engine.storage.content import BlobMissing, Content, DigestMismatch, SizeMismatch
+from engine.storage.content import (
+    BlobMissing,
+    Content,
+    DigestMismatch,
+    IngestAborted,
+    SizeMismatch,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+    from concurrent.futures import Executor
     from pathlib import Path
+
+    from engine.storage.content import Ingest
 
 
 @pytest.fixture
@@ -101,12 +113,12 @@ def test_deleting_and_sweeping(content: Content) -> None:
 
 
 def test_a_full_disk_keeps_nothing_of_an_ingest(content: Content) -> None:
-    """What is in the buffer is written when the file is closed, and does not fit either."""
     ingest = content.ingest(digest.of(b"data"))
-    assert ingest._file is not None
     with open("/dev/full", "wb") as full:
-        os.dup2(full.fileno(), ingest._file.fileno())
-    ingest.write(b"data")
+        os.dup2(full.fileno(), ingest._fd)
+    with pytest.raises(OSError, match="No space"):
+        ingest.write(b"data")
+    assert ingest.offset == 0
     ingest.abort()
     assert os.listdir(content.ingest_root) == []
 
@@ -121,3 +133,75 @@ def test_a_blob_that_cannot_get_its_name_leaves_nothing(
     with pytest.raises(OSError, match="No space"):
         content.put(b"data")
     assert os.listdir(content.ingest_root) == []
+
+
+# Following
+
+SOON_S = 0.05
+"""Who would go on though he must not would have done so by then."""
+
+
+@pytest.fixture
+def thread() -> Generator[Executor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+def _all_of(ingest: Ingest, n: int) -> list[bytes]:
+    pieces: list[bytes] = []
+    with ingest.follow() as follower:
+        while piece := follower.read(n):
+            pieces.append(piece)
+    return pieces
+
+
+def test_a_follower_reads_what_is_written_and_waits_for_more(
+    content: Content, thread: Executor
+) -> None:
+    with content.ingest(digest.of(b"abcdef"), 6) as ingest, ingest.follow() as follower:
+        ingest.write(b"abc")
+        assert follower.read(2) == b"ab"
+        assert follower.read(2) == b"c"
+        more = thread.submit(follower.read, 100)
+        with pytest.raises(NotYet):
+            more.result(SOON_S)
+        ingest.write(b"def")
+        assert more.result(10) == b"def"
+
+
+def test_nobody_sees_the_end_before_the_blob_is_verified(
+    content: Content, thread: Executor
+) -> None:
+    with content.ingest(digest.of(b"data"), 4) as ingest:
+        followed = thread.submit(_all_of, ingest, 100)
+        ingest.write(b"data")
+        with pytest.raises(NotYet):
+            followed.result(SOON_S)
+        ingest.verify()
+        assert followed.result(10) == [b"data"]
+        ingest.commit()
+
+
+def test_an_ingest_that_is_aborted_ends_its_followers(content: Content, thread: Executor) -> None:
+    ingest = content.ingest(digest.of(b"data"))
+    ingest.write(b"dat")
+    followed = thread.submit(_all_of, ingest, 100)
+    ingest.abort()
+    with pytest.raises(IngestAborted):
+        followed.result(10)
+    with pytest.raises(IngestAborted):
+        ingest.follow()
+    with pytest.raises(IngestAborted):
+        ingest.wait_until_verified()
+
+
+def test_wrong_bytes_have_no_end(content: Content, thread: Executor) -> None:
+    with content.ingest(digest.of(b"data")) as ingest:
+        followed = thread.submit(_all_of, ingest, 100)
+        ingest.write(b"date")
+        with pytest.raises(DigestMismatch):
+            ingest.verify()
+        with pytest.raises(NotYet):
+            followed.result(SOON_S)
+    with pytest.raises(IngestAborted):
+        followed.result(10)
