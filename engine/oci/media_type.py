@@ -20,6 +20,20 @@ MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 
 
+_DOCKERS = {
+    OCI_LAYER: DOCKER_LAYER,
+    OCI_LAYER_GZIP: DOCKER_LAYER_GZIP,
+    OCI_LAYER_ZSTD: DOCKER_LAYER_ZSTD,
+    DOCKER_LAYER: DOCKER_LAYER,
+    DOCKER_LAYER_ZSTD: DOCKER_LAYER_ZSTD,
+}
+
+
+def as_docker(media_type: str) -> str:
+    """What Docker's manifest calls a layer; gzip where nothing else was said of it."""
+    return _DOCKERS.get(media_type, DOCKER_LAYER_GZIP)
+
+
 def is_index(media_type: str) -> bool:
     return media_type in INDEXES
 
