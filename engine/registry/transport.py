@@ -17,6 +17,7 @@ import errno
 import ipaddress
 import os
 import re
+import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -37,7 +38,6 @@ from engine.registry.mirror import Endpoint, host_of
 from engine.version import DOCKER_VERSION, VERSION
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 
     from aiohttp.abc import ResolveResult
@@ -447,7 +447,9 @@ class Transport:
         if name not in self._sessions:
             resolver = _OutsideResolver() if name == "outside" else ThreadedResolver()
             self._sessions[name] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(resolver=resolver, limit=0, ttl_dns_cache=30),
+                connector=aiohttp.TCPConnector(
+                    resolver=resolver, limit=0, ttl_dns_cache=30, socket_factory=_socket
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
@@ -469,6 +471,14 @@ async def _patience(sent: _Sent | None) -> AsyncGenerator[None]:
             yield
     finally:
         sent.patience = None
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket that does not outlive a peer that takes no more bytes: closing waits for them."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UPLOAD_TIMEOUT_S * 1000))
+    return made
 
 
 async def addresses_of(name: str) -> list[str]:
