@@ -305,7 +305,8 @@ async def any_registry_auth(request: web.Request) -> RegistryAuth:
     if request.headers.get("X-Registry-Auth"):
         return registry_auth(request)
     try:
-        return system.credentials(reading.read_first(await read_all(request), AuthRequest))
+        data, _ = await read_all(request)
+        return system.credentials(reading.read_first(data, AuthRequest))
     except InvalidParameter:
         return RegistryAuth()
 

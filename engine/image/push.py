@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from engine.registry.auth import RegistryAuth
     from engine.registry.client import Client, Repository
     from engine.storage.content import Content
-    from engine.storage.snapshots import Layer, Lease, Snapshots
+    from engine.storage.leases import Lease
+    from engine.storage.snapshots import Layer, Snapshots
 
 log = logging.getLogger(__name__)
 

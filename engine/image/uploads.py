@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from engine.registry.auth import RegistryAuth
     from engine.registry.client import Repository
     from engine.registry.fetch import Policy
-    from engine.storage.snapshots import Layer, Lease, Snapshots
+    from engine.storage.leases import Lease
+    from engine.storage.snapshots import Layer, Snapshots
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+OCI_LAYER_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
 
 DOCKER_MANIFEST_V1 = "application/vnd.docker.distribution.manifest.v1+json"
 DOCKER_MANIFEST_V1_SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyjws"
@@ -13,6 +14,8 @@ DOCKER_MANIFEST_LIST = "application/vnd.docker.distribution.manifest.list.v2+jso
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_PLUGIN_CONFIG = "application/vnd.docker.plugin.v1+json"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+DOCKER_LAYER_ZSTD = "application/vnd.docker.image.rootfs.diff.tar.zstd"
 DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 INDEXES = frozenset({OCI_INDEX, DOCKER_MANIFEST_LIST})
@@ -22,7 +25,6 @@ CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 
 _DOCKERS = {
     OCI_LAYER: DOCKER_LAYER,
-    OCI_LAYER_GZIP: DOCKER_LAYER_GZIP,
     OCI_LAYER_ZSTD: DOCKER_LAYER_ZSTD,
     DOCKER_LAYER: DOCKER_LAYER,
     DOCKER_LAYER_ZSTD: DOCKER_LAYER_ZSTD,
