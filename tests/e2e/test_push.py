@@ -198,8 +198,9 @@ def test_who_is_denied_is_told_what_the_registry_says(
 def test_the_event(engine: Engine, registry: Registry, repository: str) -> None:
     since = str(int(time.time()))
     push(engine, repository, "?tag=1")
+    until = str(int(time.time()) + 1)
     out = engine.out(
-        "events", "--since", since, "--until", "0s", "--filter", "event=push", "--format", "json"
+        "events", "--since", since, "--until", until, "--filter", "event=push", "--format", "json"
     )
     (event,) = [
         event for line in out.splitlines() if (event := json.loads(line))["id"] == f"{repository}:1"
