@@ -300,6 +300,17 @@ def registry_auth(request: web.Request) -> RegistryAuth:
         return RegistryAuth()
 
 
+async def any_registry_auth(request: web.Request) -> RegistryAuth:
+    """The header's credentials or, as old clients send them, the body's."""
+    if request.headers.get("X-Registry-Auth"):
+        return registry_auth(request)
+    try:
+        data, _ = await read_all(request)
+        return system.credentials(reading.read_first(data, AuthRequest))
+    except InvalidParameter:
+        return RegistryAuth()
+
+
 _URL_ALPHABET = str.maketrans("-_", "+/")
 
 

@@ -18,6 +18,7 @@ from engine.container.store import Store
 from engine.errors import EngineError, WharfError
 from engine.events import EventBus
 from engine.image.pull import Puller
+from engine.image.push import Pusher
 from engine.image.store import Images
 from engine.linux import capability, cgroup, oserror
 from engine.network.manager import Networks
@@ -166,13 +167,25 @@ class Engine:
             content,
             snapshots,
             self.images,
+            self.images.sources,
             most_downloads=self.config.max_concurrent_downloads,
             policy=Policy(attempts=self.config.max_download_attempts),
             on_pulled=self.images.publish_pull,
         )
+        pusher = Pusher(
+            self.registry,
+            content,
+            snapshots,
+            self.images,
+            self.images.sources,
+            most_uploads=self.config.max_concurrent_uploads,
+            on_pushed=self.images.publish_push,
+        )
         self.images.puller = puller
+        self.images.pusher = pusher
         self._closing.push_async_callback(self.registry.close)
         self._closing.push_async_callback(puller.close)
+        self._closing.push_async_callback(pusher.close)
 
     async def _open_containers(self, snapshots: Snapshots, cgroup_parent: str) -> None:
         config = self.config

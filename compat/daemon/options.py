@@ -319,9 +319,8 @@ TABLE: tuple[Option, ...] = (
     Option(
         "max-concurrent-uploads",
         Integer(),
-        "Layers sent at once for each push",
+        "Layers sent at once",
         shown="5",
-        no_effect="images are not pushed yet",
     ),
     Option(
         "max-download-attempts",

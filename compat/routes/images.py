@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from compat import connection, params, streams
-from compat.routes.route import Call, Route, done, later, reply
+from compat.routes.route import Call, Route, done, reply
 from compat.translate import images
 from compat.wire import images as wire
 from engine import filters as filtering
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _encoder = msgspec.json.Encoder()
 _FULL_ID = re.compile(r"(?:sha256:)?[0-9a-f]{64}")
+# What Go writes of them, wherever they are: programs compare lines.
+_ESCAPES = ((b"<", b"\\u003c"), (b">", b"\\u003e"), (b"&", b"\\u0026"))
 
 
 async def list_(call: Call) -> web.Response:
@@ -114,6 +116,13 @@ async def create(call: Call) -> web.StreamResponse:
         return await _progress(call, steps)
 
 
+async def push(call: Call) -> web.StreamResponse:
+    platform = call.query.platform("platform")
+    ref = images.to_push(call.ref, call.query.text("tag"))
+    auth = await params.any_registry_auth(call.request)
+    return await _progress(call, call.engine.images.push(ref, auth=auth, platform=platform))
+
+
 async def load(call: Call) -> web.StreamResponse:
     """Failures are told in the stream, even the first: clients read nothing else."""
     platform = call.query.platform("platform", is_single=True)
@@ -159,7 +168,10 @@ async def _progress(
 
 
 def _line(step: model.Progress) -> bytes:
-    return _encoder.encode(images.progress(step)) + b"\r\n"
+    line = _encoder.encode(images.progress(step))
+    for char, escaped in _ESCAPES:
+        line = line.replace(char, escaped)
+    return line + b"\r\n"
 
 
 # Registries and builds
@@ -231,7 +243,7 @@ ROUTES = (
     Route("POST", "/images/load", "images.load", load),
     Route("POST", "/images/create", "images.create", create),
     Route("POST", "/images/prune", "images.prune", prune),
-    Route("POST", "/images/{ref}/push", "images.push", later("pushing images")),
+    Route("POST", "/images/{ref}/push", "images.push", push),
     Route("POST", "/images/{ref}/tag", "images.tag", tag),
     Route("DELETE", "/images/{ref}", "images.remove", remove),
     Route("GET", "/distribution/{ref}/json", "images.distribution", distribution),

@@ -187,6 +187,12 @@ def to_pull(name: str, tag_or_digest: str) -> Reference:
     return ref
 
 
+def to_push(name: str, tag: str) -> Reference:
+    """What is meant; a name alone means all its tags. Raises InvalidParameter."""
+    ref = references.parse(name)
+    return ref.with_tag(tag) if tag else ref
+
+
 # Progress
 
 
@@ -199,7 +205,7 @@ def progress(step: model.Progress) -> wire.ProgressLine:
     if step.stream:
         return wire.ProgressLine(stream=step.stream, aux=step.aux or UNSET)
     if step.aux and not step.status:
-        return wire.ProgressLine(aux=step.aux)
+        return wire.ProgressLine(progress_detail=wire.ProgressDetail(), aux=step.aux)
     return wire.ProgressLine(
         status=step.status,
         progress_detail=_detail(step),
@@ -220,10 +226,11 @@ def _detail(step: model.Progress) -> wire.ProgressDetail | msgspec.UnsetType:
 def _bar(current: int, total: int) -> str:
     if current <= 0 and total <= 0:
         return ""
-    if total <= 0 or current > total:
+    if total <= 0:
         return f"{size(current):>8}"
     done = min(int(current / total * 100) // 2, 50)
-    return f"[{'=' * done}>{' ' * (50 - done)}] {size(current):>8}/{size(total)}"
+    counts = f"{size(current):>8}" if current > total else f"{size(current):>8}/{size(total)}"
+    return f"[{'=' * done}>{' ' * (50 - done)}] {counts}"
 
 
 def size(count: int) -> str:

@@ -119,7 +119,7 @@ class ErrorDetail(Response, frozen=True, kw_only=True, rename=None):
 
 
 class ProgressLine(Response, frozen=True, kw_only=True, rename="camel"):
-    """One line of the stream that pull, load and import answer with."""
+    """One line of the stream that pull, push, load and import answer with."""
 
     stream: str | Omitted = UNSET
     status: str | Omitted = UNSET
@@ -128,7 +128,7 @@ class ProgressLine(Response, frozen=True, kw_only=True, rename="camel"):
     id: str | Omitted = UNSET
     error_detail: ErrorDetail | Omitted = UNSET
     error: str | Omitted = UNSET
-    aux: dict[str, str] | Omitted = UNSET
+    aux: dict[str, str | int] | Omitted = UNSET
 
 
 class DistributionInspectResponse(Response, frozen=True, kw_only=True):

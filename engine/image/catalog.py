@@ -200,6 +200,20 @@ class Catalog:
             self._unreadable.discard(image_id)
             return known.images[image_id]
 
+    def remember(self, image_id: ImageId, *, name: Reference, document: Digest) -> bool:
+        """Give an image a name and a document besides its own; whether it is still here.
+
+        A digest that means another image goes on meaning that.
+        """
+        with self._changes:
+            if image_id not in self._known.images:
+                return False
+            try:
+                self.put(image_id, names=(name,), documents=(document,))
+            except failure.DigestTaken as exc:
+                log.error("%s of %s means another image: %s", document, name, exc)
+            return True
+
     def _count(self, before: Image | None, row: ImageRow, config: ImageConfig) -> None:
         """What the image stands on is needed once more; what it stood on already, was so."""
         self._documents.update(set(row.documents) - set(before.row.documents if before else ()))

@@ -1,4 +1,4 @@
-"""Writing a config as dockerd writes it, byte for byte: its digest is the image's id.
+"""Writing config and manifest as dockerd writes them, byte for byte: digests are made of them.
 
 Go's encoding/json keeps the order of a struct's fields, sorts maps, escapes `<`, `>` and `&`, and
 leaves out what is marked omitempty. dockerd then sorts the top level by key.
@@ -10,10 +10,12 @@ import json
 from typing import TYPE_CHECKING
 
 from engine import timestamp
+from engine.oci import media_type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from engine.oci.descriptor import Descriptor
     from engine.oci.image import Config, Healthcheck, History
 
 # U+2028 and U+2029 are line ends to JavaScript.
@@ -32,6 +34,21 @@ def to_json(document: object) -> bytes:
     for char, escaped in _ESCAPES.items():
         text = text.replace(char, escaped)
     return text.encode(errors="replace")
+
+
+def manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
+    """A Docker manifest, schema 2, as distribution writes it: three spaces to a level."""
+    document = {
+        "schemaVersion": 2,
+        "mediaType": media_type.DOCKER_MANIFEST,
+        "config": _descriptor(config),
+        "layers": [_descriptor(layer) for layer in layers],
+    }
+    return json.dumps(document, ensure_ascii=False, indent=3).encode()
+
+
+def _descriptor(found: Descriptor) -> dict[str, object]:
+    return {"mediaType": found.media_type, "size": found.size, "digest": found.digest}
 
 
 def time(text: str) -> str:

@@ -89,7 +89,7 @@ def created_ns(text: str) -> int | None:
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One step of a pull, load or import. `error` ends the stream.
+    """One step of a pull, push, load or import. `error` ends the stream.
 
     `current` and `total` are bytes (0: unknown); `stream` is text to show as it is; `aux` a
     document for programs.
@@ -101,7 +101,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     total: int = 0
     stream: str = ""
     error: str = ""
-    aux: dict[str, str] | None = None
+    aux: dict[str, str | int] | None = None
 
 
 class ImageQuery(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,6 +39,7 @@ from engine.storage.snapshots import LayerMissing
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
+    from engine.image.sources import Sources
     from engine.oci.descriptor import Descriptor
     from engine.oci.digest import ChainId, DiffId, Digest
     from engine.oci.image import ImageConfig
@@ -74,7 +75,8 @@ class Pulled:
     """All of an image that is now here, for the store to make it visible.
 
     `documents` are config, manifest and the indexes above it, all in the content store; `digest`
-    is what the registry calls the image (the outermost document).
+    is what the registry calls the image (the outermost document). `layers` are what the manifest
+    says they are there, `brought` those that came just now and are so indeed.
     """
 
     ref: Reference
@@ -83,6 +85,8 @@ class Pulled:
     digest: Digest
     manifest_digest: Digest
     documents: tuple[Digest, ...]
+    layers: tuple[tuple[DiffId, Descriptor], ...] = ()
+    brought: tuple[tuple[DiffId, Digest], ...] = ()
 
 
 class Local(Protocol):
@@ -106,6 +110,7 @@ class Puller:
         content: Content,
         snapshots: Snapshots,
         local: Local,
+        sources: Sources,
         *,
         most_downloads: int = 3,
         policy: Policy | None = None,
@@ -115,6 +120,7 @@ class Puller:
         self._content = content
         self._snapshots = snapshots
         self._local = local
+        self._sources = sources
         self._on_pulled = on_pulled
         self._transfers = Transfers(
             content, snapshots, most_downloads=most_downloads, policy=policy or Policy()
@@ -240,6 +246,7 @@ class Puller:
                     self._content.put(data, digest)
             before = self._local.image_named(pulled.ref)
             self._local.put_pulled(pulled)
+            self._sources.add_pulled(pulled.ref.name, pulled.layers, pulled.brought)
         return before != pulled.image_id
 
 
@@ -259,6 +266,7 @@ class _Pull:
         self._ref = ref
         self._wanted = wanted
         self._send = channel.send
+        self._brought: list[tuple[DiffId, Digest]] = []
 
     async def run(self) -> bool:
         """Whether the name means another image now than before."""
@@ -319,6 +327,8 @@ class _Pull:
             digest=path[0].descriptor.digest,
             manifest_digest=path[-1].descriptor.digest,
             documents=(*(one.descriptor.digest for one in path), manifest.config.digest),
+            layers=tuple(zip(config.diff_ids, manifest.layers, strict=False)),
+            brought=tuple(self._brought),
         )
         return pulled, documents
 
@@ -378,7 +388,9 @@ class _Pull:
                 )
                 joined.append(parent)
             await _all_done(joined)
-            for transfer in joined:
+            for diff_id, transfer in zip(diff_ids, joined, strict=True):
+                if transfer.brought is not None:
+                    self._brought.append((diff_id, transfer.brought))
                 await self._puller.hold(transfer.chain_id, lease)
         finally:
             await to_the_end(self._leave(joined))

@@ -18,6 +18,7 @@ from engine.image.importing import Importer
 from engine.image.load import Loader
 from engine.image.model import Progress
 from engine.image.removal import Removal
+from engine.image.sources import Sources
 from engine.oci import digest as digests
 from engine.oci import reference as references
 from engine.oci.digest import ImageId
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         Summary,
     )
     from engine.image.pull import Pulled
+    from engine.image.push import Pushed
     from engine.oci.platform import Platform
     from engine.oci.reference import Reference
     from engine.registry.auth import RegistryAuth
@@ -82,13 +84,25 @@ class Puller(Protocol):
     ) -> AsyncGenerator[Progress]: ...
 
 
+class Pusher(Protocol):
+    """What pushes; handed in by engine.py."""
+
+    def push(
+        self,
+        ref: Reference,
+        *,
+        auth: RegistryAuth | None = None,
+        platform: Platform | None = None,
+    ) -> AsyncGenerator[Progress]: ...
+
+
 def _nobody(_: str) -> list[tuple[str, bool]]:
     return []
 
 
 class Images:
     """All verbs on images. Who assembles the engine sets `users_of`, `users` (the same of all
-    images at once) and `puller`.
+    images at once), `puller` and `pusher`.
     """
 
     def __init__(
@@ -103,7 +117,9 @@ class Images:
         self.catalog = Catalog(database, content, snapshots)
         self.users_of: Callable[[str], list[tuple[str, bool]]] = _nobody
         self.users: Callable[[], Mapping[str, list[tuple[str, bool]]]] = dict
+        self.sources = Sources(database)
         self.puller: Puller | None = None
+        self.pusher: Pusher | None = None
 
     # Reading
 
@@ -266,6 +282,20 @@ class Images:
 
     # Going
 
+    async def push(
+        self,
+        ref: Reference,
+        *,
+        auth: RegistryAuth | None = None,
+        platform: Platform | None = None,
+    ) -> AsyncGenerator[Progress]:
+        """Push a name (see push.py)."""
+        if self.pusher is None:
+            raise failure.NoPuller
+        async with aclosing(self.pusher.push(ref, auth=auth, platform=platform)) as steps:
+            async for progress in steps:
+                yield progress
+
     async def save(
         self, refs: Sequence[str], *, platform: Platform | None = None
     ) -> AsyncGenerator[bytes]:
@@ -331,10 +361,14 @@ class Images:
 
     async def sweep(self) -> None:
         """Remove layers and blobs that nothing names; at boot after all rows are read."""
-        await offload.disk(self.catalog.sweep)
+        await offload.disk(self._sweep)
         self._work.spawn(offload.disk(self._snapshots.empty_trash), what="empty trash")
 
-    # For pull (engine.image.pull.Local)
+    def _sweep(self) -> None:
+        self.catalog.sweep()
+        self.sources.sweep(lambda: [layer.diff_id for layer in self._snapshots.layers()])
+
+    # For pull and push (engine.image.pull.Local, engine.image.push.Local)
 
     def image_named(self, ref: Reference) -> ImageId | None:
         return self.catalog.of_reference(ref)
@@ -347,13 +381,33 @@ class Images:
         names = (pulled.ref, pulled.ref.name_only().with_digest(pulled.digest))
         self.catalog.put(pulled.image_id, names=names, documents=pulled.documents)
 
+    def named(self, name: Reference) -> Sequence[tuple[Reference, ImageId]]:
+        return self.catalog.named(name)
+
+    def image(self, image_id: ImageId) -> Image | None:
+        return self.catalog.by_id(image_id)
+
+    def check_platform(self, ref: Reference, platform: Platform) -> None:
+        self.catalog.get(str(ref), platform)
+
+    def put_pushed(self, pushed: Pushed) -> None:
+        """Give a pushed image its repository digest, if it was not removed meanwhile."""
+        name = pushed.ref.name_only().with_digest(pushed.digest)
+        self.catalog.remember(pushed.image_id, name=name, document=pushed.digest)
+
     def publish_pull(self, ref: Reference) -> None:
-        """The event of a pull: its actor is what was asked for."""
+        self._publish_distribution("pull", ref)
+
+    def publish_push(self, ref: Reference) -> None:
+        self._publish_distribution("push", ref)
+
+    def _publish_distribution(self, action: str, ref: Reference) -> None:
+        """The event of a pull or push: its actor is what was asked for."""
         image_id = self.catalog.of_reference(ref)
         image = self.catalog.by_id(image_id) if image_id else None
         attributes = dict(image.labels) if image else {}
         self._events.publish(
-            "image", "pull", ref.familiar, {**attributes, "name": ref.familiar_name}
+            "image", action, ref.familiar, {**attributes, "name": ref.familiar_name}
         )
 
     # Events

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from engine import ids, offload
 from engine.errors import EngineError, WharfError
-from engine.image.model import Progress
+from engine.image.joint import Joint
 from engine.image.remote import RegistrationFailed, RootFSMismatch
 from engine.linux import oserror
 from engine.oci import digest as digests
@@ -36,8 +36,9 @@ from engine.storage.content import IngestAborted
 from engine.storage.layer import DiffIdMismatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
+    from engine.image.joint import Listener
     from engine.oci.descriptor import Descriptor
     from engine.oci.digest import ChainId, DiffId, Digest
     from engine.registry.client import Repository
@@ -45,44 +46,18 @@ if TYPE_CHECKING:
     from engine.storage.leases import Lease
     from engine.storage.snapshots import Layer, Snapshots, StagedLayer
 
-    Listener = Callable[[Progress], None]
-
 FIRST_REPORT_BYTES = 32 * 1024
 """A look at the first bytes, to tell the compression, is not worth a line."""
 
 
-class Transfer:
-    """One layer. `task` ends with the committed layer, which `lease` holds until nobody waits."""
+class Transfer(Joint["Layer"]):
+    """One layer, which `lease` holds until nobody waits. `brought`: the blob that became it."""
 
     def __init__(self, chain_id: ChainId, display_id: str, lease: Lease) -> None:
+        super().__init__(display_id)
         self.chain_id = chain_id
-        self.display_id = display_id
         self.lease = lease
-        self.task: asyncio.Task[Layer] | None = None
-        self._listeners: list[Listener] = []
-        self._last: Progress | None = None
-
-    def join(self, listener: Listener) -> None:
-        """Hear of everything from now on, and where it stands."""
-        self._listeners.append(listener)
-        if self._last is not None:
-            listener(self._last)
-
-    def leave(self, listener: Listener) -> bool:
-        """Whether nobody is left."""
-        self._listeners.remove(listener)
-        return not self._listeners
-
-    def report(self, status: str, current: int = 0, total: int = 0) -> None:
-        progress = Progress(id=self.display_id, status=status, current=current, total=total)
-        self._last = progress
-        for listener in tuple(self._listeners):
-            listener(progress)
-
-    async def result(self) -> Layer:
-        """The layer; raises what ended the transfer. Cancelling this ends only the waiting."""
-        assert self.task is not None
-        return await asyncio.shield(self.task)
+        self.brought: Digest | None = None
 
 
 class Transfers:
@@ -150,12 +125,7 @@ class Transfers:
         if not transfer.leave(listener):
             return
         self._forget(transfer)
-        task = transfer.task
-        if task is not None:
-            task.cancel()
-            await asyncio.wait((task,))
-            if not task.cancelled():
-                task.exception()  # seen by whoever waited; asyncio need not log it
+        await transfer.end()
         transfer.lease.close()
 
     def _forget(self, transfer: Transfer) -> None:
@@ -202,6 +172,7 @@ class _Work:
         try:
             staged = await self._bring()
             layer = await self._commit(staged, await _chain_id_of(parent))
+            self._transfer.brought = self._descriptor.digest
         finally:
             # A commit leaves nothing to discard.
             if self._staged is not None:

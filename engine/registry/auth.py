@@ -105,44 +105,49 @@ class Authorizer:
         self._challenges = {c.scheme: c.parameters for c in reversed(challenges)}
         self._scopes = tuple(scopes)
         self._is_login = is_login
-        self._token: _Token | None = None
+        self._tokens: dict[tuple[str, ...], _Token] = {}
         self._lock = asyncio.Lock()
         self.identity_token = auth.identity_token
 
-    async def headers(self, method: str, url: str) -> dict[str, str]:
-        """The headers that `method url` needs; raises WharfError naming that request."""
+    async def headers(self, method: str, url: str, *, scopes: Sequence[str] = ()) -> dict[str, str]:
+        """The headers that `method url` needs; raises WharfError naming that request.
+
+        `scopes` are what this request needs besides all the others.
+        """
         try:
-            value = await self._authorization()
+            value = await self._authorization(tuple(scopes))
         except WharfError as exc:
             raise failure.within(exc, method, url) from exc
         return {"Authorization": value} if value else {}
 
-    async def _authorization(self) -> str:
+    async def _authorization(self, scopes: tuple[str, ...]) -> str:
         if "bearer" in self._challenges:
-            return f"Bearer {await self._bearer(self._challenges['bearer'])}"
+            return f"Bearer {await self._bearer(self._challenges['bearer'], scopes)}"
         if "basic" not in self._challenges:
             return ""
         if not self._auth.has_password:
             raise NoCredentials
         return self._auth.basic
 
-    async def _bearer(self, parameters: Mapping[str, str]) -> str:
+    async def _bearer(self, parameters: Mapping[str, str], scopes: tuple[str, ...]) -> str:
         if self._auth.registry_token:
             return self._auth.registry_token
         async with self._lock:
-            if self._token is None or time.monotonic() >= self._token.good_until:
-                self._token = await self._fetch(parameters)
-            return self._token.value
+            token = self._tokens.get(scopes)
+            if token is None or time.monotonic() >= token.good_until:
+                token = await self._fetch(parameters, (*self._scopes, *scopes))
+                self._tokens[scopes] = token
+            return token.value
 
-    async def _fetch(self, parameters: Mapping[str, str]) -> _Token:
+    async def _fetch(self, parameters: Mapping[str, str], scopes: tuple[str, ...]) -> _Token:
         realm = parameters.get("realm", "")
         if not realm:
             raise failure.Final("no realm specified for token auth challenge")
         service = parameters.get("service", "")
         if self.identity_token:
-            answer = await self._post(realm, service)
+            answer = await self._post(realm, service, scopes)
         else:
-            answer = await self._get(realm, service)
+            answer = await self._get(realm, service, scopes)
         self.identity_token = answer.refresh_token or self.identity_token
         value = answer.access_token or answer.token
         if not value:
@@ -150,11 +155,11 @@ class Authorizer:
         lifetime_s = max(answer.expires_in or 0, SHORTEST_TOKEN_S)
         return _Token(value, time.monotonic() + lifetime_s)
 
-    async def _get(self, realm: str, service: str) -> _TokenResponse:
+    async def _get(self, realm: str, service: str, scopes: tuple[str, ...]) -> _TokenResponse:
         parts = urlsplit(realm)
         query = parse_qsl(parts.query)
         query += [("service", service)] if service else []
-        query += [("scope", scope) for scope in self._scopes]
+        query += [("scope", scope) for scope in scopes]
         if self._is_login:
             query += [("offline_token", "true"), ("client_id", CLIENT_ID)]
         headers: dict[str, str] = {}
@@ -164,9 +169,9 @@ class Authorizer:
         url = parts._replace(query=urlencode(query), fragment="").geturl()
         return await self._ask("GET", url, headers=headers)
 
-    async def _post(self, realm: str, service: str) -> _TokenResponse:
+    async def _post(self, realm: str, service: str, scopes: tuple[str, ...]) -> _TokenResponse:
         form = {
-            "scope": " ".join(self._scopes),
+            "scope": " ".join(scopes),
             "service": service,
             "client_id": CLIENT_ID,
             "grant_type": "refresh_token",

@@ -35,6 +35,7 @@ from engine.registry.transport import (
     BLOB,
     MANIFEST,
     SHORT,
+    Body,
     Origin,
     Proxies,
     Response,
@@ -184,13 +185,21 @@ class Repository:
         path: str,
         *,
         headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
         timeouts: Timeouts = SHORT,
+        scopes: Sequence[str] = (),
     ) -> AsyncGenerator[Response]:
-        """An authorized request; the answer may be a failure."""
-        url = self.url(path)
-        sent = {**(headers or {}), **await self._authorizer.headers(method, url)}
+        """An authorized request; the answer may be a failure.
+
+        `path` is one below the repository's, or a URL that the registry gave: one of another
+        origin gets no credentials.
+        """
+        url = path if "://" in path else self.url(path)
+        sent = dict(headers or {})
+        if self._origin.has(url):
+            sent |= await self._authorizer.headers(method, url, scopes=scopes)
         request = self._transport.request(
-            self._origin, method, url, headers=sent, timeouts=timeouts
+            self._origin, method, url, headers=sent, body=body, timeouts=timeouts
         )
         async with request as response:
             yield response
@@ -248,6 +257,19 @@ class Repository:
             return resolved(ref, digest or digests.of(data), data, content_type)
         except InvalidDocument as exc:
             raise MalformedManifest(exc, content_type) from exc
+
+    async def put_manifest(self, named: str, kind: str, data: bytes) -> None:
+        """Store the bytes as the manifest with that tag or digest; `kind` is their media type."""
+        request = self.request(
+            "PUT",
+            f"manifests/{named}",
+            headers={"Content-Type": kind},
+            body=data,
+            timeouts=MANIFEST,
+        )
+        async with request as response:
+            if not 200 <= response.status < 300:
+                raise await response.failure()
 
     # Blobs
 

@@ -200,7 +200,7 @@ class Fetch:
                 if not may_retry(exc) or attempt >= self._policy.attempts:
                     raise
                 arrived, was_resumed = sink.offset, sink.offset > 0
-                await self._wait(attempt, exc)
+                await count_down(self._policy, attempt, exc, self._report)
                 attempt += 1
 
     async def _new_sink(self) -> Sink:
@@ -234,7 +234,7 @@ class Fetch:
         if response.status == 404:
             raise UnknownBlob
         if not response.is_success:
-            raise await _failure(response)
+            raise await failure_of(response)
         if response.status != 206:
             return offset
         content_range = response.header("Content-Range")
@@ -265,13 +265,14 @@ class Fetch:
             raise
         await batch.write()
 
-    async def _wait(self, attempt: int, exc: WharfError) -> None:
-        """Count down to the next attempt, aloud."""
-        asked = exc.retry_after_s if isinstance(exc, failure.Refusal) else 0
-        units = max(attempt * self._policy.delay_units, int(asked))
-        for left in range(min(units, self._policy.longest_delay_units), 0, -1):
-            self._report(f"Retrying in {left} second{'' if left == 1 else 's'}", 0, 0)
-            await asyncio.sleep(self._policy.unit_s)
+
+async def count_down(policy: Policy, attempt: int, exc: WharfError, report: Report) -> None:
+    """Wait for the next attempt, aloud; `exc` ended the one that was."""
+    asked = exc.retry_after_s if isinstance(exc, failure.Refusal) else 0
+    units = max(attempt * policy.delay_units, int(asked))
+    for left in range(min(units, policy.longest_delay_units), 0, -1):
+        report(f"Retrying in {left} second{'' if left == 1 else 's'}", 0, 0)
+        await asyncio.sleep(policy.unit_s)
 
 
 async def to_the_end(call: Coroutine[object, object, T]) -> T:
@@ -289,7 +290,8 @@ async def to_the_end(call: Coroutine[object, object, T]) -> T:
         raise
 
 
-async def _failure(response: Response) -> WharfError:
+async def failure_of(response: Response) -> WharfError:
+    """What the answer means, and when it says that asking again makes sense."""
     found = await response.failure()
     retry_after = response.header("Retry-After")
     if isinstance(found, failure.Refusal) and retry_after.isdecimal():

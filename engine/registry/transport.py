@@ -17,10 +17,12 @@ import errno
 import ipaddress
 import os
 import re
+import socket
 import ssl
+from collections.abc import Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import aiohttp
 from aiohttp.resolver import ThreadedResolver
@@ -36,8 +38,7 @@ from engine.registry.mirror import Endpoint, host_of
 from engine.version import DOCKER_VERSION, VERSION
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 
     from aiohttp.abc import ResolveResult
 
@@ -47,9 +48,12 @@ CERTS_DIR = "/etc/docker/certs.d"
 USER_AGENT = f"docker/{DOCKER_VERSION} wharf/{VERSION} os/linux"
 MOST_REDIRECTS = 10
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_SAME_METHOD = frozenset({307, 308})
 CONNECT_TIMEOUT_S = 30.0
 IDLE_TIMEOUT_S = 60.0
 """No byte for so long ends a response. dockerd waits for ever."""
+UPLOAD_TIMEOUT_S = 600.0
+"""A registry that stores what it was sent somewhere else may be quiet for minutes meanwhile."""
 SHORT_TIMEOUT_S = 15.0
 """A ping, a token, a login (moby registry/auth.go)."""
 LONGEST_HEADER = 32 * 1024  # signed URLs of object stores are long
@@ -194,6 +198,13 @@ class Origin:
     def is_home(self, url: URL) -> bool:
         return _origin_of(URL(self.url)) == _origin_of(url)
 
+    def has(self, url: str) -> bool:
+        """Whether the URL is one of this origin, so that credentials for it may go there."""
+        try:
+            return self.is_home(URL(url, encoded=True))
+        except ValueError:
+            return False
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -225,6 +236,12 @@ class Response:
 
     def header(self, name: str) -> str:
         return self._inner.headers.get(name, "")
+
+    @property
+    def location(self) -> str:
+        """The whole URL that the Location header means, "" without one. Raises Unreachable."""
+        said = self.header("Location")
+        return str(_joined(self.method, self._inner.url, said)) if said else ""
 
     @property
     def challenges(self) -> tuple[Challenge, ...]:
@@ -271,6 +288,41 @@ class Timeouts:
 SHORT = Timeouts()
 MANIFEST = Timeouts(total_s=120.0)
 BLOB = Timeouts(total_s=None)
+UPLOAD = Timeouts(total_s=None, idle_s=UPLOAD_TIMEOUT_S)
+
+Body: TypeAlias = "bytes | AsyncIterator[bytes]"
+"""What a request brings along; an iterator is sent as it comes and only once."""
+
+
+class _Sent:
+    """A body on its way. Whoever takes nothing of it for `idle_s` ends the request.
+
+    What goes wrong while it is made is kept in `error`: aiohttp would tell only that it broke off.
+    """
+
+    def __init__(self, chunks: AsyncIterator[bytes], idle_s: float) -> None:
+        self._chunks = chunks
+        self._idle_s = idle_s
+        self.patience: asyncio.Timeout | None = None
+        self.error: Exception | None = None
+
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        try:
+            async for chunk in self._chunks:
+                self._wait(self._idle_s)
+                yield chunk
+                self._wait(None)  # making the next one takes the time it takes
+        except Exception as exc:
+            self.error = exc
+            raise
+        finally:
+            self._wait(None)  # the answer has its own time
+
+    def _wait(self, most_s: float | None) -> None:
+        if self.patience is None or self.patience.expired():
+            return
+        when = None if most_s is None else asyncio.get_running_loop().time() + most_s
+        self.patience.reschedule(when)
 
 
 class Transport:
@@ -312,12 +364,13 @@ class Transport:
         *,
         headers: Mapping[str, str] | None = None,
         form: Mapping[str, str] | None = None,
+        body: Body | None = None,
         timeouts: Timeouts = SHORT,
     ) -> AsyncGenerator[Response]:
         """The answer to `method url`, after at most ten redirects; raises Unreachable or Stray.
 
         `url` may lie on another origin than `origin`'s, as a token server does. An Authorization
-        header is sent to the origin of `url` only.
+        header is sent to the origin of `url` only. What a `body` raises is raised as it is.
         """
         at = URL(url, encoded=True)
         first = _origin_of(at)
@@ -325,14 +378,14 @@ class Transport:
         location = ""
         for _ in range(MOST_REDIRECTS + 1):
             self._check(origin, method, at)
-            async with self._once(origin, method, at, sent, form, timeouts) as response:
+            data = form if form is not None else body
+            async with self._once(origin, method, at, sent, data, timeouts) as response:
                 location = response.header("Location")
-                # What was posted (a password, say) is never posted again somewhere else.
-                follows = method in {"GET", "HEAD"} and response.status in REDIRECTS
-                if not follows or not location:
+                target = _target(method, at, response.status, location, data)
+                if target is None:
                     yield response
                     return
-            at = _joined(method, at, location)
+            at = target
             if _origin_of(at) != first:
                 sent.pop("Authorization", None)
         raise Unreachable(method, location, f"stopped after {MOST_REDIRECTS} redirects")
@@ -355,7 +408,7 @@ class Transport:
         method: str,
         url: URL,
         headers: Mapping[str, str],
-        form: Mapping[str, str] | None,
+        data: Mapping[str, str] | Body | None,
         timeouts: Timeouts,
     ) -> AsyncGenerator[Response]:
         is_home = origin.is_home(url)
@@ -364,21 +417,26 @@ class Transport:
         is_free = is_home or origin.may_go_inside or proxy is not None
         session = self._session("anywhere" if is_free else "outside")
         context = origin.home if is_home else origin.elsewhere
-        with _in_words_of_go(method, _shown(url)):
-            response = await session.request(
-                method,
-                url,
-                headers=headers,
-                data=form,
-                allow_redirects=False,
-                ssl=context if context is not None else True,
-                proxy=proxy,
-                timeout=aiohttp.ClientTimeout(
-                    total=timeouts.total_s,
-                    sock_connect=CONNECT_TIMEOUT_S,
-                    sock_read=timeouts.idle_s,
-                ),
-            )
+        timeout = aiohttp.ClientTimeout(
+            total=timeouts.total_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=timeouts.idle_s
+        )
+        sent = (
+            None
+            if data is None or isinstance(data, bytes | Mapping)
+            else _Sent(data, timeouts.idle_s)
+        )
+        with _in_words_of_go(method, _shown(url), sent):
+            async with _patience(sent):
+                response = await session.request(
+                    method,
+                    url,
+                    headers=headers,
+                    data=data if sent is None else sent,
+                    allow_redirects=False,
+                    ssl=context if context is not None else True,
+                    proxy=proxy,
+                    timeout=timeout,
+                )
         try:
             yield Response(method, _shown(url), response)
         finally:
@@ -389,7 +447,9 @@ class Transport:
         if name not in self._sessions:
             resolver = _OutsideResolver() if name == "outside" else ThreadedResolver()
             self._sessions[name] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(resolver=resolver, limit=0, ttl_dns_cache=30),
+                connector=aiohttp.TCPConnector(
+                    resolver=resolver, limit=0, ttl_dns_cache=30, socket_factory=_socket
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
@@ -398,6 +458,27 @@ class Transport:
                 requote_redirect_url=False,
             )
         return self._sessions[name]
+
+
+@asynccontextmanager
+async def _patience(sent: _Sent | None) -> AsyncGenerator[None]:
+    """Raises TimeoutError when nobody takes any more of what is being sent."""
+    if sent is None:
+        yield
+        return
+    try:
+        async with asyncio.timeout(None) as sent.patience:
+            yield
+    finally:
+        sent.patience = None
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket that does not outlive a peer that takes no more bytes: closing waits for them."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UPLOAD_TIMEOUT_S * 1000))
+    return made
 
 
 async def addresses_of(name: str) -> list[str]:
@@ -412,6 +493,23 @@ async def addresses_of(name: str) -> list[str]:
 def spelled(url: str) -> str:
     """The URL with escapes for what no URL may hold as it is."""
     return str(URL(url))
+
+
+def _target(
+    method: str, at: URL, status: int, location: str, data: Mapping[str, str] | Body | None
+) -> URL | None:
+    """Where an answer leads that is to be followed.
+
+    What was posted (a password, say) is never posted again somewhere else; what has no body, or
+    one that is still there, may be asked for at another place of the same origin.
+    """
+    if status not in REDIRECTS or not location:
+        return None
+    target = _joined(method, at, location)
+    if method in {"GET", "HEAD"}:
+        return target
+    is_repeatable = status in _SAME_METHOD and (data is None or isinstance(data, bytes))
+    return target if is_repeatable and _origin_of(target) == _origin_of(at) else None
 
 
 def _joined(method: str, at: URL, location: str) -> URL:
@@ -494,11 +592,13 @@ def _load_client_certificate(
 
 
 @contextmanager
-def _in_words_of_go(method: str, url: str) -> Generator[None]:
+def _in_words_of_go(method: str, url: str, sent: _Sent | None = None) -> Generator[None]:
     """aiohttp's failures as Unreachable; the one place where its exceptions are known."""
     try:
         yield
     except _FAILURES as exc:
+        if sent is not None and sent.error is not None:
+            raise sent.error from exc
         raise Unreachable(method, url, _reason(exc)) from exc
 
 

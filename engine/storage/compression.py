@@ -1,4 +1,4 @@
-"""The one door to decompression: a stream of any known form as a stream of plain bytes.
+"""The one door to compression: a stream of any known form as plain bytes, and plain bytes as gzip.
 
 Output is handed on in pieces of bounded size, so a bomb costs time and disk but no memory; all
 codecs leave the GIL while they work. Nothing is ever run as a program: an unpacker that is
@@ -20,10 +20,16 @@ from engine.errors import InvalidParameter
 
 INPUT_BYTES = 256 << 10
 OUTPUT_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 20
+"""What is compressed at a time: the output depends on where its pieces end."""
+GZIP_LEVEL = 2
+"""Of a layer to be sent, eight parts in a hundred more than what dockerd sends, and ten times as
+fast; the next level is half as fast for two parts less."""
 LARGEST_WINDOW_BYTES = 128 << 20
 """Memory one zstd or xz stream may ask for; zstd's own limit is 128 MiB unless told otherwise."""
 
 _HEAD_BYTES = 10
+_GZIP_WBITS = 31  # zlib.h: a window of 32 KiB, the header of gzip
 _IGZIP_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # stub says instance
 
 
@@ -187,3 +193,34 @@ def plain(stream: Readable) -> Readable:
             return _Zstd(whole)
         case compression:
             return _Decompressed(whole, compression)
+
+
+class Gzip:
+    """Compresses a stream; the same bytes give the same output, whatever pieces they come in.
+
+    `write` gives back what is ready, `finish` the rest.
+    """
+
+    def __init__(self) -> None:
+        self._codec = isal_zlib.compressobj(GZIP_LEVEL, wbits=_GZIP_WBITS)
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+
+    def write(self, data: bytes) -> bytes:
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes < BLOCK_BYTES:
+            return b""
+        whole = b"".join(self._waiting)
+        end = len(whole) - len(whole) % BLOCK_BYTES
+        self._waiting = [whole[end:]]
+        self._waiting_bytes = len(whole) - end
+        blocks = memoryview(whole)
+        return b"".join(
+            self._codec.compress(blocks[start : start + BLOCK_BYTES])
+            for start in range(0, end, BLOCK_BYTES)
+        )
+
+    def finish(self) -> bytes:
+        rest, self._waiting = b"".join(self._waiting), []
+        return self._codec.compress(rest) + self._codec.flush()

@@ -17,6 +17,7 @@ import pytest
 from engine import errors
 from engine.events import EventBus
 from engine.image.pull import Pulled, Puller
+from engine.image.sources import Sources
 from engine.image.store import Images
 from engine.oci import platform, reference
 from engine.registry import mirror
@@ -134,6 +135,7 @@ class Stores:
             self.content,
             self.snapshots,
             local or self.local,
+            Sources(self.database),
             most_downloads=most_downloads,
             policy=QUICK,
             on_pulled=lambda ref: self.events.append(ref.familiar),

@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 
 from engine.image import encoding
+from engine.oci import digest as digests
+from engine.oci import media_type
+from engine.oci.descriptor import Descriptor
+from engine.oci.digest import Digest
 from engine.oci.image import Config, Healthcheck, History, decode_config
 
 IMPORTED = (
@@ -71,3 +75,21 @@ def test_what_is_left_out_and_what_is_not() -> None:
 )
 def test_moments(said: str, written: str) -> None:
     assert encoding.time(said) == written
+
+
+def test_a_manifest_is_dockerds_to_the_byte() -> None:
+    """What dockerd 28 pushed of an image of one layer."""
+    config = Descriptor(
+        media_type=media_type.DOCKER_CONFIG,
+        digest=Digest("sha256:e4d816505324bc481e346e864d4fce750671a7475c4188618ba498eb258244c9"),
+        size=361,
+    )
+    layer = Descriptor(
+        media_type=media_type.DOCKER_LAYER_GZIP,
+        digest=Digest("sha256:3c37c3f6b4009493f3b67522d4dc9503bb42c23e1bc61143ef93b957e094a778"),
+        size=1084180,
+    )
+    written = encoding.manifest(config, [layer])
+    assert len(written) == 527
+    expected = "sha256:335d73ade8c1fad0fa5b1cf0a19d1c0a4aa2fb5c452aea45cb58fc265f91c01e"
+    assert digests.of(written) == expected

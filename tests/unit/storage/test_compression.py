@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.storage import compression
@@ -125,3 +125,14 @@ def test_an_error_of_the_source_is_its_own() -> None:
     with pytest.raises(compression.SourceFailed) as caught:
         everything(stream)
     assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+
+@given(data=st.binary(max_size=4000), repeat=st.integers(1, 900), piece=st.integers(1, 300_000))
+@settings(max_examples=30, deadline=None)
+def test_gzip_is_the_same_whatever_pieces_come(data: bytes, repeat: int, piece: int) -> None:
+    whole = data * repeat
+    at_once, bit_by_bit = compression.Gzip(), compression.Gzip()
+    expected = at_once.write(whole) + at_once.finish()
+    pieces = [whole[at : at + piece] for at in range(0, len(whole), piece)]
+    assert b"".join([*map(bit_by_bit.write, pieces), bit_by_bit.finish()]) == expected
+    assert gzip.decompress(expected) == whole
