@@ -7,6 +7,7 @@ config, a registry's manifest. The words are those of Go 1.27, with which Debian
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,6 +41,15 @@ _SURROGATES = re.compile(
     rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 )
 _LITERALS = (b"true", b"null", b"false")
+_ONE_FOR_ONE = "gojson.one-for-one"  # how bytes are decoded that have to keep their places
+
+
+def _one_for_one(exc: UnicodeError) -> tuple[str, int]:
+    assert isinstance(exc, UnicodeDecodeError)
+    return "?" * (exc.end - exc.start), exc.end
+
+
+codecs.register_error(_ONE_FOR_ONE, _one_for_one)
 
 
 def is_truncated(said: str) -> bool:
@@ -56,18 +66,27 @@ def trailing(said: str) -> int | None:
 
 def end_of_first(data: bytes) -> int:
     """Where the first document ends; that of the bytes where it is broken or alone."""
+    at = trailing(_complaint(data))
+    return len(data) if at is None else at
+
+
+def _complaint(data: bytes) -> str:
+    """What msgspec finds wrong with bytes, its places being those of `data`; "" if nothing.
+
+    `loads` puts something longer in the place of what is not valid Unicode, this does not.
+    """
     try:
-        loads(data)
+        _decoder.decode(_mended(data, _ONE_FOR_ONE))
     except msgspec.DecodeError as exc:
-        at = trailing(str(exc))
-        return len(data) if at is None else at
-    except (UnicodeDecodeError, RecursionError):
+        return str(exc)
+    except RecursionError:
         pass
-    return len(data)
+    return ""
 
 
 def syntax_error(data: bytes, said: str) -> str:
     """The sentence for bytes that are no JSON; `said` is msgspec's."""
+    said = _complaint(data) or said
     found = _MALFORMED.search(said)
     if found is None:
         return TRUNCATED if is_truncated(said) else said[:1].lower() + said[1:]
@@ -150,11 +169,15 @@ def loads(data: bytes) -> Any:
     try:
         return _decoder.decode(data)
     except (UnicodeDecodeError, msgspec.DecodeError):
-        mended = data.decode(errors="replace").encode()
-        mended = _SURROGATES.sub(lambda m: m["keep"] or b"\\ufffd", mended)
+        mended = _mended(data, "replace")
         if mended == data:
             raise
         return _decoder.decode(mended)
+
+
+def _mended(data: bytes, errors: str) -> bytes:
+    """The bytes with something in the place of what is not valid Unicode."""
+    return _SURROGATES.sub(lambda m: m["keep"] or b"\\ufffd", data.decode(errors=errors).encode())
 
 
 # Values of the wrong type

@@ -41,6 +41,8 @@ def said_of(data: bytes) -> str:
         (b'{"a":"\\q"}', "invalid escape sequence `\\q` in string"),
         (b'{"a":"\\u12zz"}', "invalid escape sequence `\\u12zz` in string"),
         (b"{} x", "invalid character 'x' after top-level value"),
+        (b'"\x80\x80\x80\x00', "invalid character '\\x00' in string"),
+        (b'["\x80\x80", x]', "invalid character 'x' looking for beginning of value"),
         (b"'a'", "invalid character '\\'' looking for beginning of value"),
         (b"\xff", "invalid character '\\xff' looking for beginning of value"),
         (b"\xef\xbb\xbf{}", "invalid character '\\ufeff' looking for beginning of value"),
@@ -62,3 +64,7 @@ def test_there_is_a_sentence_for_any_bytes(data: bytes) -> None:
     assert "malformed" not in said
     with suppress(msgspec.DecodeError, UnicodeDecodeError):
         gojson.loads(data[: gojson.end_of_first(data)])
+
+
+def test_the_first_document_ends_where_it_does_however_it_is_spelled() -> None:
+    assert gojson.end_of_first(b'{"a":"\x80\x80"} {}') == len(b'{"a":"\x80\x80"} ')
