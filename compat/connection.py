@@ -87,7 +87,8 @@ class Connection(RequestHandler):
         self._may_take_over = False
         self._is_upgrade = False
         self._is_taken = False
-        self._has_ended = False
+        self._has_ended = False  # the client says no more
+        self._is_over = False  # no request can follow the one that was answered
         self._deadline: asyncio.TimerHandle | None = None  # of a head, or of a half-closed client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -100,6 +101,8 @@ class Connection(RequestHandler):
         while data and not self._force_close:
             if not self._body.is_complete:
                 data = self._receive_body(data)
+            elif self._is_over:
+                return
             elif self._is_answering:
                 self._held += data
                 self._adjust_reading()
@@ -143,8 +146,7 @@ class Connection(RequestHandler):
             self._refuse(http1.TooLarge())
             return b""
         if end < 0:
-            if self._deadline is None:
-                self._end_in(HEAD_TIMEOUT_S)
+            self._await_head(searched)
             return b""
         self._need_not_end()
         received, behind = bytes(self._head[:end]), bytes(self._head[end:])
@@ -154,6 +156,18 @@ class Connection(RequestHandler):
         except http1.Refused as exc:
             self._refuse(exc)
         return behind
+
+    def _await_head(self, searched: int) -> None:
+        """The rest has its time to come, unless the first line says that it is no request."""
+        line_end = self._head.find(b"\n")
+        if line_end >= searched:
+            try:
+                http1.check_request_line(bytes(self._head[:line_end]))
+            except http1.Malformed as exc:
+                self._refuse(exc)
+                return
+        if self._deadline is None:
+            self._end_in(HEAD_TIMEOUT_S)
 
     def _begin(self, head: http1.Head) -> None:
         """Have that answered (`start`)."""
@@ -287,6 +301,7 @@ class Connection(RequestHandler):
     def _go_on(self) -> None:
         """One more request is answered; the next may be there already."""
         self._is_answering = False
+        self._is_over = self.is_last
         if self._is_continue_due and self.transport is not None and self.transport.can_write_eof():
             # Who waited for that need not send the body any more; who does is read a little longer.
             self.transport.write_eof()
@@ -315,7 +330,8 @@ class Connection(RequestHandler):
     async def drain(self) -> None:
         """Wait until all is out that was written, or the client is gone."""
         if self.transport is not None:
-            self.transport.set_write_buffer_limits(0)
+            # asyncio's TLS takes an empty buffer for a full one where the limit is 0.
+            self.transport.set_write_buffer_limits(0 if self.ssl_context is None else 1, 0)
             await self._drain_helper()
         if self.transport is None or self.transport.is_closing():
             raise ClientGone
@@ -343,6 +359,12 @@ class Connection(RequestHandler):
                     await self._answer(message, payload)
         except ConnectionError:
             self.force_close()
+        except asyncio.CancelledError:
+            self.force_close()
+            # A task keeps what cancelled it, and with it the frames that know the task: a circle
+            # that holds all they had in hand, for each client that leaves, until a collection.
+            if self.transport is not None:
+                raise
         except BaseException:
             self.force_close()
             raise

@@ -144,6 +144,16 @@ def read_head(data: bytes) -> Head:
     )
 
 
+def check_request_line(line: bytes) -> None:
+    """Raises Malformed for a first line that is none, whatever may follow it."""
+    try:
+        _request_line(line.removesuffix(b"\r"))
+    except Malformed:
+        raise
+    except Refused:
+        return  # Go says so of the whole head only
+
+
 def _request_line(line: bytes) -> tuple[bytes, bytes, int]:
     if plain := _PLAIN_LINE.fullmatch(line):
         return plain[1], plain[2] if plain[1] != b"CONNECT" else b"/", int(plain[3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import shutil
 import socket
@@ -13,6 +14,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import web
 
 from compat import http2
 from compat.connection import Connection
@@ -226,7 +228,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_behind_tls_the_bytes_are_pumped(tmp_path: Path, certificate: Path) -> None:
+@pytest.mark.parametrize("is_patient", [True, False])
+def test_behind_tls_the_bytes_are_pumped(
+    tmp_path: Path, certificate: Path, is_patient: bool
+) -> None:
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate)
     client = ssl.create_default_context(cafile=str(certificate))
@@ -244,8 +249,11 @@ def test_behind_tls_the_bytes_are_pumped(tmp_path: Path, certificate: Path) -> N
             reader, writer = await asyncio.open_unix_connection(
                 path, ssl=client, server_hostname="d"
             )
-            writer.write(ATTACH + b"early" + megabyte)
+            sent = b"early" + megabyte
+            writer.write(ATTACH if is_patient else ATTACH + sent)
             assert await reader.readexactly(len(ANSWER)) == ANSWER
+            if is_patient:
+                writer.write(sent)
             assert await reader.read(-1) == b"early" + megabyte
             writer.close()
 
@@ -288,6 +296,42 @@ def test_a_client_that_leaves_ends_its_wait_and_its_logs(tmp_path: Path) -> None
             await asyncio.sleep(0.01)
 
     talk(tmp_path, conversation, fake)
+
+
+def test_a_client_that_leaves_takes_all_that_was_made_for_it_along(tmp_path: Path) -> None:
+    fake = fake_engine.engine()
+
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = writer.get_extra_info("peername")
+        left = []
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                other_reader, other = await asyncio.open_unix_connection(path)
+                other.write(
+                    b"GET /containers/web/logs?stdout=1&follow=1 HTTP/1.1\r\nHost: d\r\n\r\n"
+                )
+                await other_reader.readuntil(b"more\n")
+                other.close()
+            while len(fake.containers.ends) < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            left = [one for one in gc.get_objects() if type(one) is web.Request]
+        finally:
+            gc.enable()
+        assert left == []
+
+    talk(tmp_path, conversation, fake)
+
+
+@pytest.mark.parametrize("sent", [b"GET /_ping\r\n", b"\r\nGET", b"GET /\x01 HTTP/1.1\n"])
+def test_a_first_line_that_is_none_is_refused_at_once(tmp_path: Path, sent: bytes) -> None:
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+    talk(tmp_path, conversation)
 
 
 @pytest.mark.parametrize(
@@ -568,16 +612,21 @@ def test_a_client_is_told_to_go_on_once_its_body_is_wanted(tmp_path: Path) -> No
     talk(tmp_path, conversation)
 
 
-def test_where_nobody_wants_the_body_the_answer_is_the_last(tmp_path: Path) -> None:
+@pytest.mark.parametrize("behind", [PING, b"GARBAGE\r\n\r\n"], ids=["ping", "garbage"])
+def test_where_nobody_wants_the_body_the_answer_is_the_last(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, behind: bytes
+) -> None:
     async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"POST /containers/nope/stop HTTP/1.1\r\nHost: d\r\n" + EXPECT)
         heard = await reader.read()
         assert heard.startswith(b"HTTP/1.1 404 Not Found\r\n")
         assert b"\r\nConnection: close\r\n" in heard
-        writer.write(b"{}" + PING)  # too late, but no reason to break off
+        writer.write(b"{}" + behind)  # too late, but no reason to break off
         await writer.drain()
+        await asyncio.sleep(0.05)
 
     talk(tmp_path, conversation)
+    assert [r for r in caplog.records if r.levelno > logging.DEBUG] == []
 
 
 # Taking over behind an answer that nobody reads
