@@ -74,6 +74,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_STOP_GRACE_S = 5  # beside a container's own time, at the daemon's end
+
 _NO_FD = -1
 
 
@@ -458,17 +460,30 @@ class Containers:
         await restore.restore(self._rooms, self.reports)
 
     async def stop_all(self, timeout_s: float) -> None:
-        """End every container in its own way, all at once, within the time."""
-        async with asyncio.TaskGroup() as group:
-            for handle in self._rooms.store.all():
-                if handle.state.status in ACTIVE:
-                    group.create_task(self._stop_for_exit(handle, timeout_s))
+        """End every container in its own way and time, all at once.
 
-    async def _stop_for_exit(self, handle: Handle, timeout_s: float) -> None:
-        signo, seconds = stop.stop_plan(handle, None, None)
-        limit = timeout_s if seconds is None else min(seconds, timeout_s)
+        Where that goes wrong it is given up: after `timeout_s`, or longer if a container may take
+        longer (moby daemon/daemon.go, ShutdownTimeout).
+        """
+        plans = [
+            (handle, *stop.stop_plan(handle, None, None))
+            for handle in self._rooms.store.all()
+            if handle.state.status in ACTIVE
+        ]
+        limit: float | None = timeout_s if timeout_s >= 0 else None
+        for _, _, seconds in plans:
+            own = None if seconds is None else seconds + _STOP_GRACE_S
+            limit = None if limit is None or own is None else max(limit, own)
         try:
-            await stop.stop(self._rooms, handle, signo=signo, timeout_s=limit)
+            async with asyncio.timeout(limit), asyncio.TaskGroup() as group:
+                for handle, signo, seconds in plans:
+                    group.create_task(self._stop_for_exit(handle, signo, seconds))
+        except TimeoutError:
+            log.error("not all containers ended within %s s", limit)
+
+    async def _stop_for_exit(self, handle: Handle, signo: int, seconds: float | None) -> None:
+        try:
+            await stop.stop(self._rooms, handle, signo=signo, timeout_s=seconds)
         except WharfError as exc:
             log.warning("container %s could not be stopped: %s", handle.id, exc)
 

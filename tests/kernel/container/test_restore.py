@@ -152,16 +152,21 @@ async def test_directories_are_closed_to_others(house: House) -> None:
 
 
 @in_house
-async def test_without_live_restore_everything_is_stopped(house: House) -> None:
-    import dataclasses
-
-    ref = await house.start("sleep", "1000")
+async def test_without_live_restore_everything_is_stopped_in_its_own_time(house: House) -> None:
+    """However short the time for the whole, as in dockerd: a database writes down what it has."""
+    slow = "trap 'sleep 1; exit 5' TERM; echo ready; while true; do sleep 0.05; done"
+    ref = await house.start("sh", "-c", slow, stop_timeout_s=20)
+    deaf = await house.start("sleep", "1000", stop_timeout_s=0)
+    while "ready" not in await house.output(ref):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
     house.engine.config = dataclasses.replace(
         house.config, live_restore=False, shutdown_timeout_s=0
     )
     await house.engine.close()
     await house.open()
-    assert (await house.view(ref)).container.state.status is Status.EXITED
+    state = (await house.view(ref)).container.state
+    assert (state.status, state.exit_code) == (Status.EXITED, 5)
+    assert (await house.view(deaf)).container.state.exit_code == 137
 
 
 @in_house
