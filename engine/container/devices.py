@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -96,10 +97,18 @@ def host_devices(root: str = "/dev") -> list[oci.Device]:
 
 
 def _walk(root: str, skip: frozenset[str] = frozenset()) -> Iterator[str]:
-    for directory, names, files in os.walk(root):
-        names[:] = sorted(name for name in names if name not in skip)
-        for name in sorted(files):
-            yield os.path.join(directory, name)
+    """All that is no directory; what cannot be read is left out. As deep as it goes."""
+    pending = [root]
+    while pending:
+        directory = pending.pop()
+        folders: list[str] = []
+        files: list[str] = []
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:
+            for entry in entries:
+                (folders if entry.is_dir(follow_symlinks=False) else files).append(entry.name)
+        yield from (os.path.join(directory, name) for name in sorted(files))
+        kept = (name for name in sorted(folders, reverse=True) if name not in skip)
+        pending += [os.path.join(directory, name) for name in kept]
 
 
 def _device(path: str, target: str) -> oci.Device | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +23,7 @@ from engine.container import (
 )
 from engine.container.model import (
     Config,
+    DeviceMapping,
     EndpointConfig,
     HostConfig,
     LogConfig,
@@ -28,7 +32,11 @@ from engine.container.model import (
     RestartPolicyName,
 )
 from engine.errors import EngineError, InvalidParameter, NotImplementedHere
+from engine.linux import tree
 from engine.linux.capability import NAMES
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MIB = 1 << 20
 EVERYTHING = frozenset(NAMES)
@@ -256,6 +264,21 @@ def test_device_rules() -> None:
     for text in ("x", "c 1:2", "c 1:2 x", "d 1:2 r", "c 1:2 rwmm", "c 99999999999:1 r"):
         with pytest.raises(InvalidParameter, match=r"^invalid device cgroup rule format: '"):
             devices.parse_rule(text)
+
+
+def test_a_folder_deeper_than_python_s_stack_has_no_devices(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=folder)
+        deeper = os.open("d", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = deeper
+    os.close(folder)
+    try:
+        with pytest.raises(InvalidParameter, match="not a device node"):
+            devices.from_mapping(DeviceMapping(path_on_host=str(tmp_path)))
+    finally:
+        tree.remove(str(tmp_path / "d"))
 
 
 def test_fuse_stays_closed() -> None:
