@@ -75,6 +75,7 @@ def stop_plan(
 
 async def send(rooms: Rooms, handle: Handle, signo: int) -> None:
     """One signal to the container's first process; a paused one is thawed to take it."""
+    is_thawed = False
     async with handle.lock:
         state = handle.state
         if state.status not in ACTIVE or handle.task is None:
@@ -90,7 +91,10 @@ async def send(rooms: Rooms, handle: Handle, signo: int) -> None:
         if state.status is Status.PAUSED and _ends(handle, signo):
             await offload.kernel(cgroup.thaw, handle.container.cgroup_path)
             await _set_paused(rooms, handle, Event.UNPAUSE)
+            is_thawed = True
     publish(rooms.events, handle.container, "kill", signal=str(signo))
+    if is_thawed and signo != signals.SIGKILL:  # what is killed does not live to go on
+        publish(rooms.events, handle.container, "unpause")
 
 
 def _ends(handle: Handle, signo: int) -> bool:

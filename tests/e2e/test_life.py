@@ -387,6 +387,7 @@ def test_events_of_a_whole_life(engine: Engine, name: str) -> None:
         wait_until_ready(engine, name)
         engine.docker("pause", name)
         engine.docker("unpause", name)
+        engine.docker("pause", name)
         engine.docker("stop", name)
         engine.docker("rm", name)
         assert process.stdout is not None
@@ -396,7 +397,7 @@ def test_events_of_a_whole_life(engine: Engine, name: str) -> None:
             if who == name:
                 seen.append(action)
     first = ["create", "start", "pause", "unpause"]
-    assert seen == [*first, "kill", "stop", "die", "destroy"]
+    assert seen == [*first, "pause", "kill", "unpause", "stop", "die", "destroy"]
 
 
 def test_events_since_and_until(engine: Engine, name: str) -> None:
