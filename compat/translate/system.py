@@ -147,7 +147,7 @@ def event(happened: Event) -> wire.EventMessage:
     image = happened.attributes.get("image") if happened.type == "container" else None
     return wire.EventMessage(
         status=happened.action if is_told_twice else UNSET,
-        id=happened.actor_id if is_told_twice else UNSET,
+        id=(happened.actor_id or UNSET) if is_told_twice else UNSET,
         source=image or UNSET,
         type=happened.type,
         action=happened.action,

@@ -167,6 +167,8 @@ def _cpu_bandwidth(r: Resources, host: Host, warnings: list[str]) -> Resources:
         raise InvalidParameter(
             "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"
         )
+    if 0 < r.cpu_realtime_period_us < r.cpu_realtime_runtime_us:
+        raise InvalidParameter("cpu real-time runtime cannot be higher than cpu real-time period")
     if 0 < r.cpu_quota_us < 1000:
         raise InvalidParameter("CPU cfs quota can not be less than 1ms (i.e. 1000)")
     if r.cpu_percent > 0:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine import filters as filtering
 from engine.container.model import HealthStatus, Status
-from engine.container.state import ACTIVE
+from engine.container.state import ACTIVE, ALIVE
 from engine.errors import InvalidParameter
 
 if TYPE_CHECKING:
@@ -181,9 +181,11 @@ def _by_published_port(values: tuple[str, ...]) -> Filter:
 
 
 def _by_exposed_port(values: tuple[str, ...]) -> Filter:
-    """The container's own ports."""
+    """The container's own ports, which it has while it runs."""
     wanted = {port for value in values for port in _ports("expose", value)}
-    return lambda c: any(_port_of(text) in wanted for text in c.config.exposed_ports)
+    return lambda c: (
+        c.state.status in ALIVE and any(_port_of(text) in wanted for text in c.config.exposed_ports)
+    )
 
 
 def _port_of(text: str) -> tuple[int, str]:

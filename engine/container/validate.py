@@ -165,8 +165,12 @@ def _check_port_bindings(host_config: HostConfig) -> None:
         for binding in bindings:
             text = binding.host_port.partition("/")[0]
             first, _, last = text.partition("-")
-            if text and not (_is_port(first) and _is_port(last or first)):
+            if text and not _is_range(first, last or first):
                 raise InvalidParameter(f'invalid port specification: "{binding.host_port}"')
+
+
+def _is_range(first: str, last: str) -> bool:
+    return _is_port(first) and _is_port(last) and int(first) <= int(last)
 
 
 def _is_port(text: str) -> bool:

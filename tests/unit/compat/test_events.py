@@ -105,3 +105,10 @@ def test_images_have_no_image_of_their_own_and_networks_are_told_of_once() -> No
     ]
     network = Event(type="network", action="connect", actor_id="n", time_ns=1)
     assert list(encoded(network)) == ["Type", "Action", "Actor", "scope", "time", "timeNano"]
+
+
+def test_what_happened_to_nobody_in_particular_has_no_id() -> None:
+    event = Event(type="image", action="prune", actor_id="", attributes={}, time_ns=1)
+    shown: dict[str, object] = json.loads(msgspec.json.encode(system.event(event)))
+    assert "id" not in shown
+    assert shown["Actor"] == {"ID": "", "Attributes": {}}

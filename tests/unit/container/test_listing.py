@@ -46,7 +46,12 @@ WEB = container(
     endpoints=(Endpoint(network_name="mine", network_id="n1"),),
     mount_points=(MountPoint(type=MountType.VOLUME, source="/v", destination="/d", name="vol"),),
 )
-DONE = container(2, Status.EXITED, state=State(status=Status.EXITED, exit_code=3, started_ns=1))
+DONE = container(
+    2,
+    Status.EXITED,
+    config=Config(exposed_ports=("80/tcp",)),
+    state=State(status=Status.EXITED, exit_code=3, started_ns=1),
+)
 FRESH = container(1, Status.CREATED, state=State())
 
 
