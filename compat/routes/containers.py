@@ -17,6 +17,7 @@ from compat.wire import containers as wire
 from compat.wire.base import UNSET
 from engine.container import model
 from engine.errors import InvalidParameter, NotImplementedHere, WharfError
+from engine.oci import reference as references
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -200,6 +201,40 @@ async def top(call: Call) -> web.Response:
     return reply(call, 200, wire.ContainerTopResponse(processes=found.rows, titles=found.titles))
 
 
+# Files
+
+
+async def commit(call: Call) -> web.Response:
+    body = await call.body(wire.Config)
+    ref = references.from_repo_and_tag(call.query.text("repo"), call.query.text("tag"))
+    request = model.CommitRequest(
+        ref=ref,
+        config=None if body == wire.Config() else requests.config(body),
+        changes=tuple(call.query.all("changes")),
+        author=call.query.text("author"),
+        comment=call.query.text("comment"),
+        pause=call.query.flag("pause", default=True),
+    )
+    image_id = await call.engine.containers.commit(call.query.text("container"), request)
+    return reply(call, 201, wire.CommitResponse(id=image_id))
+
+
+async def changes(call: Call) -> web.Response:
+    found = await call.engine.containers.changes(call.ref)
+    return reply(call, 200, [responses.change(each) for each in found] or None)
+
+
+async def export(call: Call) -> web.StreamResponse:
+    chunks = call.engine.containers.export(call.ref)
+    async with aclosing(chunks):
+        first = await anext(chunks)  # all that can be refused is refused by now
+        response = await streams.open_stream(call.request, "application/octet-stream")
+        await response.write(first)
+        async for chunk in chunks:
+            await response.write(chunk)
+    return response
+
+
 # Streams
 
 
@@ -341,8 +376,8 @@ async def _exists(call: Call) -> None:
 ROUTES = (
     Route("HEAD", "/containers/{ref}/archive", "containers.stat", later("copying files", _exists)),
     Route("GET", "/containers/json", "containers.list", list_),
-    Route("GET", "/containers/{ref}/export", "containers.export", later("export", _exists)),
-    Route("GET", "/containers/{ref}/changes", "containers.changes", later("diff", _exists)),
+    Route("GET", "/containers/{ref}/export", "containers.export", export),
+    Route("GET", "/containers/{ref}/changes", "containers.changes", changes),
     Route("GET", "/containers/{ref}/json", "containers.inspect", inspect),
     Route("GET", "/containers/{ref}/top", "containers.top", top),
     Route("GET", "/containers/{ref}/logs", "containers.logs", logs),
@@ -376,7 +411,7 @@ ROUTES = (
     Route("POST", "/exec/{ref}/resize", "execs.resize", exec_resize),
     Route("POST", "/containers/{ref}/rename", "containers.rename", rename),
     Route("POST", "/containers/{ref}/update", "containers.update", update),
-    Route("POST", "/commit", "images.commit", later("commit")),
+    Route("POST", "/commit", "images.commit", commit),
     Route(
         "PUT",
         "/containers/{ref}/archive",

@@ -7,6 +7,7 @@ container is paused or waits to be restarted.
 from __future__ import annotations
 
 import base64
+import re
 from typing import TYPE_CHECKING
 
 from compat.translate.ago import ago
@@ -535,6 +536,13 @@ def _health_note(now: model.Health | None) -> str:
 
 
 # Execs
+
+
+_NO_TEXT = re.compile("[\udc80-\udcff]")  # each a byte that is no UTF-8
+
+
+def change(found: model.Change) -> wire.FilesystemChange:
+    return wire.FilesystemChange(path=_NO_TEXT.sub("\ufffd", found.path), kind=found.kind)
 
 
 def exec_inspect(found: model.Exec) -> wire.ExecInspectResponse:

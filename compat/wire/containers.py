@@ -299,6 +299,15 @@ class ContainerCreateResponse(Response, frozen=True, kw_only=True):
     warnings: tuple[str, ...] | None
 
 
+class CommitResponse(Response, frozen=True, kw_only=True):
+    id: str
+
+
+class FilesystemChange(Response, frozen=True, kw_only=True):
+    path: str
+    kind: int
+
+
 class ContainerUpdateResponse(Response, frozen=True, kw_only=True):
     warnings: tuple[str, ...] | None
 

@@ -18,9 +18,12 @@ import msgspec
 from engine import offload
 from engine.container import (
     attach,
+    commit,
     create,
+    diff,
     exec,
     exit,
+    export,
     links,
     listing,
     logs,
@@ -55,6 +58,8 @@ if TYPE_CHECKING:
 
     from engine.container.logs import Batch
     from engine.container.model import (
+        Change,
+        CommitRequest,
         Container,
         Created,
         CreateRequest,
@@ -317,6 +322,24 @@ class Containers:
         handle = self._rooms.store.find(ref)
         logs.check(handle, query)
         return logs.read(self._rooms.folders, handle, query)
+
+    async def changes(self, ref: str) -> Sequence[Change]:
+        """What it has changed since it was made, each directory before what is in it."""
+        return await diff.changes(self._rooms, self._rooms.store.find(ref))
+
+    # Files
+
+    async def commit(self, ref: str, request: CommitRequest) -> str:
+        """The id of the new image."""
+        handle = self._rooms.store.find(ref)
+        next_status(handle.state.status, Event.COMMIT, handle.id)
+        return await self._rooms.work.do(
+            commit.commit(self._rooms, handle, request), what=f"committing container {handle.id}"
+        )
+
+    def export(self, ref: str) -> AsyncGenerator[bytes, None]:
+        """The tar of its root. Iterated to its end, or closed to end it."""
+        return export.export(self._rooms, self._rooms.store.find(ref), ref=ref)
 
     # Streams
 

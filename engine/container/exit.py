@@ -51,6 +51,7 @@ async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
         exit_code=exit.code,
         finished_ns=exit.at_ns or time.time_ns(),
         oom_killed=handle.state.oom_killed or exit.oom,
+        is_held=False,
     )
     is_kept = await _keep(rooms, handle, without_sandbox(handle.container, state))
     handle.waiters.stopped(state)

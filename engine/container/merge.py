@@ -14,11 +14,8 @@ if TYPE_CHECKING:
 
 
 def merge(config: Config, image: oci.Config | None) -> Config:
-    """The config a container runs with (moby daemon/commit.go merge); raises if it has no command.
-
-    Entrypoint and cmd are inherited together: a new entrypoint drops the image's command.
-    """
-    merged = config if image is None else _merged(config, image)
+    """The config a container runs with; raises if it has no command."""
+    merged = config if image is None else inherit(config, image)
     if merged.entrypoint == ("",):
         merged = msgspec.structs.replace(merged, entrypoint=None)
     if not merged.entrypoint and not merged.cmd:
@@ -26,7 +23,11 @@ def merge(config: Config, image: oci.Config | None) -> Config:
     return merged
 
 
-def _merged(config: Config, image: oci.Config) -> Config:
+def inherit(config: Config, image: oci.Config) -> Config:
+    """What `config` does not say, as `image` has it (moby daemon/commit.go merge).
+
+    Entrypoint and cmd are inherited together: a new entrypoint drops the image's command.
+    """
     entrypoint, cmd = config.entrypoint, config.cmd
     if not entrypoint:
         cmd = cmd if cmd else image.cmd

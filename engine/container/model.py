@@ -7,7 +7,8 @@ Durations end in `_s` or `_ns`, sizes in `_bytes`; absolute times are nanosecond
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
 
 import msgspec
 
@@ -17,6 +18,7 @@ from engine.network.model import EndpointConfig as EndpointConfig
 from engine.network.model import EndpointIPAM as EndpointIPAM
 from engine.network.model import PortBinding as PortBinding
 from engine.network.model import PublishedPort as PublishedPort
+from engine.oci.reference import Reference
 
 VERSION = 1
 """Version of the stored document; raised with a migration."""
@@ -302,6 +304,7 @@ class State(Frozen, frozen=True, kw_only=True):
     finished_ns: int = 0
     restart_count: int = 0
     is_manually_stopped: bool = False
+    is_held: bool = False  # paused by a commit, which lets it go on again
     gives_up_volumes: bool = False  # being removed together with its anonymous volumes
     health: Health | None = None
 
@@ -416,6 +419,32 @@ class ContainerView(Frozen, frozen=True, kw_only=True):
     links: tuple[tuple[str, str], ...] = ()
     link_names: tuple[str, ...] = ()
     image_name: str = ""  # what a list shows: the reference typed, or the id if it moved on
+
+
+class CommitRequest(Frozen, frozen=True, kw_only=True):
+    """`config` replaces the container's before the `changes`; `ref` is the image's name, if any."""
+
+    ref: Reference | None = None
+    config: Config | None = None
+    changes: tuple[str, ...] = ()
+    author: str = ""
+    comment: str = ""
+    pause: bool = True
+
+
+class ChangeKind(IntEnum):
+    """The numbers are the API's."""
+
+    MODIFIED = 0
+    ADDED = 1
+    DELETED = 2
+
+
+class Change(NamedTuple):
+    """`path` begins with a slash; bytes that are no UTF-8 are escaped as the interpreter does."""
+
+    path: str
+    kind: ChangeKind
 
 
 class ListQuery(Frozen, frozen=True, kw_only=True):

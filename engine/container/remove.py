@@ -87,8 +87,14 @@ async def _remove(rooms: Rooms, handle: Handle, *, volumes: bool) -> None:
 
 
 def remove_from_disk(rooms: Rooms, container_id: str, snapshot_key: str) -> None:
-    """The layer and the folder; nothing there is fine."""
-    rooms.snapshots.remove(snapshot_key)
+    """The layer and the folder; nothing there is fine.
+
+    Of an image that was removed by force before, this may have been what its layers were kept for.
+    """
+    snapshots = rooms.snapshots
+    below = snapshots.parent(snapshot_key) if snapshots.exists(snapshot_key) else None
+    snapshots.remove(snapshot_key)
+    rooms.images.catalog.release(below)
     tree.remove(rooms.folder(container_id))
 
 

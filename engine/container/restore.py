@@ -109,8 +109,11 @@ async def _take_over(rooms: Rooms, handle: Handle, task: Task) -> None:
         if point.name and point.driver:
             await rooms.volumes.acquire(point.name, container.id)
     is_frozen = await offload.kernel(cgroup.is_frozen, container.cgroup_path)
+    if is_frozen and handle.state.is_held:
+        await offload.kernel(cgroup.thaw, container.cgroup_path)  # that commit is no more
+        is_frozen = False
     status = Status.PAUSED if is_frozen else Status.RUNNING
-    state = msgspec.structs.replace(handle.state, status=status, pid=task.pid)
+    state = msgspec.structs.replace(handle.state, status=status, pid=task.pid, is_held=False)
     if state != handle.state:
         await rooms.store.save_state(handle, state)
     await _correct_execs(rooms, handle, task)

@@ -38,6 +38,8 @@ class Event(StrEnum):
     EXIT = "exit"
     EXIT_TO_RESTART = "exit to restart"  # the policy will start it again
     GIVE_UP = "give up"  # a restart that was waiting is cancelled, or failed
+    COMMIT = "commit"
+    EXPORT = "export"
     REMOVE = "remove"
     REMOVE_FAILED = "remove failed"
 
@@ -51,6 +53,8 @@ TRANSITIONS: Mapping[Status, Mapping[Event, Status]] = {
         Event.ATTACH: _C,
         Event.LOGS: _C,
         Event.UPDATE: _C,
+        Event.COMMIT: _C,
+        Event.EXPORT: _C,
         Event.REMOVE: _X,
     },
     _R: {
@@ -63,6 +67,8 @@ TRANSITIONS: Mapping[Status, Mapping[Event, Status]] = {
         Event.ATTACH: _R,
         Event.LOGS: _R,
         Event.UPDATE: _R,
+        Event.COMMIT: _R,
+        Event.EXPORT: _R,
         Event.EXIT: _E,
         Event.EXIT_TO_RESTART: _W,
     },
@@ -74,6 +80,8 @@ TRANSITIONS: Mapping[Status, Mapping[Event, Status]] = {
         Event.TOP: _P,
         Event.LOGS: _P,
         Event.UPDATE: _P,
+        Event.COMMIT: _P,
+        Event.EXPORT: _P,
         Event.EXIT: _E,
         Event.EXIT_TO_RESTART: _W,
     },
@@ -83,6 +91,8 @@ TRANSITIONS: Mapping[Status, Mapping[Event, Status]] = {
         Event.KILL: _W,
         Event.LOGS: _W,
         Event.UPDATE: _W,
+        Event.COMMIT: _W,
+        Event.EXPORT: _W,
         Event.GIVE_UP: _E,
     },
     _E: {
@@ -90,6 +100,8 @@ TRANSITIONS: Mapping[Status, Mapping[Event, Status]] = {
         Event.ATTACH: _E,
         Event.LOGS: _E,
         Event.UPDATE: _E,
+        Event.COMMIT: _E,
+        Event.EXPORT: _E,
         Event.REMOVE: _X,
     },
     _X: {Event.REMOVE_FAILED: _D},
@@ -155,6 +167,9 @@ def _refusal(status: Status, event: Event, container_id: str, ref: str) -> Wharf
                 f"Cannot update container {container_id}: container is marked for removal and "
                 'cannot be "update"'
             )
+        case Event.COMMIT | Event.EXPORT:
+            what = "Dead" if status is Status.DEAD else "being removed"
+            return Conflict(f"You cannot {event} container {container_id} which is {what}")
         case Event.REMOVE:
             return _refused_remove(status, ref)
         case _:

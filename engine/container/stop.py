@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,11 @@ from engine.container import signals
 from engine.container.model import Status, WaitCondition
 from engine.container.publish import publish
 from engine.container.state import ACTIVE, Event, next_status
-from engine.errors import EngineError
+from engine.errors import EngineError, WharfError
 from engine.linux import cgroup, oserror
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import AsyncGenerator, Awaitable
 
     from engine.container.model import WaitResult
     from engine.container.rooms import Rooms
@@ -125,29 +126,89 @@ async def kill(rooms: Rooms, handle: Handle) -> None:
 async def pause(rooms: Rooms, handle: Handle) -> None:
     async with handle.lock:
         next_status(handle.state.status, Event.PAUSE, handle.id)
-        try:
-            await offload.kernel(cgroup.freeze, handle.container.cgroup_path)
-        except OSError as exc:
-            raise EngineError(
-                f"cannot pause container {handle.id}: {oserror.sentence(exc)}"
-            ) from exc
-        await _set_paused(rooms, handle, Event.PAUSE)
-        publish(rooms.events, handle.container, "pause")
+        await _pause(rooms, handle)
+
+
+async def _pause(rooms: Rooms, handle: Handle, *, is_held: bool = False) -> None:
+    try:
+        await offload.kernel(cgroup.freeze, handle.container.cgroup_path)
+    except OSError as exc:
+        raise EngineError(f"cannot pause container {handle.id}: {oserror.sentence(exc)}") from exc
+    await _set_paused(rooms, handle, Event.PAUSE, is_held=is_held)
+    publish(rooms.events, handle.container, "pause")
 
 
 async def unpause(rooms: Rooms, handle: Handle) -> None:
     async with handle.lock:
         next_status(handle.state.status, Event.UNPAUSE, handle.id)
-        try:
-            await offload.kernel(cgroup.thaw, handle.container.cgroup_path)
-        except OSError as exc:
-            raise EngineError(
-                f"Cannot unpause container {handle.id}: {oserror.sentence(exc)}"
-            ) from exc
-        await _set_paused(rooms, handle, Event.UNPAUSE)
-        publish(rooms.events, handle.container, "unpause")
+        await _unpause(rooms, handle)
 
 
-async def _set_paused(rooms: Rooms, handle: Handle, event: Event) -> None:
+async def _unpause(rooms: Rooms, handle: Handle) -> None:
+    try:
+        await offload.kernel(cgroup.thaw, handle.container.cgroup_path)
+    except OSError as exc:
+        raise EngineError(f"Cannot unpause container {handle.id}: {oserror.sentence(exc)}") from exc
+    await _set_paused(rooms, handle, Event.UNPAUSE)
+    publish(rooms.events, handle.container, "unpause")
+
+
+async def _set_paused(rooms: Rooms, handle: Handle, event: Event, *, is_held: bool = False) -> None:
     status = next_status(handle.state.status, event, handle.id)
-    await rooms.store.save_state(handle, msgspec.structs.replace(handle.state, status=status))
+    state = msgspec.structs.replace(handle.state, status=status, is_held=is_held)
+    await rooms.store.save_state(handle, state)
+
+
+@contextlib.asynccontextmanager
+async def held(rooms: Rooms, handle: Handle) -> AsyncGenerator[None]:
+    """A container that runs stands still meanwhile; one that does not, or is paused, is left alone.
+
+    Its row says so before it is frozen: whatever becomes of this engine, the next one lets it go on
+    (see restore). Several may hold it, the last one lets go. Who pauses or unpauses it meanwhile
+    has the last word.
+    """
+    async with handle.lock:
+        is_ours = await _hold(rooms, handle)
+    try:
+        yield
+    finally:
+        if is_ours:
+            async with handle.lock:
+                await _let_go(rooms, handle)
+
+
+async def _hold(rooms: Rooms, handle: Handle) -> bool:
+    """A failure is not the commit's: it goes on with a container that runs (as dockerd's)."""
+    state = handle.state
+    if state.status is Status.RUNNING:
+        try:
+            await rooms.store.save_state(handle, msgspec.structs.replace(state, is_held=True))
+            await _pause(rooms, handle, is_held=True)
+        except WharfError as exc:
+            log.warning("%s", exc)
+            await _let_go_again(rooms, handle)
+            return False
+    elif state.status is not Status.PAUSED or not state.is_held:
+        return False
+    handle.holds += 1
+    return True
+
+
+async def _let_go(rooms: Rooms, handle: Handle) -> None:
+    handle.holds -= 1
+    if handle.holds or handle.state.status is not Status.PAUSED or not handle.state.is_held:
+        return
+    try:
+        await _unpause(rooms, handle)
+    except WharfError:
+        log.exception("container %s could not go on after a commit", handle.id)
+
+
+async def _let_go_again(rooms: Rooms, handle: Handle) -> None:
+    """It may be frozen although its row could not be written; nothing else would thaw it."""
+    try:
+        await offload.kernel(cgroup.thaw, handle.container.cgroup_path)
+        state = msgspec.structs.replace(handle.state, status=Status.RUNNING, is_held=False)
+        await rooms.store.save_state(handle, state)
+    except (WharfError, OSError):
+        log.exception("container %s may not go on after a commit", handle.id)

@@ -47,6 +47,7 @@ class Handle:
     __slots__ = (
         "container",
         "execs",
+        "holds",
         "is_gone",
         "is_restarting",
         "is_torn_down",
@@ -64,6 +65,7 @@ class Handle:
         self.waiters = Waiters()
         self.queued: list[Attachment] = []  # clients that came before the start
         self.execs: dict[str, Exec] = {}
+        self.holds = 0  # commits that need it to stand still
         self.is_gone = False
         self.is_torn_down = False  # its last run has left nothing, as far as this engine saw it end
         self.stops_under_way = 0  # how many ask it to stop and wait for its end

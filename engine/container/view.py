@@ -31,19 +31,24 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @contextlib.contextmanager
-def of_layers(mounts: Sequence[Mount]) -> Iterator[int]:
-    """A descriptor of the root that `mounts` (of a snapshot) make, read-only."""
-    fd = _open_layers(mounts[0])
+def of_layers(mounts: Sequence[Mount], *, with_own: bool = True) -> Iterator[int]:
+    """A descriptor of the root that `mounts` (of a snapshot) make, read-only.
+
+    Without its own files it is what the container found when it was made.
+    """
+    fd = _open_layers(mounts[0], with_own=with_own)
     try:
         yield fd
     finally:
         os.close(fd)
 
 
-def _open_layers(mount: Mount) -> int:
+def _open_layers(mount: Mount, *, with_own: bool) -> int:
     if mount.type == "bind":
         return os.open(mount.source, _DIRECTORY)
     layers = _layers(mount)
+    if not with_own and any(option.startswith("upperdir=") for option in mount.options):
+        layers = layers[1:]
     if len(layers) == 1:
         return os.open(layers[0], _DIRECTORY)
     try:

@@ -285,6 +285,14 @@ class Catalog:
                 self._content.delete(document)
         return self._snapshots.release(top, top_layers=self._tops.keys())
 
+    def release(self, chain_id: ChainId | None) -> None:
+        """Remove the layer, and those below it, as far down as nobody needs them any more."""
+        with self._changes:
+            if self._unreadable:
+                return
+            released = self._snapshots.release(chain_id, top_layers=self._tops.keys())
+        self._snapshots.remove_folders(released)
+
     def sweep(self) -> gc.Swept:
         """Remove layers and blobs that nothing names (see gc)."""
         with self._changes:

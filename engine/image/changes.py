@@ -40,8 +40,13 @@ def apply(config: Config, changes: Sequence[str]) -> Config:
     for word, _ in parsed:
         if word.upper() not in _INSTRUCTIONS:
             raise InvalidChange(f"{word.upper()} is not a valid change command")
+    has_cmd = False
     for word, rest in parsed:
-        config = _INSTRUCTIONS[word.upper()](config, rest)
+        instruction = word.upper()
+        config = _INSTRUCTIONS[instruction](config, rest)
+        has_cmd = has_cmd or instruction == "CMD"
+        if instruction == "ENTRYPOINT" and not has_cmd:
+            config = _replace(config, cmd=None)  # it was written for another entrypoint
     return config
 
 

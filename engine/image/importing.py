@@ -5,16 +5,14 @@ receive to disk ⇒ unpack as a layer ⇒ write the config ⇒ put
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from engine import offload, timestamp
 from engine.errors import EngineError, WharfError
 from engine.image import changes as changes_
 from engine.image import encoding, failure, spool
+from engine.image.staging import stage
 from engine.oci import digest as digests
 from engine.oci import platform as platforms
 from engine.oci.digest import ImageId
@@ -76,20 +74,10 @@ class Importer:
             received.close()
 
     async def _stage(self, received: Spool) -> StagedLayer:
-        cancelled = threading.Event()
-        stage = offload.unpack(
-            self._snapshots.stage_layer, received.reader(), is_cancelled=cancelled.is_set
-        )
-        task = asyncio.ensure_future(stage)
         try:
-            return await asyncio.shield(task)
+            return await stage(self._snapshots, received.reader())
         except WharfError as exc:
             raise ImportFailed(str(exc)) from exc
-        except asyncio.CancelledError:
-            cancelled.set()
-            with suppress(WharfError, OSError):
-                (await task).discard()
-            raise
 
     def _put(
         self,

@@ -14,6 +14,7 @@ from engine.image import archive, failure, inspect
 from engine.image import prune as pruning
 from engine.image.catalog import Catalog, check_name
 from engine.image.channel import Channel
+from engine.image.commit import Committer
 from engine.image.importing import Importer
 from engine.image.load import Loader
 from engine.image.model import Progress
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
         Mapping,
         Sequence,
     )
+    from contextlib import AbstractAsyncContextManager
 
     from engine.events import EventBus
+    from engine.image.commit import Origin
     from engine.image.model import (
         HistoryItem,
         Image,
@@ -55,7 +58,7 @@ if TYPE_CHECKING:
     from engine.storage.content import Content
     from engine.storage.database import Database
     from engine.storage.leases import Lease
-    from engine.storage.snapshots import Snapshots
+    from engine.storage.snapshots import Snapshots, StagedLayer
 
 log = logging.getLogger(__name__)
 
@@ -279,6 +282,39 @@ class Images:
         async with aclosing(self.import_(chunks, ref, message, changes, platform)) as steps:
             async for progress in steps:
                 channel.send(progress)
+
+    async def commit(
+        self,
+        origin: Origin,
+        ref: Reference | None,
+        open_files: Callable[[], AbstractAsyncContextManager[Iterator[bytes]]],
+    ) -> ImageId:
+        """Make an image of a container's own files; `open_files` gives their tar while it is read.
+
+        Raises ParentMissing, AmbiguousTag, DiskFailed, NoSpace, TooDeep, and what `open_files` does
+        when it opens and when it closes; then nothing is left.
+        """
+        committer = Committer(self.catalog, self._content, self._snapshots)
+        if ref is not None:
+            check_name(ref)
+        committer.parent(origin)
+        staged: StagedLayer | None = None
+        try:
+            async with open_files() as files:
+                staged = await committer.stage(files)
+        except BaseException:
+            if staged is not None:
+                await to_the_end(offload.disk(staged.discard))
+            raise
+        try:
+            image_id = await committer.put(staged, origin, ref)
+        except BaseException:
+            await to_the_end(self.sweep())
+            raise
+        self.publish("create", image_id, image_id)
+        if ref is not None:
+            self.publish("tag", image_id, ref.familiar)
+        return image_id
 
     # Going
 

@@ -100,9 +100,12 @@ def stage(
     folder: str,
     *,
     diff_id: DiffId | None = None,
+    is_plain: bool = False,
     is_cancelled: Callable[[], bool] = lambda: False,
 ) -> Staged:
     """Unpack a tar, of any compression, into `folder`, which is empty and ours alone.
+
+    `is_plain`: it has none, whatever its first name looks like.
 
     The files are durable when this returns. Raises CorruptLayer, DiffIdMismatch, OSError of the
     disk, whatever `stream` raises, InterruptedError if cancelled; the caller discards the folder.
@@ -111,7 +114,7 @@ def stage(
     os.mkdir(diff, 0o755)
     os.chmod(diff, 0o755)
     staged = Staged(folder)
-    source = _Hashed(compression.plain(stream))
+    source = _Hashed(stream if is_plain else compression.plain(stream))
     with open(os.path.join(folder, "recipe"), "xb") as file:
         writer = recipe.Writer(file)
         extractor = extract.Extractor(diff, os.path.join(folder, "replaced"), writer)

@@ -71,6 +71,10 @@ DEEPEST = 128
 LARGEST_OPTIONS_BYTES = 4095
 """mount(2) copies one page of options, the last byte of it a NUL."""
 
+_PLAIN = ("redirect_dir=off", "metacopy=off")
+"""So that a container's own files are whole: a layer is made of them alone (see pack.py). Some
+distributions' kernels have both on."""
+
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _OWN_FOLDERS = frozenset((initlayer.FOLDER, "l", "stage", "trash"))
 _LINK_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
@@ -265,6 +269,7 @@ class Snapshots:
         stream: Readable,
         *,
         diff_id: DiffId | None = None,
+        is_plain: bool = False,
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> StagedLayer:
         """Unpack a layer of any compression where nobody sees it; see layer.stage for the errors.
@@ -275,7 +280,9 @@ class Snapshots:
         os.mkdir(folder, 0o710)
         try:
             return StagedLayer(
-                layer.stage(stream, folder, diff_id=diff_id, is_cancelled=is_cancelled)
+                layer.stage(
+                    stream, folder, diff_id=diff_id, is_plain=is_plain, is_cancelled=is_cancelled
+                )
             )
         except BaseException:
             tree.remove(folder)
@@ -510,7 +517,7 @@ class Snapshots:
     def _overlay(self, lowers: list[str], own: tuple[str, str] | None) -> Mount:
         def options(base: str) -> tuple[str, ...]:
             stack = ":".join(f"{base}{lower}" for lower in lowers)
-            upper = (f"upperdir={base}{own[0]}", f"workdir={base}{own[1]}") if own else ()
+            upper = (f"upperdir={base}{own[0]}", f"workdir={base}{own[1]}", *_PLAIN) if own else ()
             return (f"lowerdir={stack}", *upper)
 
         absolute = options(_escaped(self.root) + "/")

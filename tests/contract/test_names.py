@@ -29,6 +29,7 @@ STRUCTS: dict[type[msgspec.Struct], str] = {
     containers.ContainerWaitResponse: "ContainerWaitResponse",
     containers.ContainerTopResponse: "ContainerTopResponse",
     containers.ExecCreateResponse: "IDResponse",
+    containers.CommitResponse: "IDResponse",
     containers.HealthcheckResult: "HealthcheckResult",
     containers.Health: "Health",
     containers.State: "ContainerState",

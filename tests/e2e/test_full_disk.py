@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e.conftest import eventually
 from tests.support import images
 from tests.support.engine import Wharf, named_by_environment
 
@@ -108,3 +109,20 @@ def test_a_daemon_starts_on_a_full_disk(engine: Wharf) -> None:
     engine.docker("rm", "-f", "two")
     assert engine.out("ps", "-aq") == ""
     (engine.data_root / "filler").unlink()
+
+
+def test_a_commit_that_fills_the_disk_leaves_nothing(engine: Wharf) -> None:
+    script = "head -c 16000000 /dev/urandom > /file; exec sleep 1000"
+    engine.docker("run", "-d", "--name", "large", "busybox", "sh", "-c", script)
+    eventually(
+        lambda: engine.out("exec", "large", "stat", "-c", "%s", "/file"),
+        lambda size: size == "16000000",
+    )
+    before = free_bytes(engine)
+    assert "no space left on device" in refused(engine, "commit", "large", "committed")
+    assert engine.inspect("large")["State"]["Status"] == "running"
+    assert engine.out("images", "-q", "committed") == ""
+    assert eventually(lambda: free_bytes(engine), lambda now: now > before - (1 << 20))
+    assert free_bytes(engine) > before - (1 << 20)
+    engine.docker("exec", "large", "rm", "/file")
+    engine.docker("commit", "large", "committed")

@@ -11,12 +11,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from engine.container.model import ExecConfig, ListQuery, Status
 from engine.engine import AlreadyRunning, Engine
 from engine.errors import NoSuchContainer
 from engine.ids import ContainerId
+from engine.linux import cgroup
 from tests.kernel.container.engine import House, in_house, leftovers
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
@@ -121,8 +123,6 @@ async def test_a_removal_under_way_is_finished_as_it_was_asked_for(house: House)
 @in_house
 async def test_a_running_row_without_a_monitor_is_corrected(house: House) -> None:
     """No container is shown as running that is not."""
-    import msgspec
-
     ref = await house.create("true")
     store = house.engine.containers._rooms.store
     handle = store.find(ref)
@@ -132,6 +132,31 @@ async def test_a_running_row_without_a_monitor_is_corrected(house: House) -> Non
     await house.open()
     state = (await house.view(ref)).container.state
     assert (state.status, state.pid, state.exit_code) == (Status.EXITED, 0, 137)
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+@pytest.mark.parametrize("is_held", [True, False])
+def test_only_a_commit_s_own_pause_ends_with_its_engine(is_frozen: bool, is_held: bool) -> None:
+    """It was killed between the row and the freezer, or behind both, or a user paused it."""
+
+    @in_house
+    async def test(house: House) -> None:
+        ref = await house.create("sleep", "1000")
+        await house.engine.containers.start(ref)
+        store = house.engine.containers._rooms.store
+        handle = store.find(ref)
+        await store.save_state(handle, msgspec.structs.replace(handle.state, is_held=is_held))
+        if is_frozen:
+            cgroup.freeze(handle.container.cgroup_path)
+        await house.engine.close()
+        await house.open()
+        state = (await house.view(ref)).container.state
+        stays = is_frozen and not is_held
+        assert (state.status, state.is_held) == (Status.PAUSED if stays else Status.RUNNING, False)
+        assert cgroup.is_frozen(handle.container.cgroup_path) == stays
+        await house.engine.containers.remove(ref, force=True)
+
+    test()
 
 
 @in_house

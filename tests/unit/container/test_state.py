@@ -92,6 +92,13 @@ def test_stopping_what_does_not_run_changes_nothing() -> None:
         ),
         (Status.REMOVING, Event.REMOVE, "removal of container web is already in progress"),
         (
+            Status.REMOVING,
+            Event.COMMIT,
+            f"You cannot commit container {ID} which is being removed",
+        ),
+        (Status.DEAD, Event.COMMIT, f"You cannot commit container {ID} which is Dead"),
+        (Status.DEAD, Event.EXPORT, f"You cannot export container {ID} which is Dead"),
+        (
             Status.DEAD,
             Event.LOGS,
             "can not get logs from container which is dead or marked for removal",

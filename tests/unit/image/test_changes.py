@@ -124,3 +124,19 @@ def test_any_text_is_applied_or_refused(word: str, rest: str) -> None:
     except InvalidParameter:
         return
     assert isinstance(config, Config)
+
+
+@pytest.mark.parametrize(
+    ("lines", "entrypoint", "cmd"),
+    [
+        (['ENTRYPOINT ["n"]'], ("n",), None),
+        (["ENTRYPOINT []"], None, None),
+        (['CMD ["x"]', 'ENTRYPOINT ["n"]'], ("n",), ("x",)),
+        (['entrypoint ["n"]', 'cmd ["x"]'], ("n",), ("x",)),
+    ],
+)
+def test_a_new_entrypoint_drops_a_command_that_was_written_for_another(
+    lines: list[str], entrypoint: tuple[str, ...] | None, cmd: tuple[str, ...] | None
+) -> None:
+    config = changes.apply(Config(entrypoint=("old",), cmd=("former",)), lines)
+    assert (config.entrypoint, config.cmd) == (entrypoint, cmd)
