@@ -8,10 +8,12 @@ Names are in the order of their bytes, a directory before what is in it; times a
 of extended attributes only file capabilities come along, sockets not at all. The same tree gives
 the same bytes.
 
-What is packed may belong to a container that runs, and change meanwhile. Every entry is opened by
-its one name in a directory that is held open, and no link is followed, so no rename leads out. A
-file has the length that it had when it was opened, whatever becomes of it: what is missing in the
-end is zeros. What has gone between the listing and the opening is left out.
+What is packed may belong to a container that runs, and change meanwhile. Every entry is taken hold
+of by its one name in a directory that is held open, and no link is followed, so no rename leads
+out. Only then it is looked at, and opened if it is a file: opening a device may act on the host,
+and a container can put one in the place of anything. A file has the length that it had when it was
+opened, whatever becomes of it: what is missing in the end is zeros. What has gone between the
+listing and the opening is left out.
 
 However large the tree is, in memory are the names of the directories on the way down, and those of
 files with several names.
@@ -48,7 +50,8 @@ _WHITEOUT_FILE = "trusted.overlay.whiteout"
 _BORROWED = frozenset(f"{space}{name}" for space in _OVERLAY for name in ("redirect", "metacopy"))
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME | os.O_NONBLOCK | os.O_NOCTTY
+_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME
 _BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
 # It is not there any more, or something else is (a link, a socket).
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ESTALE})
@@ -171,13 +174,13 @@ class _Packer:
             level = self._levels[-1]
             del self._path[level.path_bytes :]
             if level.fd < 0:
-                level.fd = self._again(level, below.fd)
+                level.fd = self._return(level, below.fd)
                 if level.fd < 0:
                     level.names.clear()  # it has gone
         finally:
             _close(below.fd)
 
-    def _again(self, level: _Level, below: int) -> int:
+    def _return(self, level: _Level, below: int) -> int:
         """Open a directory again that was let go: as the parent of the one that was read, or, if
         that was moved, by its path. -1 if it is neither."""
         if below >= 0:
@@ -204,23 +207,26 @@ class _Packer:
             self._left_out += 1  # nobody could unpack it
             return
         try:
-            status = os.stat(name, dir_fd=level.fd, follow_symlinks=False)
+            fd = os.open(name, _PATH, dir_fd=level.fd)
+        except OSError as exc:
+            if exc.errno in GONE:
+                return
+            raise
+        try:
+            status = os.fstat(fd)
             match stat.S_IFMT(status.st_mode):
                 case stat.S_IFREG:
-                    yield from self._file(level, name)
+                    yield from self._file(level, name, fd)
                 case stat.S_IFDIR:
-                    self._directory(level, name)
+                    self._directory(name, fd)
                 case stat.S_IFLNK:
-                    self._symlink(level, name, status)
+                    self._symlink(name, fd, status)
                 case stat.S_IFSOCK:
                     pass
                 case _:
-                    self._node(level, name, status)
-        except FileNotFoundError:
-            return
-        except OSError as exc:
-            if exc.errno not in GONE:
-                raise
+                    self._node(name, fd, status)
+        finally:
+            os.close(fd)
 
     def _member(self, name: bytes, type: int, status: os.stat_result) -> tarheader.Member:
         member = tarheader.Member(bytes(self._path) + name, type)
@@ -230,12 +236,10 @@ class _Packer:
         member.mtime_s = status.st_mtime_ns // 1_000_000_000
         return member
 
-    def _file(self, level: _Level, name: bytes) -> Iterator[bytes]:
-        fd = os.open(name, _FILE, dir_fd=level.fd)
+    def _file(self, level: _Level, name: bytes, path_fd: int) -> Iterator[bytes]:
+        fd = os.open(_again(path_fd), _FILE)
         try:
             status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                return
             xattrs = _names(fd)
             self._check_plain(name, xattrs)
             if level.has_whiteout_files and not status.st_size and _WHITEOUT_FILE in xattrs:
@@ -266,8 +270,8 @@ class _Packer:
                 self._out += data
         self._out += bytes(-size % tar.BLOCK)
 
-    def _directory(self, level: _Level, name: bytes) -> None:
-        fd = os.open(name, _DIRECTORY, dir_fd=level.fd)
+    def _directory(self, name: bytes, path_fd: int) -> None:
+        fd = os.open(".", _DIRECTORY, dir_fd=path_fd)
         try:
             status = os.fstat(fd)
             xattrs = _names(fd)
@@ -284,15 +288,14 @@ class _Packer:
         self._path += name + b"/"
         self._push(fd, has_whiteout_files=opaque == b"x")
 
-    def _symlink(self, level: _Level, name: bytes, status: os.stat_result) -> None:
-        target = os.readlink(name, dir_fd=level.fd)
+    def _symlink(self, name: bytes, fd: int, status: os.stat_result) -> None:
         member = self._member(name, tar.SYMLINK, status)
-        member.link = target
-        member.xattrs = _kept_of(level.fd, name)
+        member.link = os.readlink(b"", dir_fd=fd)
+        member.xattrs = _kept(_again(fd), _names(_again(fd)))
         self._is_link(member, status)
         self._out += member.blocks()
 
-    def _node(self, level: _Level, name: bytes, status: os.stat_result) -> None:
+    def _node(self, name: bytes, fd: int, status: os.stat_result) -> None:
         is_character = stat.S_ISCHR(status.st_mode)
         if self._is_layer and is_character and status.st_rdev == 0:
             self._whiteout(name, status)
@@ -301,7 +304,7 @@ class _Packer:
         if not stat.S_ISFIFO(status.st_mode):
             member.type = tar.CHARACTER if is_character else tar.BLOCK_DEVICE
             member.device = (os.major(status.st_rdev), os.minor(status.st_rdev))
-        member.xattrs = _kept_of(level.fd, name)
+        member.xattrs = _kept(_again(fd), _names(_again(fd)))
         self._is_link(member, status)
         self._out += member.blocks()
 
@@ -339,6 +342,11 @@ class _Packer:
         self._out += member.blocks()
 
 
+def _again(fd: int) -> str:
+    """A path to what a descriptor of O_PATH is open on, whatever has become of its name."""
+    return f"/proc/self/fd/{fd}"
+
+
 def _close(fd: int) -> None:
     if fd >= 0:
         os.close(fd)
@@ -354,19 +362,11 @@ def _is(fd: int, identity: tuple[int, int]) -> bool:
 
 def _names(target: int | str) -> list[str]:
     try:
-        if isinstance(target, int):
-            return os.listxattr(target)
-        return os.listxattr(target, follow_symlinks=False)
+        return os.listxattr(target)
     except OSError as exc:
         if exc.errno in _NO_XATTRS:
             return []
         raise
-
-
-def _kept_of(directory: int, name: bytes) -> dict[bytes, bytes] | None:
-    """Of what cannot be opened."""
-    path = f"/proc/self/fd/{directory}/{os.fsdecode(name)}"
-    return _kept(path, _names(path))
 
 
 def _kept(target: int | str, names: list[str]) -> dict[bytes, bytes] | None:
@@ -374,10 +374,7 @@ def _kept(target: int | str, names: list[str]) -> dict[bytes, bytes] | None:
     if CAPABILITY not in names:
         return None
     try:
-        if isinstance(target, int):
-            value = os.getxattr(target, CAPABILITY)
-        else:
-            value = os.getxattr(target, CAPABILITY, follow_symlinks=False)
+        value = os.getxattr(target, CAPABILITY)
     except OSError as exc:
         if exc.errno in _NO_XATTRS:
             return None

@@ -347,6 +347,46 @@ def test_renames_never_lead_out(upper: Path, tmp_path: Path) -> None:
         racing.join()
 
 
+def test_a_device_in_the_place_of_a_file_is_never_opened(
+    upper: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening one may act on the host."""
+    for number in range(30):
+        (upper / f"f{number}").touch()
+    is_over = threading.Event()
+
+    def exchange() -> None:
+        os.mknod(upper / "device", stat.S_IFCHR, os.makedev(1, 3))
+        for number in itertools.cycle(range(30)):
+            if is_over.is_set():
+                return
+            os.rename(upper / f"f{number}", upper / "aside")
+            os.rename(upper / "device", upper / f"f{number}")
+            os.rename(upper / f"f{number}", upper / "device")
+            os.rename(upper / "aside", upper / f"f{number}")
+
+    opened_kinds: set[int] = set()
+    real_open = os.open
+
+    def watched(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        fd = real_open(path, flags, *args, **kwargs)
+        if not flags & os.O_PATH:
+            opened_kinds.add(stat.S_IFMT(os.fstat(fd).st_mode))
+        return fd
+
+    monkeypatch.setattr(os, "open", watched)
+    racing = threading.Thread(target=exchange)
+    racing.start()
+    try:
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            tree(upper)
+    finally:
+        is_over.set()
+        racing.join()
+    assert opened_kinds <= {stat.S_IFREG, stat.S_IFDIR}
+
+
 def test_a_directory_that_moves_while_it_is_read_is_read_to_its_end(upper: Path) -> None:
     """So deep that its parents had to be let go; above it everything goes on."""
     deep = upper / "a" / "/".join(["d"] * 100)
