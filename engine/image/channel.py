@@ -10,10 +10,11 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+from engine.errors import WharfError
+from engine.image.model import Progress
 
-    from engine.image.model import Progress
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 
 
 class _Slot:
@@ -67,3 +68,27 @@ class Channel:
                 return
             self._changed.clear()
             await self._changed.wait()
+
+
+async def with_progress(
+    work: Coroutine[object, object, None], channel: Channel, name: str
+) -> AsyncGenerator[Progress]:
+    """What `work` sends to the channel while it runs; ends with it, ends it when closed.
+
+    What it raises is raised before the first progress, and is the last one afterwards.
+    """
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    task.add_done_callback(lambda _: channel.close())
+    has_begun = False
+    try:
+        async for progress in channel:
+            has_begun = True
+            yield progress
+        await task
+    except WharfError as exc:
+        if not has_begun:
+            raise
+        yield Progress(error=str(exc))
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from engine import offload
-from engine.errors import EngineError, NoSuchImage, WharfError
+from engine.errors import EngineError, NoSuchImage
 from engine.image import encoding
-from engine.image.channel import Channel
+from engine.image.channel import Channel, with_progress
 from engine.image.model import Progress
 from engine.image.uploads import Target, Uploads
 from engine.oci import digest as digests
@@ -123,23 +124,10 @@ class Pusher:
         Closing the iterator, or cancelling whoever iterates, ends the push and leaves nothing.
         """
         channel = Channel()
-        work = asyncio.get_running_loop().create_task(
-            self._run(ref, auth, platform, channel), name=f"push {ref}"
-        )
-        work.add_done_callback(lambda _: channel.close())
-        has_begun = False
-        try:
-            async for progress in channel:
-                has_begun = True
+        work = self._run(ref, auth, platform, channel)
+        async with aclosing(with_progress(work, channel, f"push {ref}")) as steps:
+            async for progress in steps:
                 yield progress
-            await work
-        except WharfError as exc:
-            if not has_begun:
-                raise
-            yield Progress(error=str(exc))
-        finally:
-            work.cancel()
-            await asyncio.wait((work,))
 
     async def _run(
         self, ref: Reference, auth: RegistryAuth | None, platform: Platform | None, channel: Channel

@@ -9,11 +9,11 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol
 
 from engine import offload
-from engine.errors import InvalidParameter, WharfError
+from engine.errors import InvalidParameter
 from engine.image import archive, failure, inspect
 from engine.image import prune as pruning
 from engine.image.catalog import Catalog, check_name
-from engine.image.channel import Channel
+from engine.image.channel import Channel, with_progress
 from engine.image.commit import Committer
 from engine.image.importing import Importer
 from engine.image.load import Loader
@@ -226,7 +226,7 @@ class Images:
         loader = Loader(self.catalog, self._content, self._snapshots, self._folder, self._loaded)
         channel = Channel()
         work = loader.run(chunks, platform, channel, quiet)
-        async with aclosing(_with_progress(work, channel, "load images")) as steps:
+        async with aclosing(with_progress(_worded(work), channel, "load images")) as steps:
             async for progress in steps:
                 yield progress
 
@@ -265,7 +265,7 @@ class Images:
         yield Progress(status=f"Downloading from {download.url}")
         channel = Channel()
         work = self._import_from(download, channel, ref, message, changes, platform)
-        async with aclosing(_with_progress(work, channel, "import image")) as steps:
+        async with aclosing(with_progress(_worded(work), channel, "import image")) as steps:
             async for progress in steps:
                 yield progress
 
@@ -505,26 +505,9 @@ def _gather(pieces: Iterator[bytes]) -> bytes:
     return b"".join(gathered)
 
 
-async def _with_progress(
-    work: Coroutine[object, object, None], channel: Channel, name: str
-) -> AsyncGenerator[Progress]:
-    """What `work` sends to the channel while it runs; ends with it, ends it when closed.
-
-    What it raises is raised before the first progress, and is the last one afterwards.
-    """
-    task = asyncio.get_running_loop().create_task(work, name=name)
-    task.add_done_callback(lambda _: channel.close())
-    has_begun = False
+async def _worded(work: Coroutine[object, object, None]) -> None:
+    """A failure of the disk as users read it."""
     try:
-        async for progress in channel:
-            has_begun = True
-            yield progress
-        await task
-    except (WharfError, OSError) as exc:
-        told = failure.of_disk(exc) if isinstance(exc, OSError) else exc
-        if not has_begun:
-            raise told from exc
-        yield Progress(error=str(told))
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))
+        await work
+    except OSError as exc:
+        raise failure.of_disk(exc) from exc
