@@ -317,6 +317,7 @@ _user_cap_header = __user_cap_header_struct
 _user_cap_data = __user_cap_data_struct
 
 libc = ctypes.CDLL(None, use_errno=True)
+_bare_prctl = ctypes.PyDLL(None).prctl
 
 _int, _long, _ulong, _str = ctypes.c_int, ctypes.c_long, ctypes.c_ulong, ctypes.c_char_p
 _PROTOTYPES: dict[str, list[Any]] = {
@@ -408,6 +409,15 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 
     if result < 0:
         raise oserror()
     return result
+
+
+def set_child_subreaper(value: bool) -> None:
+    """prctl(PR_SET_CHILD_SUBREAPER), which cannot fail.
+
+    Every monitor does it once. The usual way, with its conversions and errno, writes to ten pages
+    that it would share with all others.
+    """
+    _bare_prctl(PR_SET_CHILD_SUBREAPER, value)
 
 
 def set_name(name: str) -> None:

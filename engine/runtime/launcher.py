@@ -58,7 +58,6 @@ def _settle(fd: int) -> int:
     # A process on its way into a container is seen there: no path of the host may be in its name.
     title.learn()
     title.write([_NAME])
-    syscalls.set_name(_NAME)
     # What a container could read of a process on its way into it (CVE-2019-5736) starts here.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     os.umask(_UMASK)
@@ -69,7 +68,7 @@ def _settle(fd: int) -> int:
     cgroup.version()
     capability.last_cap()
     protocol.warm()
-    rehearsal.rehearse(children)
+    rehearsal.rehearse(children, _NAME)
     # The rehearsal leaves what it opened.
     process.keep_only([fd, children])
     _settle_memory()

@@ -12,21 +12,27 @@ import gc
 import os
 import socket
 
+from engine.linux import syscalls
 from engine.runtime.monitor import handover
-from engine.runtime.monitor.server import Server
+from engine.runtime.monitor.server import Server, set_name
 
 # CPython adapts a function after it was called eight times, each place in it after a few more.
 _TIMES = 24
 
 
-def rehearse(children: int) -> None:
-    """`children` is the signalfd of SIGCHLD. Leaves descriptors open; the caller closes them."""
+def rehearse(children: int, name: str) -> None:
+    """`children` is the signalfd of SIGCHLD, `name` this process's own.
+
+    Leaves descriptors open; the caller closes them.
+    """
     for _ in range(_TIMES):
-        _rehearse_once(children)
+        _rehearse_once(children, name)
     gc.collect()
 
 
-def _rehearse_once(children: int) -> None:
+def _rehearse_once(children: int, name: str) -> None:
+    set_name(name)
+    syscalls.set_child_subreaper(False)
     control, _daemon = _socket.socketpair()
     facts, fds = _facts(control.detach())
     ours, theirs = handover.make_pair()

@@ -59,9 +59,9 @@ def _create(control: int, folder: str) -> handover.Handover | None:
     for standard in (0, 1, 2):
         os.dup2(null, standard)
     os.close(null)
-    _set_name(f"wharf-{os.path.basename(folder)[:9]}")
+    set_name(f"wharf-{os.path.basename(folder)[:9]}")
     # The container becomes a child of this process when its maker ends.
-    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    syscalls.set_child_subreaper(True)
     maker = os.fork()
     if maker == 0:
         _make(control, ours, theirs, folder)
@@ -74,7 +74,7 @@ def _create(control: int, folder: str) -> handover.Handover | None:
     return taken
 
 
-def _set_name(name: str) -> None:
+def set_name(name: str) -> None:
     """For ps and top; by the file, which costs less memory than a call through ctypes."""
     fd = os.open("/proc/self/comm", os.O_WRONLY)
     os.write(fd, name.encode("ascii"))

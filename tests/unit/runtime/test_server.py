@@ -80,7 +80,7 @@ def test_what_a_killed_maker_leaves_is_ended() -> None:
         "import subprocess\n"
         "from engine.linux import syscalls\n"
         "from engine.runtime.monitor import server\n"
-        "syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)\n"
+        "syscalls.set_child_subreaper(True)\n"
         "left = subprocess.Popen(['sh', '-c', 'sleep 1000 & sleep 1000'])\n"
         "assert left.pid in server._children()\n"
         "server._end_orphans()\n"
