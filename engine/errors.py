@@ -81,6 +81,15 @@ class NoSuchContainer(NotFound):
         self.ref = ref
 
 
+class UnreadableContainer(NoSuchContainer):
+    """There is one, of which no more is known than its id and its name."""
+
+    def __init__(self, ref: str, container_id: str) -> None:
+        super().__init__(ref)
+        self.container_id = container_id
+        self.args = (f"{self}: its record cannot be read (docker rm -f removes what it has left)",)
+
+
 class NoSuchExec(NotFound):
     def __init__(self, ref: str) -> None:
         super().__init__(f"No such exec instance: {ref}")

@@ -178,7 +178,7 @@ class System:
             found.append("WARNING: IPv4 forwarding is disabled")
         found += [
             f"WARNING: The row of container {unread} cannot be read; no image and no volume is "
-            "pruned, for it may use any"
+            "pruned, for it may use any (docker rm -f removes it)"
             for unread in self.containers.unreadable()
         ]
         return tuple(found)

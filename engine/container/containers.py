@@ -48,7 +48,13 @@ from engine.container.model import (
 from engine.container.publish import publish
 from engine.container.reports import Reports
 from engine.container.state import ACTIVE, Event, next_status
-from engine.errors import Conflict, EngineError, InvalidParameter, WharfError
+from engine.errors import (
+    Conflict,
+    EngineError,
+    InvalidParameter,
+    UnreadableContainer,
+    WharfError,
+)
 from engine.linux import cgroup
 from engine.runtime.client import RuntimeFailure
 
@@ -178,7 +184,16 @@ class Containers:
     async def remove(
         self, ref: str, *, force: bool = False, volumes: bool = False, link: bool = False
     ) -> None:
-        handle = self._rooms.store.find(ref)
+        try:
+            handle = self._rooms.store.find(ref)
+        except UnreadableContainer as exc:
+            if link or not force:
+                raise
+            await self._do(
+                remove.remove_unreadable(self._rooms, exc.container_id, ref=ref, volumes=volumes),
+                f"removing container {exc.container_id}",
+            )
+            return
         if link:
             if "/" not in ref.removeprefix("/"):
                 raise EngineError("Conflict, cannot remove the default link name of the container")

@@ -14,7 +14,7 @@ from engine.container import stop
 from engine.container.model import MountType, Status
 from engine.container.publish import publish
 from engine.container.state import ACTIVE, Event, next_status
-from engine.container.teardown import teardown
+from engine.container.teardown import sweep, teardown
 from engine.errors import EngineError, NoSpace, NotFound, WharfError
 from engine.linux import tree
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from engine.container.store import Handle
 
 log = logging.getLogger(__name__)
+
+_END_S = 10
 
 
 async def remove(
@@ -42,6 +44,41 @@ async def remove(
     # Who waits for the removal is told how that went, not what went wrong at some start.
     handle.waiters.removed(msgspec.structs.replace(before, error=""))
     publish(rooms.events, handle.container, "destroy")
+
+
+async def remove_unreadable(
+    rooms: Rooms, container_id: str, *, ref: str, volumes: bool = False
+) -> None:
+    """Remove a container of which only id and name are known, and all that carries its id.
+
+    What runs of it is ended, its layer, folder and execs go, then its row. The anonymous volumes
+    made for it stay, as those of any container do, unless `volumes`. A control group below a parent
+    of its own goes with its monitor. Whoever comes twice, or after a crash, finds less to do.
+    """
+    try:
+        await _end_unknown(rooms, container_id)
+        await sweep(rooms, container_id, os.path.join(rooms.cgroup_parent, container_id))
+        await offload.disk(remove_from_disk, rooms, container_id, container_id)
+        anonymous = rooms.volumes.made_for(container_id)
+        for volume in () if volumes else anonymous:
+            await rooms.volumes.keep(volume, container_id)
+        name = rooms.store.unreadable_name(container_id)
+        was_there = await rooms.store.delete_unreadable(container_id)
+        # As long as there was the row, it may have used any volume.
+        for volume in anonymous if volumes else ():
+            await _remove_volume(rooms, volume)
+            await rooms.volumes.keep(volume, container_id)
+    except Exception as exc:
+        log.exception("container %s, whose row cannot be read, could not be removed", container_id)
+        raise EngineError(f'cannot remove container "{ref}": {exc}') from exc
+    if was_there:
+        rooms.events.publish("container", "destroy", container_id, {"name": name})
+
+
+async def _end_unknown(rooms: Rooms, container_id: str) -> None:
+    task = await rooms.runtime.adopt(container_id)
+    if task is not None:
+        await task.end(_END_S)
 
 
 async def _remove_locked(rooms: Rooms, handle: Handle, *, ref: str, volumes: bool) -> State:

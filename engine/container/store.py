@@ -24,7 +24,9 @@ from engine.errors import (
     InvalidParameter,
     NoSuchContainer,
     NoSuchExec,
+    UnreadableContainer,
 )
+from engine.storage import rows
 from engine.storage.database import NameTaken
 
 if TYPE_CHECKING:
@@ -90,11 +92,15 @@ class Store:
         self._handles: dict[str, Handle] = {}
         self._by_name: dict[str, Handle] = {}
         self._by_exec: dict[str, Handle] = {}
-        self._unreadable: set[str] = set()
+        self._unreadable: dict[str, str] = {}  # the names by the ids
 
     async def load(self) -> None:
-        """Read all rows; one that cannot be read is left alone, with all it may use, and said."""
-        containers, execs = await offload.disk(self._read)
+        """Read all rows.
+
+        Of a container whose row cannot be read every image and volume counts as used, and what runs
+        of it goes on. It can only be removed, by force.
+        """
+        containers, self._unreadable, execs = await offload.disk(self._read)
         for container in containers:
             self._remember(Handle(container))
         for exec in execs:
@@ -102,30 +108,19 @@ class Store:
             if handle is not None:
                 self.remember_exec(handle, exec)
 
-    def _read(self) -> tuple[list[Container], list[Exec]]:
-        containers: list[Container] = []
-        for key, document in self._containers.items():
-            try:
-                containers.append(_decode_container(document))
-            except msgspec.MsgspecError:
-                log.exception(
-                    "the row of container %s cannot be read: it is left as it is, and whatever"
-                    " it may use, which is every image and volume, counts as used",
-                    key,
-                )
-                self._unreadable.add(key)
-        execs: list[Exec] = []
-        for key, document in self._execs.items():
-            try:
-                execs.append(_decode_exec(document))
-            except msgspec.MsgspecError:
-                log.exception("the row of exec %s cannot be read", key)
-        return containers, execs
+    def _read(self) -> tuple[list[Container], dict[str, str], list[Exec]]:
+        containers, unreadable = rows.read(self._containers, _decode_container)
+        names = {key: self._containers.name_of(key) or "" for key in unreadable}
+        execs, _ = rows.read(self._execs, _decode_exec)
+        return list(containers.values()), names, list(execs.values())
 
     # Finding
 
     def find(self, ref: str) -> Handle:
-        """By id, name (also "holder/alias" of a link) or unambiguous beginning of an id."""
+        """By id, name (also "holder/alias" of a link) or unambiguous beginning of an id.
+
+        Raises NoSuchContainer, of one whose row cannot be read UnreadableContainer.
+        """
         if not ref:
             raise InvalidParameter('invalid name or ID supplied: ""')
         name = ref.removeprefix("/")
@@ -136,8 +131,16 @@ class Store:
         if len(matching) > 1:
             raise AmbiguousId(ref)
         if not matching:
-            raise NoSuchContainer(ref)
+            unreadable = self._find_unreadable(ref)
+            raise UnreadableContainer(ref, unreadable) if unreadable else NoSuchContainer(ref)
         return self._handles[matching[0]]
+
+    def _find_unreadable(self, ref: str) -> str | None:
+        """The id of the one container that `ref` names and whose row cannot be read."""
+        name = ref.removeprefix("/")
+        exact = [key for key, own in self._unreadable.items() if key == ref or own == name]
+        found = exact or ids.matches(ref, self._unreadable)
+        return found[0] if len(found) == 1 else None
 
     def _linked(self, name: str) -> Handle | None:
         holder, slash, alias = name.partition("/")
@@ -153,6 +156,9 @@ class Store:
     def has_row(self, container_id: str) -> bool:
         """Also true of one that cannot be read, whose files and volumes are to stay."""
         return container_id in self._handles or container_id in self._unreadable
+
+    def unreadable_name(self, container_id: str) -> str:
+        return self._unreadable.get(container_id, "")
 
     def unreadable(self) -> tuple[str, ...]:
         """The ids of containers of which nothing more than that is known."""
@@ -206,11 +212,22 @@ class Store:
             self._by_exec.pop(exec_id, None)
         handle.is_gone = True
 
+    async def delete_unreadable(self, container_id: str) -> bool:
+        """Remove a row that cannot be read, with its execs; whether it was there still."""
+        await offload.disk(self._delete_rows_of_unreadable, container_id)
+        return self._unreadable.pop(container_id, None) is not None
+
     def _delete_rows(self, container_id: str, exec_ids: Iterable[str]) -> None:
         with self._database.transaction():
             self._containers.delete(container_id)
             for exec_id in exec_ids:
                 self._execs.delete(exec_id)
+
+    def _delete_rows_of_unreadable(self, container_id: str) -> None:
+        execs, _ = rows.read(self._execs, _decode_exec)
+        self._delete_rows(
+            container_id, [e.id for e in execs.values() if e.container_id == container_id]
+        )
 
     def _remember(self, handle: Handle) -> None:
         self._handles[handle.id] = handle

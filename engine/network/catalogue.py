@@ -30,6 +30,7 @@ from engine.linux import oserror
 from engine.network import bridge, host, none, request, subnets
 from engine.network import filters as network_filters
 from engine.network.model import DEFAULT, HOST, NONE, Member, Network, NetworkRequest, Subnet
+from engine.storage import rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     Prefix = IPv4Network | IPv6Network
 
 log = logging.getLogger(__name__)
+
+_decode = msgspec.json.Decoder(Network).decode
 
 
 class NetworkExists(Conflict):
@@ -285,12 +288,7 @@ class Catalogue:
 
     async def _read(self) -> None:
         """All rows; what cannot be read is left alone, unless it is a network that always is."""
-        for key, document in await offload.disk(self._table.items):
-            try:
-                self._networks[key] = msgspec.json.decode(document, type=Network)
-            except msgspec.MsgspecError as error:
-                log.error("the row of network %s cannot be read: %s", key, error)
-                self._unreadable.add(key)
+        self._networks, self._unreadable = await offload.disk(rows.read, self._table, _decode)
         for name in (NONE, HOST, DEFAULT):
             holder = await offload.disk(self._table.key_of, name)
             if holder is not None and holder in self._unreadable:

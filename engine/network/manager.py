@@ -68,7 +68,7 @@ class Networks:
         self._work = Work()
         self._watch: Watch | None = None
         self._is_settled = False
-        self._has_unread = False
+        self._unread: set[str] = set()
 
     # The engine's life
 
@@ -83,7 +83,7 @@ class Networks:
 
         `unread` are containers that may run with endpoints nobody knows: any link may be theirs.
         """
-        self._has_unread = bool(unread)
+        self._unread = set(unread)
         await offload.kernel(self._catalogue.write_firewall)
         links = self._catalogue.links()
         await offload.kernel(
@@ -110,7 +110,7 @@ class Networks:
             await self._watch.close()
             self._watch = None
         # Before that, nobody knows yet what runs.
-        is_idle = not self._attachments.container_ids() and not self._has_unread
+        is_idle = not self._attachments.container_ids() and not self._unread
         if self._is_settled and is_idle:
             await self._remove_from_host()
         if self._firewall is not None:
@@ -196,6 +196,7 @@ class Networks:
     async def close(self, container_id: str) -> None:
         """Take a container's network away; one that has none is no error."""
         await self._attachments.close(container_id)
+        self._unread.discard(container_id)
 
     def adopt(
         self,

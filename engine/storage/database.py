@@ -260,6 +260,13 @@ class Table:
         )
         return str(rows[0][0]) if rows else None
 
+    def name_of(self, key: str) -> str | None:
+        """The name of the row that has this key."""
+        rows = self._database.execute(
+            "SELECT name FROM document WHERE noun=? AND key=?", self.noun, key
+        )
+        return None if not rows or rows[0][0] is None else str(rows[0][0])
+
     def _one(self, statement: str, value: str) -> bytes | None:
         rows = self._database.execute(statement, self.noun, value)
         if not rows:

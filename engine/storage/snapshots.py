@@ -44,7 +44,7 @@ import os
 import re
 import secrets
 import threading
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -52,7 +52,7 @@ from engine import ids
 from engine.errors import EngineError, InvalidParameter
 from engine.linux import tree
 from engine.oci.digest import ChainId, DiffId, next_chain_id
-from engine.storage import atomic, initlayer, layer, recipe
+from engine.storage import atomic, initlayer, layer, recipe, rows
 from engine.storage.leases import Lease, Leases
 from engine.storage.stacks import Stacks
 
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from engine.storage.compression import Readable
-    from engine.storage.database import Database, Table
+    from engine.storage.database import Database
     from engine.storage.layer import Staged
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,8 @@ class Released(NamedTuple):
     folders: tuple[str, ...] = ()
 
 
-Row = TypeVar("Row", bound=msgspec.Struct)
+_decode_layer = msgspec.json.Decoder(Layer).decode
+_decode_snapshot = msgspec.json.Decoder(Snapshot).decode
 
 
 class Mount(NamedTuple):
@@ -160,18 +161,6 @@ class StagedLayer:
         tree.remove(self.staged.folder)
 
 
-def _read(table: Table, kind: type[Row], unreadable: set[str]) -> dict[str, Row]:
-    """All rows that can be read; of the others the keys, and a word in the log."""
-    rows: dict[str, Row] = {}
-    for key, document in table.items():
-        try:
-            rows[key] = msgspec.json.decode(document, type=kind)
-        except msgspec.MsgspecError as exc:
-            log.error("the row of %s %s cannot be read: %s", table.noun, key, exc)
-            unreadable.add(key)
-    return rows
-
-
 class Snapshots:
     """The one snapshotter. Thread-safe; all rows are kept in memory too, where readers find them
     without a lock (see stacks.py). Changes of rows are made under `_changes`, one at a time.
@@ -192,13 +181,9 @@ class Snapshots:
         self._changes = threading.RLock()
         self.leases = Leases()
         self._rubbish: list[str] = []
-        self._unreadable_layers: set[str] = set()
-        self._unreadable: set[str] = set()
-        layers = _read(self._layer_rows, Layer, self._unreadable_layers)
-        self._stacks = Stacks(
-            {ChainId(key): row for key, row in layers.items()},
-            _read(self._snapshot_rows, Snapshot, self._unreadable),
-        )
+        layers, self._unreadable_layers = rows.read(self._layer_rows, _decode_layer)
+        snapshots, self._unreadable = rows.read(self._snapshot_rows, _decode_snapshot)
+        self._stacks = Stacks({ChainId(key): row for key, row in layers.items()}, snapshots)
 
     # Layers
 

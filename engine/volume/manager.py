@@ -25,6 +25,7 @@ from engine.errors import (
     WharfError,
 )
 from engine.linux import oserror
+from engine.storage import rows
 from engine.volume import local
 from engine.volume.model import ANONYMOUS, LOCAL, Pruned, Volume
 from engine.volume.turns import Turns
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_decode = msgspec.json.Decoder(Volume).decode
 _CLOSE_S = 10.0
 _LIST = frozenset(("dangling", "driver", "label", "name"))
 _PRUNE = frozenset(("all", "label", "label!"))
@@ -78,12 +80,7 @@ class Volumes:
         A directory without a row is somebody's data, and taken up again; an empty one that nobody
         named was about to be made.
         """
-        for key, document in await offload.disk(self._table.items):
-            try:
-                self._volumes[key] = msgspec.json.decode(document, type=Volume)
-            except msgspec.MsgspecError as exc:
-                log.error("the row of volume %s cannot be read: %s", key, exc)
-                self._unreadable.add(key)
+        self._volumes, self._unreadable = await offload.disk(rows.read, self._table, _decode)
         await offload.disk(local.sweep, self._root)
         for name in await offload.disk(local.names, self._root):
             if name not in self._volumes and name not in self._unreadable:
@@ -117,6 +114,15 @@ class Volumes:
 
     def find(self, name: str) -> Volume | None:
         return self._volumes.get(name)
+
+    def is_device(self, name: str) -> bool:
+        """Whether a file system is mounted for it while it is held."""
+        volume = self.find(name)
+        return volume is not None and local.needs_mount(volume.options)
+
+    def made_for(self, container_id: str) -> list[str]:
+        """The anonymous volumes that came into being with a container, and are still its own."""
+        return [v.name for v in self._volumes.values() if v.made_for == container_id]
 
     async def get(self, name: str) -> Volume:
         """Raises NoSuchVolume."""

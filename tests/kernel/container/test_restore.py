@@ -16,7 +16,7 @@ import pytest
 
 from engine.container.model import ExecConfig, ListQuery, Status
 from engine.engine import AlreadyRunning, Engine
-from engine.errors import NoSuchContainer
+from engine.errors import NoSuchContainer, UnreadableContainer
 from engine.ids import ContainerId
 from engine.linux import cgroup
 from tests.kernel.container.engine import House, in_house, leftovers
@@ -220,6 +220,48 @@ async def test_a_container_whose_row_cannot_be_read_goes_on_and_keeps_what_it_ma
     state = (await house.view(ref)).container.state
     assert (state.status, state.pid) == (Status.RUNNING, pid)
     assert await house.engine.containers.exec_create(ref, ExecConfig(cmd=("true",)))
+
+
+@in_house
+async def test_a_container_whose_row_cannot_be_read_is_removed_by_force(house: House) -> None:
+    ref = await house.start("sleep", "1000", volumes=("/data",))
+    handle = house.engine.containers._rooms.store.find(ref)
+    (point,) = handle.container.mount_points
+    pid, key = handle.state.pid, handle.container.snapshot_key
+    await house.engine.containers.exec_create(ref, ExecConfig(cmd=("true",)))
+    _exchange_row(house, ref, b"\x93not a container")
+    await house.engine.close()
+    await house.open()
+    with pytest.raises(UnreadableContainer, match=f"No such container: {ref}"):
+        await house.engine.containers.remove(ref)
+    assert os.path.exists(f"/proc/{pid}")
+    await house.engine.containers.remove("whoever", force=True)
+    rooms = house.engine.containers._rooms
+    assert not os.path.exists(f"/proc/{pid}")
+    assert not os.path.exists(rooms.folder(ref))
+    assert not rooms.snapshots.exists(key)
+    assert not rooms.store._execs.items()
+    assert rooms.store._containers.get(ref) is None
+    assert rooms.store.unreadable() == ()
+    assert not os.path.exists(os.path.join(house.config.exec_root, "containers", ref))
+    assert not cgroup.exists(handle.container.cgroup_path)
+    with pytest.raises(NoSuchContainer):
+        await house.engine.containers.remove("whoever", force=True)
+    await house.engine.close()
+    await house.open()
+    assert house.engine.volumes.find(point.name), "only -v takes volumes"
+
+
+@in_house
+async def test_anonymous_volumes_of_a_container_whose_row_cannot_be_read(house: House) -> None:
+    ref = await house.create("true", volumes=("/data",))
+    (point,) = (await house.view(ref)).container.mount_points
+    _exchange_row(house, ref, b"\x93not a container")
+    await house.engine.close()
+    await house.open()
+    await house.engine.containers.remove(ref[:12], force=True, volumes=True)
+    assert house.engine.volumes.find(point.name) is None
+    await house.create("true", name="whoever")
 
 
 def _exchange_row(house: House, container_id: str, document: bytes) -> bytes:
