@@ -8,6 +8,7 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
+from engine.container.failure import SpecFailure
 from engine.errors import InvalidParameter
 from engine.linux import oserror
 from engine.oci import runtime as oci
@@ -56,11 +57,10 @@ def _number(text: str) -> int | None:
     return None if text == "*" else int(text)
 
 
-def from_mapping(mapping: DeviceMapping) -> tuple[list[oci.Device], list[oci.DeviceRule]]:
-    """The device nodes behind one `--device`: one, or all below a directory."""
+def from_mapping(mapping: DeviceMapping) -> list[oci.Device]:
+    """The nodes behind one `--device`: one, be it a FIFO, or all devices below a directory."""
     source = os.path.realpath(mapping.path_on_host)
     target = mapping.path_in_container or mapping.path_on_host
-    access = mapping.cgroup_permissions or "rwm"
     try:
         info = os.stat(source)
     except OSError as exc:
@@ -70,16 +70,19 @@ def from_mapping(mapping: DeviceMapping) -> tuple[list[oci.Device], list[oci.Dev
             device
             for path in _walk(source)
             if (device := _device(path, target + path[len(source) :])) is not None
+            and device.type != "p"
         ]
     else:
         one = _device(source, target)
         devices = [one] if one is not None else []
     if not devices:
         raise DeviceError(mapping.path_on_host, "not a device node")
-    return devices, [rule_for(device, access) for device in devices]
+    return devices
 
 
-def rule_for(device: oci.Device, access: str) -> oci.DeviceRule:
+def _rule_for(device: oci.Device, access: str) -> oci.DeviceRule:
+    if device.type == "p":
+        raise SpecFailure('invalid cgroup device type "p"')
     return oci.DeviceRule(
         allow=True, type=device.type, major=device.major, minor=device.minor, access=access
     )
@@ -152,9 +155,10 @@ def plan(
     devices: list[oci.Device] = []
     permissions = list(DEFAULT_RULES)
     for mapping in mappings:
-        nodes, allowed = from_mapping(mapping)
+        nodes = from_mapping(mapping)
         devices += nodes
-        permissions += allowed
+        access = mapping.cgroup_permissions or "rwm"
+        permissions += [_rule_for(node, access) for node in nodes]
     permissions += [parse_rule(rule) for rule in rules]
     return devices, permissions
 
@@ -165,5 +169,5 @@ def _privileged(
     devices = host_devices()
     for mapping in mappings:
         if mapping.path_on_host != mapping.path_in_container:
-            devices += from_mapping(mapping)[0]
+            devices += from_mapping(mapping)
     return devices, [oci.DeviceRule(allow=True)]

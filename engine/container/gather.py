@@ -13,6 +13,7 @@ from engine.container import (
     capabilities,
     devices,
     modes,
+    mounts,
     propagation,
     seccomp,
     security,
@@ -124,6 +125,7 @@ def _sources(rooms: Rooms, container: Container) -> dict[str, str]:
     for point in container.mount_points:
         match point.type:
             case MountType.BIND:
+                mounts.check_recursion(point)
                 _ensure_source(rooms, point)
                 propagation.check(point)
             case MountType.IMAGE:

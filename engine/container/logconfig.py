@@ -75,8 +75,6 @@ def _check(type_: str, config: Mapping[str, str]) -> None:
     for name in config:
         if name not in _OPTIONS and name not in _COMMON:
             raise InvalidParameter(f"unknown log opt '{name}' for json-file log driver")
-    for name in ("labels-regex", "env-regex"):
-        _pattern(config.get(name, ""))
 
 
 def _check_mode(config: Mapping[str, str]) -> None:
@@ -175,7 +173,7 @@ def _pattern(text: str) -> patterns.Pattern:
     try:
         return patterns.compile(text)
     except patterns.BadPattern as exc:
-        raise InvalidParameter(f"error parsing regexp: {exc}") from exc
+        raise LoggingFailure(f"error parsing regexp: {exc}") from exc
 
 
 def _tag(template: str, *, container_id: str, name: str, image: str) -> str:

@@ -197,10 +197,12 @@ def _check_bind(request: MountRequest) -> None:
     if not request.source.startswith("/"):
         cause = f"invalid mount path: '{request.source}' mount path must be absolute"
         raise InvalidMount(request.type, cause)
-    _check_recursion(request.read_only, options)
 
 
-def _check_recursion(read_only: bool, options: BindOptions) -> None:
+def check_recursion(point: MountPoint) -> None:
+    """How far down a bind is read-only; dockerd finds out at start that this cannot be."""
+    options = (point.spec and point.spec.bind_options) or BindOptions()
+    read_only = not point.is_writable
     if not read_only and options.read_only_non_recursive:
         raise InvalidParameter(
             "mount options conflict: !ReadOnly && BindOptions.ReadOnlyNonRecursive"
@@ -306,7 +308,7 @@ def tmpfs_options(data: str) -> tuple[str, ...]:
         key, has_value, _ = word.partition("=")
         slot = _TMPFS_FLAGS.get(word) or (f"{key}=" if has_value and key in _TMPFS_DATA else "")
         if not slot:
-            raise InvalidParameter(f'invalid tmpfs option "{word}"')
+            raise InvalidParameter(f'invalid tmpfs option "{key}"')
         if slot not in taken:
             taken.add(slot)
             kept.insert(0, word)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 from typing import TYPE_CHECKING
 
@@ -133,7 +134,11 @@ async def _pause(rooms: Rooms, handle: Handle, *, is_held: bool = False) -> None
     try:
         await offload.kernel(cgroup.freeze, handle.container.cgroup_path)
     except OSError as exc:
-        raise EngineError(f"cannot pause container {handle.id}: {oserror.sentence(exc)}") from exc
+        is_over = exc.errno in (errno.ENOENT, errno.ENODEV)  # its exit is on the way
+        cause = "OCI runtime pause failed: container not running"
+        raise EngineError(
+            f"cannot pause container {handle.id}: {cause if is_over else oserror.sentence(exc)}"
+        ) from exc
     await _set_paused(rooms, handle, Event.PAUSE, is_held=is_held)
     publish(rooms.events, handle.container, "pause")
 

@@ -18,6 +18,8 @@ from engine.container.model import CreateRequest, RestartPolicyName
 from engine.errors import InvalidParameter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from engine.container.model import Config, Healthcheck, HostConfig, RestartPolicy
 
 _MIN_DURATION_NS = 1_000_000
@@ -160,7 +162,7 @@ def _check_extra_host(entry: str) -> None:
 def _check_port_bindings(host_config: HostConfig) -> None:
     for port, bindings in (host_config.port_bindings or {}).items():
         number = port.partition("/")[0]
-        if not _is_port(number):
+        if number and not _is_port(number):  # "" is no port, and nothing comes of it
             raise InvalidParameter(f'invalid port specification: "{number}"')
         for binding in bindings:
             text = binding.host_port.partition("/")[0]
@@ -215,12 +217,20 @@ def _check_later(host_config: HostConfig) -> None:
     parent = host_config.resources.cgroup_parent
     if ".." in parent.split("/"):
         raise InvalidParameter(f"invalid cgroup-parent: {parent}: must not contain '..'")
-    if host_config.storage_opt:
+    _check_storage_opt(host_config.storage_opt or {})
+    for link in host_config.links or ():
+        parse_link(link)
+
+
+def _check_storage_opt(options: Mapping[str, str]) -> None:
+    """moby daemon/graphdriver/overlay2: a size is the only option there is, and none to be had."""
+    for name in sorted(option.lower() for option in options):
+        if name != "size" and "size" not in options:
+            raise InvalidParameter(f"Unknown option {name}")
+    if options:
         raise InvalidParameter(
             "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"
         )
-    for link in host_config.links or ():
-        parse_link(link)
 
 
 def parse_link(text: str) -> tuple[str, str]:

@@ -133,6 +133,8 @@ def requests(
     """
     found: list[Request] = []
     for text in dict.fromkeys((*exposed, *bindings)):
+        if not text.partition("/")[0]:
+            continue  # dockerd takes "" for no port at all
         port, protocol = parse_container_port(text)
         given = bindings.get(text, ())
         for binding in given:

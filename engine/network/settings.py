@@ -103,17 +103,19 @@ def _syntax_faults(asked: EndpointIPAM) -> Iterator[str]:
 
 
 def _range_faults(text: str, network: Network, version: int) -> Iterator[str]:
-    address = _parse(text)
-    if address is None:
+    if not text:
         return
-    subnets = [ip_network(s.subnet) for s in network.ipam.config if s.subnet]
+    address = _parse(text)
+    # Those of the default bridge are its configuration, whoever chose them.
+    given = network.subnets if network.name == DEFAULT else network.ipam.config
+    subnets = [ip_network(s.subnet) for s in given if s.subnet]
     static = [s for s in subnets if s.version == version]
     if not static:
         yield (
             "user specified IP address is supported only when connecting to networks with user "
             "configured subnets"
         )
-    elif not any(address in s for s in static):
+    elif address is None or not any(address in s for s in static):
         yield f"no configured subnet or ip-range contain the IP address {text}"
 
 

@@ -209,7 +209,8 @@ class Root:
             else:
                 mount.mount_at(target, source, fstype, options.flags, options.data)
         except OSError as exc:
-            raise _at(exc, _call(source, destination, target, options.flags)) from exc
+            call = _call(source, destination, target, options.flags, options.data)
+            raise _at(exc, call) from exc
         finally:
             os.close(target)
         if options.propagation:
@@ -224,11 +225,27 @@ class Root:
             os.close(mounted)
 
     def _make_target(self, destination: str, *, is_directory: bool) -> int:
+        """What is there, of either kind: it is the mount itself that fails on the wrong one."""
+        what = f"create mountpoint for {destination} mount"
+        try:
+            target = path.open_in_root(self.fd, destination)
+        except FileNotFoundError:
+            return self._make_mountpoint(destination, what, is_directory=is_directory)
+        except OSError as exc:
+            lookup = f"securejoin.OpenInRoot {destination}: openat2 {destination}"
+            raise _at(exc, f"{what}: lookup mountpoint target: {lookup}") from exc
+        if os.path.samestat(os.fstat(target), os.fstat(self.fd)):
+            os.close(target)
+            text = f'mountpoint "{self._where}" is on the top of rootfs "{self._where}"'
+            raise _at(OSError(errno.EINVAL, text), what)
+        return target
+
+    def _make_mountpoint(self, destination: str, what: str, *, is_directory: bool) -> int:
         make = path.mkdir_in_root if is_directory else path.create_in_root
         try:
             return make(self.fd, destination, 0o755)
         except OSError as exc:
-            raise _at(exc, f"create mountpoint for {destination} mount") from exc
+            raise _at(exc, what) from exc
 
     def _existing_mode(self, destination: str) -> int | None:
         try:
@@ -546,10 +563,11 @@ def _cover(source: int, target: int) -> None:
         os.close(tree)
 
 
-def _call(source: str, destination: str, target: int, flags: int) -> str:
+def _call(source: str, destination: str, target: int, flags: int, data: str = "") -> str:
     names = mount.flag_names(flags)
     fd = f"/proc/thread-self/fd/{target}"
-    return f"mount src={source}, dst={destination}, dstFd={fd}, flags={names}"
+    given = f", data={data}" if data else ""
+    return f"mount src={source}, dst={destination}, dstFd={fd}, flags={names}{given}"
 
 
 class _During(OSError):

@@ -13,6 +13,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from engine import gojson
 from engine.errors import SeccompProfileInvalid
 from engine.linux.seccomp import Arg, Rule
 
@@ -69,18 +72,23 @@ def default() -> Profile:
 
 def parse(source: str | bytes) -> Profile:
     """Raises SeccompProfileInvalid."""
-    text = source.decode("utf-8", "replace") if isinstance(source, bytes) else source
+    data = source if isinstance(source, bytes) else source.encode("utf-8", "replace")
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise SeccompProfileInvalid(f"Decoding seccomp profile failed: {exc}") from exc
-    try:
-        profile = _profile(text, document)
+        profile = _profile(data.decode("utf-8", "replace"), _document(data))
     except _Undecodable as exc:
         raise SeccompProfileInvalid(f"Decoding seccomp profile failed: {exc}") from exc
     if profile.architectures and profile.arch_map and not profile.is_empty():
         raise SeccompProfileInvalid(_BOTH.format("architectures", "archMap"))
     return profile
+
+
+def _document(data: bytes) -> Any:
+    try:
+        return gojson.loads(data)
+    except RecursionError:
+        raise _Undecodable(gojson.TOO_DEEP) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise _Undecodable(gojson.syntax_error(data, str(exc))) from exc
 
 
 _BOTH = "both '{0}' and '{1}' are specified in the seccomp profile, use either '{0}' or '{1}'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -31,9 +32,12 @@ from engine.errors import (
     NoSpace,
     NoSuchContainer,
 )
+from engine.linux import cgroup
 from tests.kernel.container.engine import in_house, read_all, socket_pair
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.container.model import Exec
     from engine.container.store import Handle
     from tests.kernel.container.engine import House
@@ -135,6 +139,27 @@ async def test_stop_asks_and_then_kills(house: House) -> None:
     await asyncio.sleep(0.3)
     await containers.stop(deaf, timeout_s=0)
     assert (await house.view(deaf)).container.state.exit_code == 137
+
+
+@in_house
+async def test_a_pause_that_comes_after_the_end(house: House) -> None:
+    """Its group is gone, and the word of its exit is on the way."""
+    ref = await house.start("sleep", "1000")
+    for number in (errno.ENOENT, errno.ENODEV):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cgroup, "freeze", _fail_with(number))
+            with pytest.raises(EngineError) as caught:
+                await house.engine.containers.pause(ref)
+        assert str(caught.value) == (
+            f"cannot pause container {ref}: OCI runtime pause failed: container not running"
+        )
+
+
+def _fail_with(number: int) -> Callable[[str], None]:
+    def fail(path: str) -> None:
+        raise OSError(number, os.strerror(number), path)
+
+    return fail
 
 
 @in_house

@@ -176,9 +176,10 @@ def test_tmpfs_keeps_the_last_word() -> None:
     )
 
 
-def test_tmpfs_refuses_what_it_does_not_know() -> None:
+@pytest.mark.parametrize("word", ["foo", "foo=1"])
+def test_tmpfs_refuses_what_it_does_not_know(word: str) -> None:
     with pytest.raises(InvalidParameter, match=r'^invalid tmpfs option "foo"$'):
-        mounts.tmpfs_options("foo")
+        mounts.tmpfs_options(word)
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,7 @@ def test_attributes_of_records() -> None:
     [
         ({"max-size": "x"}, "invalid size: 'x'"),
         ({"max-file": "0"}, "max-file cannot be less than 1"),
+        ({"env-regex": "("}, "error parsing regexp: missing closing ): `(`"),
     ],
 )
 def test_options_that_fail_at_start(options: dict[str, str], cause: str) -> None:
@@ -279,6 +280,17 @@ def test_a_folder_deeper_than_python_s_stack_has_no_devices(tmp_path: Path) -> N
             devices.from_mapping(DeviceMapping(path_on_host=str(tmp_path)))
     finally:
         tree.remove(str(tmp_path / "d"))
+
+
+def test_a_fifo_is_no_device_to_set_rules_for(tmp_path: Path) -> None:
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    with pytest.raises(
+        InvalidParameter, match=r'runc create failed: invalid cgroup device type "p"'
+    ):
+        devices.plan([DeviceMapping(path_on_host=fifo)], [], privileged=False)
+    with pytest.raises(InvalidParameter, match="not a device node"):
+        devices.plan([DeviceMapping(path_on_host=str(tmp_path))], [], privileged=False)
 
 
 def test_fuse_stays_closed() -> None:

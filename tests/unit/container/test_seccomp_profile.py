@@ -27,6 +27,23 @@ def condition(**changes: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"a":', "unexpected end of JSON input"),
+        ("x", "invalid character 'x' looking for beginning of value"),
+        ('{"a": 1,}', "invalid character '}' looking for beginning of object key string"),
+        ("{} x", "invalid character 'x' after top-level value"),
+        ('{"a": "\\q"}', "invalid escape sequence `\\q` in string"),
+        ("[" * 10001, "exceeded max depth"),
+    ],
+)
+def test_what_is_no_json_is_told_as_by_go(text: str, sentence: str) -> None:
+    with pytest.raises(SeccompProfileInvalid) as caught:
+        profile.parse(text)
+    assert str(caught.value) == DECODING + sentence
+
+
+@pytest.mark.parametrize(
     ("bad", "sentence"),
     [
         ([], "json: cannot unmarshal array into Go value of type seccomp.Seccomp"),

@@ -22,7 +22,8 @@ def network(name: str, driver: str = "bridge", **changes: object) -> Network:
     return Network(name=name, driver=driver, **facts)  # type: ignore[arg-type]
 
 
-BRIDGE, HOST, NONE = network("bridge"), network("host", "host"), network("none", "null")
+BRIDGE = network("bridge", subnets=(Subnet(subnet="172.17.0.0/16"),))
+HOST, NONE = network("host", "host"), network("none", "null")
 USER = network("user", ipam=IPAM(config=(Subnet(subnet="10.9.0.0/24"),)))
 
 
@@ -37,6 +38,19 @@ def at(address: str) -> EndpointConfig:
             BRIDGE,
             at("172.17.0.9"),
             "invalid config for network bridge: invalid endpoint settings:\n"
+            "user specified IP address is supported on user defined networks only",
+        ),
+        (
+            BRIDGE,
+            at("10.8.0.1"),
+            "invalid config for network bridge: invalid endpoint settings:\n"
+            "* user specified IP address is supported on user defined networks only\n"
+            "* no configured subnet or ip-range contain the IP address 10.8.0.1",
+        ),
+        (
+            NONE,
+            at("10.8.0.1"),
+            "invalid config for network none: invalid endpoint settings:\n"
             "* user specified IP address is supported on user defined networks only\n"
             "* user specified IP address is supported only when connecting to networks with user "
             "configured subnets",
@@ -59,6 +73,13 @@ def at(address: str) -> EndpointConfig:
             "invalid config for network user: invalid endpoint settings:\n"
             "* invalid IPv4 address: 0.0.0.0\n"
             "* no configured subnet or ip-range contain the IP address 0.0.0.0",
+        ),
+        (
+            USER,
+            at("1.2.3.400"),
+            "invalid config for network user: invalid endpoint settings:\n"
+            "* invalid IPv4 address: 1.2.3.400\n"
+            "* no configured subnet or ip-range contain the IP address 1.2.3.400",
         ),
         (
             USER,
