@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import socket
-import stat
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,12 +18,13 @@ from engine.container import (
     links,
     logconfig,
     merge,
+    mountpoints,
     mounts,
     names,
     populate,
-    propagation,
     validate,
     view,
+    workdir,
 )
 from engine.container.model import (
     Config,
@@ -39,20 +38,14 @@ from engine.container.modes import other
 from engine.container.publish import publish
 from engine.errors import (
     ContainerNameInUse,
-    EngineError,
     InvalidParameter,
-    NoSuchContainer,
     NotFound,
-    WharfError,
 )
 from engine.ids import ContainerId
-from engine.linux import oserror, tree
-from engine.linux import path as paths
+from engine.linux import tree
 from engine.oci import platform as platforms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from engine.container.model import CreateRequest, EndpointConfig, HostConfig
     from engine.container.rooms import Rooms
     from engine.image.model import Image
@@ -90,7 +83,7 @@ async def create(rooms: Rooms, request: CreateRequest) -> Created:
     rooms.networks.check(
         host_config.network_mode, {e.network_name: e.config for e in container.endpoints}
     )
-    points, fresh = await _mount_points(rooms, container)
+    points, fresh = await mountpoints.resolve(rooms, container)
     draft = _Draft(
         container=msgspec.structs.replace(container, mount_points=points),
         image=image,
@@ -100,7 +93,7 @@ async def create(rooms: Rooms, request: CreateRequest) -> Created:
     made = await _make(rooms, draft)
     rooms.store.add(made)
     # From here on the row itself says who uses them.
-    await _release_volumes(rooms, made, _volume_names(made.mount_points))
+    await mountpoints.release(rooms, made)
     publish(rooms.events, made, "create")
     return Created(id=made.id, warnings=tuple(warnings))
 
@@ -174,14 +167,7 @@ def _check_shared(rooms: Rooms, host_config: HostConfig) -> None:
     refs += [mounts.parse_volumes_from(text)[0] for text in host_config.volumes_from or ()]
     for ref in refs:
         if ref is not None:
-            _find_for(rooms, ref)
-
-
-def _find_for(rooms: Rooms, ref: str) -> Container:
-    try:
-        return rooms.store.find(ref).container
-    except NoSuchContainer as exc:
-        raise InvalidParameter(str(exc)) from exc
+            mountpoints.find(rooms, ref)
 
 
 def _compose(
@@ -219,139 +205,16 @@ def _compose(
     )
 
 
-# Mounts
-
-
-async def _mount_points(
-    rooms: Rooms, container: Container
-) -> tuple[tuple[MountPoint, ...], tuple[str, ...]]:
-    """Every mount by destination, with its volumes made; and which volumes are new."""
-    planned = _plan_mounts(rooms, container)
-    await offload.foreign(_check_sources, planned)
-    fresh: list[str] = []
-    held: list[str] = []
-    try:
-        points = [await _resolve(rooms, container, point, fresh, held) for point in planned]
-    except BaseException:
-        await _release_volumes(rooms, container, held)
-        await _remove_volumes(rooms, fresh)
-        raise
-    return tuple(points), tuple(fresh)
-
-
-def _plan_mounts(rooms: Rooms, container: Container) -> list[MountPoint]:
-    """In dockerd's order of precedence: volumes-from, -v, --mount, then anonymous volumes."""
-    host_config = container.host_config
-    planned: dict[str, MountPoint] = {}
-    for text in host_config.volumes_from or ():
-        ref, writable = mounts.parse_volumes_from(text)
-        for point in _find_for(rooms, ref).mount_points:
-            planned[point.destination] = mounts.inherited(point, writable=writable)
-    taken: set[str] = set()
-    for bind in host_config.binds or ():
-        point = mounts.parse_bind(bind, host_config.volume_driver)
-        if point.destination in taken or point.destination in host_config.tmpfs:
-            raise mounts.DuplicateMountPoint(point.destination)
-        taken.add(point.destination)
-        planned[point.destination] = msgspec.structs.replace(point, created_source=True)
-    for request in host_config.mounts or ():
-        point = mounts.parse_mount(request)
-        if point.destination in taken:
-            raise mounts.DuplicateMountPoint(request.target)
-        taken.add(point.destination)
-        creates = bool(request.bind_options and request.bind_options.create_mountpoint)
-        planned[point.destination] = msgspec.structs.replace(point, created_source=creates)
-    for target in container.config.volumes:
-        point = _anonymous(target, host_config.volume_driver)
-        if point.destination not in {*planned, *host_config.tmpfs}:
-            planned[point.destination] = point
-    return [propagation.guarded(point, rooms.config.data_root) for point in planned.values()]
-
-
-def _anonymous(target: str, driver: str) -> MountPoint:
-    destination = os.path.normpath("/" + target)
-    mounts.check_target(destination)
-    return MountPoint(
-        type=MountType.VOLUME,
-        source="",
-        destination=destination.replace("//", "/", 1),
-        driver=driver,
-        is_anonymous=True,
-    )
-
-
-def _check_sources(points: list[MountPoint]) -> None:
-    """`--mount` wants its source to be there; `-v` will make it at start."""
-    for point in points:
-        if (
-            point.type is MountType.BIND
-            and not point.created_source
-            and not os.path.lexists(point.source)
-        ):
-            raise mounts.missing_source(point.source)
-
-
-async def _resolve(
-    rooms: Rooms, container: Container, point: MountPoint, fresh: list[str], held: list[str]
-) -> MountPoint:
-    """The mount point with its volume's name, driver and directory."""
-    if point.type is MountType.IMAGE:
-        image = await rooms.images.get(point.name)
-        return msgspec.structs.replace(point, source=image.id)
-    if point.type is not MountType.VOLUME or (point.name and point.source):
-        return point
-    options = point.spec.volume_options if point.spec else None
-    # Held until the row is there, so that no prune in between takes it away.
-    volume, is_new = await rooms.volumes.hold(
-        point.name,
-        point.driver,
-        options.driver_options if options else {},
-        options.labels if options else {},
-        container_id=container.id,
-    )
-    held.append(volume.name)
-    if is_new:
-        fresh.append(volume.name)
-    by_config = point.spec is None
-    return msgspec.structs.replace(
-        point,
-        name=volume.name,
-        driver=volume.driver,
-        source=volume.mountpoint,
-        mode=point.mode or ("" if by_config else "z"),
-    )
-
-
-def _volume_names(points: Iterable[MountPoint]) -> list[str]:
-    return [point.name for point in points if point.type is MountType.VOLUME]
-
-
-async def _release_volumes(rooms: Rooms, container: Container, names: Iterable[str]) -> None:
-    for name in names:
-        await rooms.volumes.release(name, container.id)
-
-
-async def _remove_volumes(rooms: Rooms, volumes: list[str] | tuple[str, ...]) -> None:
-    """What cannot be removed, or has found another container meanwhile, stays.
-
-    That says nothing to whoever asked: the failure that led here does.
-    """
-    for name in volumes:
-        try:
-            await rooms.volumes.remove(name, force=True)
-        except WharfError as exc:
-            log.info("volume %s of a container that was not made stays: %s", name, exc)
-
-
 # On disk
 
 
 async def _make(rooms: Rooms, draft: _Draft) -> Container:
     try:
+        await mountpoints.mount_what_is_filled(rooms, draft.container)
         return await offload.disk(_make_on_disk, rooms, draft)
     except BaseException:
-        await _release_volumes(rooms, draft.container, _volume_names(draft.container.mount_points))
-        await _remove_volumes(rooms, draft.fresh_volumes)
+        await mountpoints.release(rooms, draft.container)
+        await mountpoints.remove(rooms, draft.fresh_volumes)
         raise
 
 
@@ -372,46 +235,29 @@ def _make_on_disk(rooms: Rooms, draft: _Draft) -> Container:
 
 
 def _look_inside(rooms: Rooms, container: Container) -> None:
-    """What needs the image's files: is there a place to work in, and what do volumes begin with."""
+    """What needs the image's files: the place to work in, and what volumes begin with.
+
+    A view must not be written below: where something was made, volumes are shown it by another.
+    """
     working_dir = container.config.working_dir
-    volumes = [p for p in container.mount_points if p.type is MountType.VOLUME]
+    volumes = [p for p in container.mount_points if _is_at_hand(rooms, p)]
     if not volumes and working_dir in ("", "/"):
         return
-    with view.of_layers(rooms.snapshots.mounts(container.snapshot_key)) as root:
-        if working_dir:
-            merged = rooms.snapshots.directories(container.snapshot_key).get("MergedDir", "")
-            _check_working_dir(root, working_dir, merged)
+    snapshots, key = rooms.snapshots, container.snapshot_key
+    layers, merged = snapshots.mounts(key), snapshots.directories(key)["MergedDir"]
+    with contextlib.ExitStack() as views:
+        root = views.enter_context(view.of_layers(layers, with_own=False))
+        if working_dir and workdir.make(root, snapshots.upper(key), working_dir, merged=merged):
+            root = views.enter_context(view.of_layers(layers))
         for point in volumes:
-            _populate(root, point)
+            populate.begin(root, point, merged=merged)
 
 
-def _check_working_dir(root: int, where: str, merged: str) -> None:
-    """That nothing of the image is in its way; what is not there yet is made at the start.
-
-    dockerd makes it here, and speaks of its root by where it has that mounted.
-    """
-    try:
-        mode = paths.stat_in_root(root, where).st_mode
-    except OSError as exc:
-        match exc.errno:
-            case errno.ENOTDIR:
-                sentence = f"lstat {merged}{where}: {oserror.reason(exc)}"
-            case errno.ELOOP:
-                sentence = f"evalSymlinksInScope: too many links in {merged}{where}"
-            case _:
-                return
-        raise EngineError(sentence) from exc
-    if not stat.S_ISDIR(mode):
-        raise EngineError(f"Cannot mkdir: {where} is not a directory")
-
-
-def _populate(root: int, point: MountPoint) -> None:
-    if point.is_anonymous and populate.is_file(root, point.destination):
-        raise EngineError(
-            f"cannot mount volume over existing file, file exists {point.destination}"
-        )
-    if not point.no_copy and not point.subpath:
-        populate.populate(root, point.destination, point.source)
+def _is_at_hand(rooms: Rooms, point: MountPoint) -> bool:
+    """Whether it is a volume whose own files are in its directory by now."""
+    if point.type is not MountType.VOLUME:
+        return False
+    return not rooms.volumes.is_device(point.name) or os.path.ismount(point.source)
 
 
 def _insert(rooms: Rooms, draft: _Draft) -> Container:

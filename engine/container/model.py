@@ -326,6 +326,11 @@ class MountPoint(Frozen, frozen=True, kw_only=True):
     spec: MountRequest | None = None
     created_source: bool = False
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether it is a volume that begins, if empty, as a copy of what it covers."""
+        return self.type is MountType.VOLUME and not self.no_copy and not self.subpath
+
 
 class Link(Frozen, frozen=True, kw_only=True):
     """A container by a name of the holder's own; `name` is what it was called when that began."""

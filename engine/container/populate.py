@@ -13,14 +13,41 @@ import stat
 from typing import TYPE_CHECKING
 
 from engine.container import view
+from engine.errors import EngineError
+from engine.linux import oserror, tree
 from engine.linux import path as paths
-from engine.linux import tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from engine.container.model import MountPoint
+
 # A layer's own marks, meaningless (and dangerous) in a volume.
 _PRIVATE_XATTRS = ("trusted.overlay.", "user.overlay.")
+
+
+def begin(root: int, point: MountPoint, *, merged: str) -> None:
+    """Let the volume behind `point` begin as the directory that it covers beneath `root`.
+
+    Raises EngineError where a volume of the image's, or one that is empty yet, would cover a file;
+    `merged` is where dockerd has its root mounted, and what its sentences begin with.
+    """
+    if not (point.is_anonymous or point.is_filled):
+        return
+    where = point.destination
+    try:
+        mode = paths.stat_in_root(root, where).st_mode
+    except OSError as exc:
+        if exc.errno == errno.ENOTDIR:
+            raise EngineError(f"lstat {merged}{where}: {oserror.reason(exc)}") from exc
+        return
+    is_file = not stat.S_ISDIR(mode)
+    if is_file and point.spec is None and point.is_anonymous:
+        raise EngineError(f"cannot mount volume over existing file, file exists {merged}{where}")
+    if is_file and point.is_filled and not os.listdir(point.source):
+        raise EngineError(f"source {merged}{where} is not directory")
+    if point.is_filled:
+        populate(root, where, point.source)
 
 
 def populate(root: int, destination: str, volume: str) -> None:
@@ -58,17 +85,6 @@ def _fill(source: int, volume: str) -> None:
         os.close(target)
 
 
-def is_file(root: int, destination: str) -> bool:
-    """Whether something that is no directory stands where a volume shall go."""
-    fd = view.open_in_root(root, destination)
-    if fd is None:
-        return False
-    try:
-        return not stat.S_ISDIR(os.fstat(fd).st_mode)
-    finally:
-        os.close(fd)
-
-
 class _Level:
     """One directory under way, `where` it is beneath the volume, and what is left of it to copy."""
 
@@ -96,7 +112,7 @@ def _copy_tree(source: int, target: int) -> None:
         while levels:
             level = levels[-1]
             if not level.names:
-                _copy_attributes(level.source, level.target)
+                copy_attributes(level.source, level.target)
                 levels.pop().close()
                 continue
             deeper = _copy_entry(level, level.names.pop(), links)
@@ -176,11 +192,13 @@ def _copy_file(source: int, target: int, name: str) -> None:
         stack.callback(os.close, writer)
         while os.sendfile(writer, reader, None, 1 << 30):
             pass
-        _copy_attributes(reader, writer)
+        copy_attributes(reader, writer)
 
 
-def _copy_attributes(source: int, target: int) -> None:
-    """Owner before mode: changing the owner clears the set-user-id bits."""
+def copy_attributes(source: int, target: int) -> None:
+    """What `target` has in common with `source` but for its contents.
+
+    Owner before mode: changing the owner clears the set-user-id bits."""
     info = os.fstat(source)
     os.fchown(target, info.st_uid, info.st_gid)
     os.fchmod(target, stat.S_IMODE(info.st_mode))

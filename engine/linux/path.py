@@ -81,6 +81,17 @@ def mkdir_in_root(root: int, path: str, mode: int = 0o755) -> int:
     return open_in_root(root, walk.reached, syscalls.O_PATH | os.O_DIRECTORY)
 
 
+def trace_in_root(root: int, path: str) -> tuple[list[str], list[str]]:
+    """Where `mkdir_in_root` would come to, without making anything.
+
+    The names of the directories that are there, none of them a link, and those that are not. Raises
+    as `mkdir_in_root` does.
+    """
+    walk = _Trace(root)
+    walk.make(path)
+    return [part for part in walk.reached.split("/") if part != "."], walk.missing
+
+
 class _Walk:
     """`reached` is a path without links from the root. Should a rename make it one with links
     meanwhile, the next call still resolves it inside the root."""
@@ -98,11 +109,14 @@ class _Walk:
             if part in ("", "."):
                 continue
             if part == "..":
-                self.reached = os.path.dirname(self.reached) or "."
+                self._leave()
                 continue
             link = self._step(part)
             if link is not None:
                 self._follow(link, pending)
+
+    def _leave(self) -> None:
+        self.reached = os.path.dirname(self.reached) or "."
 
     def _step(self, part: str) -> str | None:
         """Enter `part`, made if need be; the target if it is a link."""
@@ -142,6 +156,32 @@ class _Walk:
         if target.startswith("/"):
             self.reached = "."
         pending += target.split("/")[::-1]
+
+
+class _Trace(_Walk):
+    """A walk that makes nothing: `missing` are the names that it would have made."""
+
+    def __init__(self, root: int) -> None:
+        super().__init__(root, 0)
+        self.missing: list[str] = []
+
+    def _leave(self) -> None:
+        if self.missing:
+            self.missing.pop()
+        else:
+            super()._leave()
+
+    def _step(self, part: str) -> str | None:
+        if not self.missing:
+            try:
+                return super()._step(part)
+            except FileNotFoundError:
+                pass
+        self.missing.append(part)
+        return None
+
+    def _mkdir(self, part: str) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), part)
 
 
 def create_in_root(root: int, path: str, mode: int = 0o644) -> int:

@@ -187,6 +187,7 @@ class Volumes:
     ) -> tuple[Volume, bool]:
         """As `create` and `acquire` at once, so that no prune comes between; and whether it is new.
 
+        But no file system is mounted yet: that it cannot be is found out at start, as in dockerd.
         A new anonymous one is made for the container, which may have no row yet.
         """
         made_for = "" if name else container_id
@@ -195,6 +196,9 @@ class Volumes:
         _check_driver(name, driver)
         async with self._turns.of(name):
             volume, is_new = await self._find_or_make(name, options, labels, made_for=made_for)
+            if local.needs_mount(volume.options):
+                self._holders.setdefault(volume.name, set()).add(container_id)
+                return volume, is_new
             try:
                 await self._acquire(volume, container_id)
             except BaseException:

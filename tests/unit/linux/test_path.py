@@ -217,3 +217,16 @@ def test_nothing_ever_leads_out(entries: list[tuple[str, str, str]], asked: str,
                 assert (status.st_dev, status.st_ino) in _inside(root)
         assert sorted(os.listdir(host)) == before
         assert (host / "secret").read_text() == "host"
+
+
+def test_a_trace_makes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("/a/b/../new/../other")
+    root = path.open_root(str(tmp_path))
+    try:
+        assert path.trace_in_root(root, "/a/b") == (["a", "b"], [])
+        assert path.trace_in_root(root, "/link/x") == (["a"], ["other", "x"])
+        assert path.trace_in_root(root, "/n/../../../a/c") == (["a"], ["c"])
+    finally:
+        os.close(root)
+    assert not (tmp_path / "a/new").exists()

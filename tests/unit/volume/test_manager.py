@@ -252,12 +252,17 @@ def test_making_and_holding_leave_no_gap_for_a_prune(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_a_new_volume_that_cannot_be_mounted_does_not_stay(tmp_path: Path) -> None:
+def test_that_a_volume_cannot_be_mounted_is_said_when_it_is_needed(tmp_path: Path) -> None:
     async def test(volumes: Volumes, events: EventBus) -> None:
         options = {"type": "nosuchfs", "device": "none"}
+        volume, is_new = await volumes.hold("data", "", options, {}, container_id="c1")
+        assert is_new
         with pytest.raises(WharfError, match="error while mounting volume"):
-            await volumes.hold("data", "", options, {}, container_id="c1")
-        assert volumes.find("data") is None
+            await volumes.acquire("data", "c1")
+        with pytest.raises(manager.VolumeInUse):
+            await volumes.remove("data")
+        await volumes.release(volume.name, "c1")
+        await volumes.remove("data")
 
     run(tmp_path, test)
 
