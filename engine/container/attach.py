@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from engine.container import keys, logs
 from engine.container.model import LogsQuery
 from engine.container.publish import publish
-from engine.container.state import Event, next_status
+from engine.container.state import ACTIVE, Event, next_status
 from engine.errors import InvalidParameter
 from engine.runtime.client import Attachment, RuntimeFailure
 
@@ -52,12 +52,20 @@ async def attach(
                 await _replay(rooms, handle, options, fd)
             except (ConnectionError, TimeoutError):
                 return  # the client has left, or takes nothing: there is nobody to tell
-        if options.stream:
+        if options.stream and _is_to_stay(handle, options):
             fd = await _hand_over(rooms, handle, options, fd, prefix)
     finally:
         if fd >= 0:
             os.close(fd)
     publish(rooms.events, handle.container, "attach")
+
+
+def _is_to_stay(handle: Handle, options: AttachOptions) -> bool:
+    """With no stream there is nothing to wait for, but for the end of what has one stdin only."""
+    config = handle.container.config
+    if (options.stdin and config.open_stdin) or options.stdout or options.stderr:
+        return True
+    return config.stdin_once and not config.tty and handle.state.status in ACTIVE
 
 
 async def _hand_over(

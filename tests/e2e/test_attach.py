@@ -335,6 +335,34 @@ def test_logs_replayed_on_attach(engine: Engine, name: str) -> None:
     assert read_all(connection).endswith(b"\1\0\0\0\0\0\0\7before\n\1\0\0\0\0\0\0\6after\n")
 
 
+NOTHING = ("stream=1", "stream=1&stdin=1", "stream=1&logs=1")  # a container without stdin has
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+@pytest.mark.parametrize("words", NOTHING)
+def test_attached_to_nothing(engine: Engine, name: str, words: str, is_running: bool) -> None:
+    engine.docker("create", "--name", name, "busybox", "sleep", "100")
+    if is_running:
+        engine.docker("start", name)
+    with upgrade(engine, f"/containers/{name}/attach?{words}") as connection:
+        assert read_all(connection).endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("flags", [("-i",), ("-it",)])
+def test_attached_to_nothing_of_what_has_its_stdin_once(
+    engine: Engine, name: str, flags: tuple[str, ...]
+) -> None:
+    """Without a terminal that lasts as long as the container does."""
+    engine.docker("create", *flags, "--name", name, "busybox", "sleep", "100")
+    engine.docker("start", name)
+    with upgrade(engine, f"/containers/{name}/attach?stream=1") as connection:
+        read_until(connection, b"\r\n\r\n")
+        if flags == ("-i",):
+            assert not select.select([connection], [], [], 0.5)[0]
+            engine.docker("kill", name)
+        assert read_all(connection) == b""
+
+
 def test_refusals(engine: Engine, name: str) -> None:
     reply = engine.call("POST", "/containers/nosuch/attach?stream=1&stdout=1")
     # once it has the connection, dockerd answers in plain text
