@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -14,7 +15,7 @@ from engine.container import attach, environment, failure, gather, links, spec, 
 from engine.container.model import Exec, ExecConfig
 from engine.container.publish import publish
 from engine.container.state import Event, next_status
-from engine.errors import Conflict, InvalidParameter, WharfError
+from engine.errors import Conflict, EngineError, InvalidParameter, NotFound, WharfError
 from engine.linux import capability
 from engine.oci import runtime as oci
 from engine.runtime.client import Attachment, RuntimeFailure, Task
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 KEPT_S = 300
 """How long an exec that ended can be inspected (moby execCommandGC: five minutes and more)."""
+
+START_TIMEOUT_S = 10.0
+"""How long a size waits for the start of what it is for (moby ContainerExecResize)."""
 
 
 async def create(rooms: Rooms, handle: Handle, config: ExecConfig, *, ref: str) -> str:
@@ -113,9 +117,10 @@ async def start(
             os.close(fd)
     async with handle.lock:
         known = handle.execs.get(exec.id)
-        if known is not None and known.exit_code is None:  # it may have ended already
+        if known is not None:  # it may have ended already, which its process does not change
             # Its streams are the client's already: it runs, whatever can be written.
             await rooms.store.note_exec(handle, msgspec.structs.replace(known, pid=pid))
+    _tell_started(handle, exec)
 
 
 def _check_process(handle: Handle, config: ExecConfig) -> None:
@@ -235,19 +240,44 @@ async def _note_failure(
         if known is not None and known.exit_code is None and known.pid == 0:
             ended = msgspec.structs.replace(known, is_running=False, exit_code=code)
             await rooms.store.note_exec(handle, ended)
+            _tell_started(handle, exec)
+
+
+# Its size
 
 
 async def resize(handle: Handle, exec: Exec, height: int, width: int) -> None:
     next_status(handle.state.status, Event.EXEC, handle.id)
-    if exec.exit_code is not None:
-        raise InvalidParameter("cannot resize a stopped container")
-    if not exec.is_running or handle.task is None:
-        # dockerd waits ten seconds for a start before it says so
-        raise InvalidParameter("timeout waiting for exec session ready")
+    if exec.exit_code is None and not exec.pid:
+        exec = await _started(handle, exec)
+    if not exec.pid:
+        raise InvalidParameter("exec process is not started")
+    if exec.exit_code is not None or handle.task is None:
+        raise _no_process(exec)
     try:
         await handle.task.resize(height, width, exec.id)
     except RuntimeFailure as exc:
-        raise InvalidParameter(str(exc)) from exc
+        raise _no_process(exec) from exc
+
+
+def _no_process(exec: Exec) -> NotFound:
+    return NotFound(f"NotFound: process does not exist {exec.id}: not found")
+
+
+async def _started(handle: Handle, exec: Exec) -> Exec:
+    """The exec once its start is over, well or not: a size may be on its way before that."""
+    over = handle.exec_starts.setdefault(exec.id, asyncio.Event())
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            await over.wait()
+    except TimeoutError:
+        raise EngineError("timeout waiting for exec session ready") from None
+    return handle.execs.get(exec.id, exec)
+
+
+def _tell_started(handle: Handle, exec: Exec) -> None:
+    if over := handle.exec_starts.pop(exec.id, None):
+        over.set()
 
 
 def running(handle: Handle) -> tuple[str, ...]:

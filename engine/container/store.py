@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -48,6 +49,7 @@ class Handle:
 
     __slots__ = (
         "container",
+        "exec_starts",
         "execs",
         "holds",
         "is_gone",
@@ -67,6 +69,8 @@ class Handle:
         self.waiters = Waiters()
         self.queued: list[Attachment] = []  # clients that came before the start
         self.execs: dict[str, Exec] = {}
+        # Set when a start is over; only who waits for one keeps its event.
+        self.exec_starts: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
         self.holds = 0  # commits that need it to stand still
         self.is_gone = False
         self.is_torn_down = False  # its last run has left nothing, as far as this engine saw it end

@@ -7,12 +7,14 @@ import json
 import re
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
 
+from tests.e2e.conftest import eventually
 from tests.support import images
 
 if TYPE_CHECKING:
@@ -235,9 +237,37 @@ def test_an_exec_runs_once(engine: Engine, running: str) -> None:
 
 def test_an_exec_that_was_not_started_has_no_size(engine: Engine, running: str) -> None:
     identifier = made(engine, running, Tty=True)
-    assert told(engine, "POST", f"/exec/{identifier}/resize?h=10&w=10") == (
-        "timeout waiting for exec session ready"
+    reply = engine.call("POST", f"/exec/{identifier}/resize?h=10&w=10")
+    assert (reply.status, reply.message) == (500, "timeout waiting for exec session ready")
+
+
+def test_a_size_waits_for_the_start_of_its_exec(engine: Engine, running: str) -> None:
+    identifier = made(engine, running, Tty=True, Cmd=["sleep", "100"])
+    with ThreadPoolExecutor(1) as pool:
+        sized = pool.submit(engine.call, "POST", f"/exec/{identifier}/resize?h=41&w=123")
+        time.sleep(0.5)
+        assert not sized.done()
+        started = engine.call("POST", f"/exec/{identifier}/start", {"Detach": True, "Tty": True})
+        assert started.status == 200
+        assert sized.result(8).status == 200
+
+
+@pytest.mark.parametrize("tty", [False, True])
+def test_an_exec_that_has_ended_has_no_size(engine: Engine, running: str, tty: bool) -> None:
+    identifier = made(engine, running, Tty=tty)
+    engine.call("POST", f"/exec/{identifier}/start", {"Detach": True, "Tty": tty})
+    reply = eventually(  # dockerd has other words while it is cleared away
+        lambda: engine.call("POST", f"/exec/{identifier}/resize?h=10&w=10"),
+        lambda reply: reply.status == 404,
     )
+    assert reply.message == f"NotFound: process does not exist {identifier}: not found"
+
+
+def test_an_exec_that_could_not_start_has_no_size(engine: Engine, running: str) -> None:
+    identifier = made(engine, running, Cmd=["/nosuch"])
+    engine.call("POST", f"/exec/{identifier}/start", {"Detach": True})
+    reply = engine.call("POST", f"/exec/{identifier}/resize?h=10&w=10")
+    assert (reply.status, reply.message) == (400, "exec process is not started")
 
 
 # Archives
