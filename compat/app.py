@@ -11,7 +11,7 @@ import logging
 import posixpath
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from aiohttp import web
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_VERSIONED = re.compile(r"/v([0-9.]+)(/.*)", re.DOTALL)
+_VERSIONED = re.compile(r"/v([0-9.]+)(/.*)")
 _FORM_BYTES = 64 * 1024
 _FORM = "application/x-www-form-urlencoded"
 
@@ -76,7 +76,7 @@ class Dispatcher:
             return middleware.failure(request, exc)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        path = request.path
+        path = unquote(request.raw_path.partition("?")[0])
         log.debug("%s %s", request.method, request.path_qs)
         if "//" in path or "/." in path:
             clean = posixpath.normpath("/" + path.lstrip("/")) + ("/" if path[-1] == "/" else "")
@@ -89,8 +89,6 @@ class Dispatcher:
             return web.Response()
         route, variables = self._table.find(request.method, path)
         version = versions.NEWEST if version_text is None else versions.parse(version_text)
-        if any("\0" in value for value in variables.values()):
-            raise errors.PageNotFound
         query = params.Query(await _words(request), route.name, version)
         return await route.handler(
             Call(
@@ -136,7 +134,7 @@ def create_app(engine: Engine, config: EngineConfig) -> web.Application:
     dispatcher = Dispatcher(engine, config, ALL)
     app = web.Application()
     app.on_response_prepare.append(dispatcher.add_headers)
-    app.router.add_route("*", "/{path:.*}", dispatcher.answer, expect_handler=_expect)
+    app.router.add_route("*", r"/{path:[\s\S]*}", dispatcher.answer, expect_handler=_expect)
     return app
 
 

@@ -56,7 +56,7 @@ Check: TypeAlias = "Callable[[Call], Awaitable[object]]"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`path` may hold {variables}; each takes any text, slashes too, as with dockerd."""
+    """`path` may hold {variables}; each takes any text of one line, slashes too, as with dockerd."""
 
     method: str
     path: str
@@ -69,7 +69,7 @@ class Route:
             f"(?P<{part}>.*)" if index % 2 else re.escape(part)
             for index, part in enumerate(_VARIABLE.split(self.path))
         )
-        object.__setattr__(self, "pattern", re.compile(literal, re.DOTALL))
+        object.__setattr__(self, "pattern", re.compile(literal))
 
     @property
     def is_static(self) -> bool:

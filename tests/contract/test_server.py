@@ -165,7 +165,8 @@ def test_ping_has_dockerds_headers(tmp_path: Path, method: str, prefix: str) -> 
             400,
             {"message": "invalid JSON: got EOF while reading request body"},
         ),
-        ("GET", "/containers/a%00b/json", 404, {"message": "page not found"}),
+        ("GET", "/containers/a%0ab/json", 404, {"message": "page not found"}),
+        ("GET", "/v1.51/a%0ab", 404, {"message": "page not found"}),
     ],
 )
 def test_answers(tmp_path: Path, method: str, path: str, status: int, answer: Any) -> None:
