@@ -230,7 +230,7 @@ def parse_bool(text: str) -> bool:
 
 def parse_platform(text: str) -> Platform:
     try:
-        sent = reading.read(text.encode(errors="replace"), wire.Platform)
+        sent = reading.read_text(text, wire.Platform)
     except InvalidParameter as exc:
         raise InvalidParameter(f"failed to parse platform: {exc}") from None
     return images.to_platform(sent)
@@ -252,19 +252,29 @@ def parse_filters(text: str) -> dict[str, tuple[str, ...]]:
     if not isinstance(document, dict):
         raise InvalidParameter("invalid filter")
     named = cast("dict[str, Any]", document)
-    return {name: _filter_values(values) for name, values in named.items()}
+    for values_of in (_in_map, _in_list):  # one form for all
+        found = {name: values_of(values) for name, values in named.items()}
+        if None not in found.values():
+            return cast("dict[str, tuple[str, ...]]", found)
+    raise InvalidParameter("invalid filter")
 
 
-def _filter_values(values: Any) -> tuple[str, ...]:
+def _in_map(values: Any) -> tuple[str, ...] | None:
     if values is None:
         return ()
-    if isinstance(values, dict):
-        said = cast("dict[str, Any]", values)
-        if all(isinstance(is_meant, bool) for is_meant in said.values()):
-            return tuple(said)
-    elif _is_list(values) and all(isinstance(value, str) for value in values):
-        return tuple(dict.fromkeys(values))
-    raise InvalidParameter("invalid filter")
+    if not isinstance(values, dict):
+        return None
+    said = cast("dict[str, Any]", values)
+    is_fit = all(is_meant is None or isinstance(is_meant, bool) for is_meant in said.values())
+    return tuple(said) if is_fit else None
+
+
+def _in_list(values: Any) -> tuple[str, ...] | None:
+    if values is None:
+        return ()
+    if not _is_list(values) or not all(v is None or isinstance(v, str) for v in values):
+        return None
+    return tuple(dict.fromkeys(value or "" for value in values))
 
 
 def _is_list(value: object) -> TypeGuard[list[Any]]:

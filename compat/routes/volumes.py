@@ -8,14 +8,18 @@ from compat.routes.route import Call, Route, done, reply
 from compat.translate import volumes
 from compat.wire import volumes as wire
 from compat.wire.base import UNSET
-from engine.errors import NotFound, Unavailable
+from engine.errors import InvalidParameter, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from aiohttp import web
 
 
 async def list_(call: Call) -> web.Response:
-    kept = await call.engine.volumes.list(call.query.filters())
+    try:
+        filters = call.query.filters()
+    except InvalidParameter as exc:
+        raise InvalidParameter(f"error reading volume filters: {exc}") from None
+    kept = await call.engine.volumes.list(filters)
     body = wire.VolumeListResponse(volumes=tuple(volumes.volume(v) for v in kept), warnings=None)
     return reply(call, 200, body)
 
@@ -46,7 +50,7 @@ async def remove(call: Call) -> web.Response:
 async def prune(call: Call) -> web.Response:
     filters = call.query.filters()
     if not call.has("volumes.prune-anonymous-only"):
-        filters["all"] = ("true",)
+        filters["all"] = tuple(dict.fromkeys((*filters.get("all", ()), "true")))
     pruned = await call.engine.volumes.prune(filters)
     body = wire.VolumePruneResponse(
         volumes_deleted=pruned.names, space_reclaimed=pruned.reclaimed_bytes

@@ -45,6 +45,7 @@ _GO_NAMES = {
     "NetworkCreateRequest": "network.CreateRequest",
     "NetworkDisconnectRequest": "network.DisconnectOptions",
     "NetworkingConfig": "network.NetworkingConfig",
+    "Platform": "v1.Platform",
     "PortBinding": "nat.PortBinding",
     "Ulimit": "units.Ulimit",
     "VolumeCreateRequest": "volume.CreateOptions",
@@ -101,6 +102,18 @@ def read_first(data: bytes, cls: type[T], fault: str = "") -> T:
     except Malformed as exc:
         is_cut = fault and exc.reason == gojson.UNEXPECTED_EOF
         raise InvalidParameter(fault if is_cut else exc.reason) from None
+
+
+def read_text(text: str, cls: type[T]) -> T:
+    """A document that is one word of a query; a failure says what Go says of bytes at hand."""
+    data = text.encode(errors="replace")
+    try:
+        return read(data, cls)
+    except Malformed as exc:
+        is_cut = exc.reason == gojson.UNEXPECTED_EOF or not data.strip()
+        raise InvalidParameter(gojson.TRUNCATED if is_cut else exc.reason) from None
+    except InvalidParameter:
+        raise InvalidParameter(gojson.syntax_error(data, "")) from None
 
 
 def _names(cls: type[object]) -> dict[str, str]:

@@ -76,11 +76,24 @@ def test_a_version_knows_only_its_own_words() -> None:
 def test_filters_come_as_maps_or_lists() -> None:
     assert params.parse_filters('{"status":{"a":true,"b":false}}') == {"status": ("a", "b")}
     assert params.parse_filters('{"status":["a","a"]}') == {"status": ("a",)}
+    assert params.parse_filters('{"a":{"b":null},"c":null}') == {"a": ("b",), "c": ()}
+    assert params.parse_filters('{"a":["b",null],"c":null}') == {"a": ("b", ""), "c": ()}
     assert params.parse_filters("") == params.parse_filters("null") == {}
 
 
 @pytest.mark.parametrize(
-    "text", ["abc", "[]", '{"a":1}', '{"a":[1]}', '{"a":{"b":1}}', "[" * 100_000, '"x"', "{"]
+    "text",
+    [
+        "abc",
+        "[]",
+        '{"a":1}',
+        '{"a":[1]}',
+        '{"a":{"b":1}}',
+        '{"a":["b"],"c":{"d":true}}',
+        "[" * 100_000,
+        '"x"',
+        "{",
+    ],
 )
 def test_other_filters_are_refused(text: str) -> None:
     with pytest.raises(InvalidParameter, match=r"^invalid filter$"):
