@@ -25,6 +25,7 @@ import asyncio
 import logging
 import re
 import select
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import HttpVersion10, HttpVersion11, StreamReader, web
@@ -39,7 +40,7 @@ from compat import http1
 from engine.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterator
 
 HELD_BYTES = 256 * 1024  # behind a request not yet answered; then the client has to wait
 _BODY_BYTES = 64 * 1024  # that no handler has taken yet; the same, at twice as many
@@ -53,8 +54,6 @@ _LINE_ENDS_AFTER_POST = 4  # that Go's server overlooks: old browsers sent some
 # once begun, and the first of all, has to come to its end (moby: ReadHeaderTimeout).
 HEAD_TIMEOUT_S = 300.0
 
-# Whoever half-closes may be waiting for the answer, or be gone: then nobody tells.
-HALF_CLOSED_S = 5.0
 _LINGER_S = 10.0
 
 log = logging.getLogger(__name__)
@@ -88,8 +87,9 @@ class Connection(RequestHandler):
         self._is_upgrade = False
         self._is_taken = False
         self._has_ended = False  # the client says no more
+        self._wait: asyncio.Timeout | None = None  # that ends with what the client says
         self._is_over = False  # no request can follow the one that was answered
-        self._deadline: asyncio.TimerHandle | None = None  # of a head, or of a half-closed client
+        self._deadline: asyncio.TimerHandle | None = None  # of a head
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -193,7 +193,11 @@ class Connection(RequestHandler):
         self.force_close()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """The client says no more: it waits for its answers, or is gone."""
+        """The client says no more: it waits for its answers, or is gone.
+
+        Then nobody tells. dockerd takes it for gone, as far as it would only have waited for
+        something to happen; an answer it gets all the same.
+        """
         if self.ssl_context is not None:
             return None  # such a transport is not to be kept
         self._has_ended = True
@@ -203,12 +207,26 @@ class Connection(RequestHandler):
             if not self._body.is_complete:
                 self._body.end()
                 self._end_payload()
-            if not self._held:
-                self._end_in(HALF_CLOSED_S)
+            self._end_wait()
             return True
         if self._head:
             self._refuse(http1.Malformed())
         return None
+
+    @contextmanager
+    def listening(self, wait: asyncio.Timeout) -> Iterator[None]:
+        """Has `wait` expire in here once the client says no more."""
+        self._wait = wait
+        if self._has_ended:
+            self._end_wait()
+        try:
+            yield
+        finally:
+            self._wait = None
+
+    def _end_wait(self) -> None:
+        if self._wait is not None and not self._wait.expired():
+            self._wait.reschedule(self._loop.time())
 
     def _has_left(self) -> bool:
         """Whether it is certain, as on a Unix socket, that nobody reads the answer either."""
@@ -312,11 +330,9 @@ class Connection(RequestHandler):
         self._adjust_reading()
         self._need_not_end()
         self.data_received(held)
-        if not self._has_ended:
+        if not self._has_ended or self._is_answering:
             return
-        if self._is_answering:
-            self._end_in(HALF_CLOSED_S)
-        elif self._head:
+        if self._head:
             self._refuse(http1.Malformed())
         else:
             self._close = True

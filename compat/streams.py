@@ -12,7 +12,7 @@ import asyncio
 import os
 import socket
 import struct
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -221,6 +221,26 @@ async def open_stream(
     response.content_type = content_type
     await response.open(request)
     return response
+
+
+@asynccontextmanager
+async def listening(request: web.Request, left_s: float | None = None) -> AsyncGenerator[None]:
+    """For what only waits: cut short, without a word, when time is up or the client half-closes.
+
+    The answer goes out all the same, with its end.
+    """
+    wait = asyncio.timeout(left_s)
+    connection = request.protocol
+    try:
+        async with wait:
+            if isinstance(connection, Connection):
+                with connection.listening(wait):
+                    yield
+            else:
+                yield
+    except TimeoutError:
+        if not wait.expired():
+            raise
 
 
 async def flush_head(response: web.StreamResponse) -> None:

@@ -147,13 +147,17 @@ async def wait(call: Call) -> web.StreamResponse:
     """The head goes out once the waiter stands: clients start the container only then."""
     condition = _condition(call)
     outcome = asyncio.ensure_future(await call.engine.containers.waiter(call.ref, condition))
+    result = model.WaitResult(exit_code=-1, error="context canceled")
+    response = None
     try:
-        if not call.has("wait.headers-first"):
-            return reply(call, 200, _wait_response(await outcome))
-        response = await streams.open_stream(call.request, "application/json")
-        result = await outcome
+        if call.has("wait.headers-first"):
+            response = await streams.open_stream(call.request, "application/json")
+        async with streams.listening(call.request):
+            result = await outcome
     finally:
         outcome.cancel()
+    if response is None:
+        return reply(call, 200, _wait_response(result))
     is_silent = condition is model.WaitCondition.REMOVED and not call.has(
         "wait.tells-failed-removal"
     )
@@ -261,7 +265,11 @@ async def logs(call: Call) -> web.StreamResponse:
     tty = view.container.config.tty
     batches = await call.engine.containers.logs(call.ref, query)
     response = await streams.open_stream(call.request, _content_type(call, tty=tty))
-    await streams.copy(response, _framed(batches, tty=tty))
+    if query.follow:
+        async with streams.listening(call.request):
+            await streams.copy(response, _framed(batches, tty=tty))
+    else:
+        await streams.copy(response, _framed(batches, tty=tty))
     return response
 
 

@@ -56,7 +56,7 @@ Check: TypeAlias = "Callable[[Call], Awaitable[object]]"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`path` may hold {variables}; each takes any text of one line, slashes too, as with dockerd."""
+    """`path` may hold {variables}; each takes any line of text, slashes too, as with dockerd."""
 
     method: str
     path: str

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -85,11 +83,10 @@ async def follow_events(call: Call) -> web.StreamResponse:
         await response.write(b"".join(_lines(call, past, filters)))
         if until is None or until > now:
             left_s = None if until is None else (until - now) / 1e9
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left_s):
-                    async for event in subscription:
-                        for line in _lines(call, [event], filters):
-                            await response.write(line)
+            async with streams.listening(call.request, left_s):
+                async for event in subscription:
+                    for line in _lines(call, [event], filters):
+                        await response.write(line)
     return response
 
 

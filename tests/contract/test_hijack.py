@@ -480,20 +480,22 @@ def test_what_comes_behind_a_refused_takeover_and_a_half_close_is_answered(tmp_p
     talk(tmp_path, conversation)
 
 
-def test_a_half_closed_client_is_not_waited_for_forever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("compat.connection.HALF_CLOSED_S", 0.2)
+@pytest.mark.parametrize("version", ["v1.29", "v1.51"])
+@pytest.mark.parametrize("is_late", [False, True])
+def test_whoever_half_closes_waits_for_nothing(tmp_path: Path, version: str, is_late: bool) -> None:
+    """What is there of the answer goes out, and so do those to what comes behind."""
     fake = fake_engine.engine()
 
     async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"POST /containers/web/wait HTTP/1.1\r\nHost: d\r\n\r\n")
-        await reader.readuntil(b"\r\n\r\n")
+        wait = f"POST /{version}/containers/web/wait HTTP/1.1\r\nHost: d\r\n\r\n"
+        writer.write(wait.encode() + PING)
+        if is_late:
+            await asyncio.sleep(0.1)
         writer.write_eof()
-        with contextlib.suppress(ConnectionError):
-            await reader.read()
-        while fake.containers.ends != ["wait"]:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        heard = await reader.read()
+        assert b'{"Error":{"Message":"context canceled"},"StatusCode":-1}\n' in heard
+        assert heard.endswith(b"OK")
+        assert fake.containers.ends == ["wait"]
 
     talk(tmp_path, conversation, fake)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import socket
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -268,6 +269,43 @@ def test_an_exec_that_could_not_start_has_no_size(engine: Engine, running: str) 
     engine.call("POST", f"/exec/{identifier}/start", {"Detach": True})
     reply = engine.call("POST", f"/exec/{identifier}/resize?h=10&w=10")
     assert (reply.status, reply.message) == (400, "exec process is not started")
+
+
+# Clients that say no more
+
+FOLLOWED = {
+    "POST /containers/{}/wait": '{"Error":{"Message":"context canceled"},"StatusCode":-1}\n',
+    "GET /containers/{}/logs?follow=1&stdout=1": "",
+    "GET /events?filters=%7B%22container%22%3A%5B%22nosuch%22%5D%7D": "",
+}
+
+
+@pytest.mark.parametrize("followed", FOLLOWED)
+def test_what_only_waits_ends_with_a_half_close(
+    engine: Engine, running: str, followed: str
+) -> None:
+    with engine.raw() as connection:
+        request = followed.format(running)
+        connection.sendall(f"{request} HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n".encode())
+        heard = b""
+        while not heard.endswith(b"\r\n\r\n"):
+            heard = heard + connection.recv(4096)
+        connection.settimeout(3)
+        connection.shutdown(socket.SHUT_WR)
+        rest = b"".join(iter(lambda: connection.recv(4096), b"")).decode()
+    last = FOLLOWED[followed]
+    assert rest == (f"{len(last):x}\r\n{last}\r\n" if last else "") + "0\r\n\r\n"
+
+
+def test_what_changes_something_goes_on_after_a_half_close(engine: Engine, running: str) -> None:
+    with engine.raw() as connection:
+        connection.sendall(
+            f"POST /containers/{running}/stop?t=1 HTTP/1.1\r\nHost: d\r\n\r\n".encode()
+        )
+        connection.shutdown(socket.SHUT_WR)
+        heard = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert heard.startswith(b"HTTP/1.1 204 ")
+    assert engine.inspect(running)["State"]["Running"] is False
 
 
 # Archives
