@@ -32,6 +32,7 @@ class Process:
     ppid: int
     pgid: int
     session: int
+    foreground: int  # the process group that its terminal listens to; -1 without one
     uid: int
     gid: int
     state: str
@@ -71,9 +72,10 @@ def _read_one(pid: int, boot_s: float, now_s: float, total: int) -> Process | No
         ppid=int(fields[1]),
         pgid=int(fields[2]),
         session=int(fields[3]),
+        foreground=int(fields[5]),
         uid=int(status["Uid"].split()[1]),
         gid=int(status["Gid"].split()[1]),
-        state=_state(fields),
+        state=_state(pid, fields),
         tty=_tty(int(fields[4])),
         nice=int(fields[16]),
         priority=int(fields[15]),
@@ -94,12 +96,16 @@ def _read(path: str) -> str:
         return file.read()
 
 
-def _state(fields: list[str]) -> str:
+def _state(pid: int, fields: list[str]) -> str:
     """ps's letters behind the state: s leads its session, l has threads, + is in front."""
-    letters = fields[0]
-    nice = int(fields[16])
-    letters += "<" if nice < 0 else "N" if nice > 0 else ""
-    return letters + ("l" if int(fields[17]) > 1 else "")
+    group, session, foreground, nice = (int(fields[at]) for at in (2, 3, 5, 16))
+    return (
+        fields[0]
+        + ("<" if nice < 0 else "N" if nice > 0 else "")
+        + ("s" if session == pid else "")
+        + ("l" if int(fields[17]) > 1 else "")
+        + ("+" if group == foreground else "")
+    )
 
 
 def _tty(number: int) -> str:
@@ -171,6 +177,7 @@ _COLUMNS: dict[str, Column] = {
     "pgid": ("PGID", lambda p: str(p.pgid)),
     "pgrp": ("PGRP", lambda p: str(p.pgid)),
     "sid": ("SID", lambda p: str(p.session)),
+    "tpgid": ("TPGID", lambda p: str(p.foreground)),
     "sess": ("SESS", lambda p: str(p.session)),
     "uid": ("UID", lambda p: str(p.uid)),
     "euid": ("EUID", lambda p: str(p.uid)),

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pty
 import pwd
+import signal
+import sys
 import threading
+import time
 from unittest import mock
 
 import pytest
@@ -16,6 +20,7 @@ SELF = top.Process(
     ppid=1,
     pgid=7,
     session=7,
+    foreground=-1,
     uid=0,
     gid=0,
     state="S",
@@ -88,6 +93,33 @@ def test_what_has_gone_is_left_out() -> None:
     found = top.read([os.getpid(), 2**22 + 5])
     assert [process.pid for process in found] == [os.getpid()]
     assert found[0].started_s > 0
+
+
+def test_the_letters_behind_a_state() -> None:
+    """Of what leads a session in a terminal, and of its child that was put into the background."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        child = os.fork()
+        if child == 0:
+            os.setpgid(0, 0)
+            os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(60)"])
+        os.write(1, b"%d\n" % child)
+        os.execv(sys.executable, [sys.executable, "-c", "import sys; sys.stdin.read()"])
+    try:
+        child = int(os.read(terminal, 100).split()[0])
+        os.setpriority(os.PRIO_PROCESS, child, 5)
+        deadline = time.monotonic() + 10
+        shown: list[str] = []
+        while shown != ["Ss+", "SN"] and time.monotonic() < deadline:
+            shown = [found.state for found in top.read([pid, child])]
+            time.sleep(0.02)
+        assert shown == ["Ss+", "SN"]
+        assert [found.foreground for found in top.read([pid, child])] == [pid, pid]
+        os.kill(child, signal.SIGKILL)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)
 
 
 def test_users_are_looked_up_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
