@@ -77,7 +77,7 @@ class Dispatcher:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path = unquote(request.raw_path.partition("?")[0])
-        log.debug("%s %s", request.method, request.path_qs)
+        log.debug("%s %s", request.method, request.raw_path)
         if "//" in path or "/." in path:
             clean = posixpath.normpath("/" + path.lstrip("/")) + ("/" if path[-1] == "/" else "")
             if clean != path:

@@ -8,6 +8,7 @@ takes the value that the last change published (see known.py), and never waits.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -50,6 +51,13 @@ class MissingLayer(InvalidParameter):
 
     def __init__(self, chain_id: ChainId) -> None:
         super().__init__(f"failed to get layer {chain_id}: layer does not exist")
+
+
+@functools.lru_cache(maxsize=1024)
+def _meaning(ref: str) -> tuple[ImageId | None, str]:
+    """The id that is spelled out, or else the full name; each inspect of a container asks."""
+    parsed = references.parse_any(ref)
+    return (None, str(parsed.stored())) if isinstance(parsed, Reference) else (ImageId(parsed), "")
 
 
 class Catalog:
@@ -131,11 +139,10 @@ class Catalog:
 
         Raises InvalidReference.
         """
-        parsed = references.parse_any(ref)
+        image_id, name = _meaning(ref)
         known = self._known
-        if not isinstance(parsed, Reference):
-            return known.images.get(ImageId(parsed))
-        image_id = known.names.get(str(parsed.stored())) or self.by_prefix(ref)
+        if image_id is None:
+            image_id = known.names.get(name) or self.by_prefix(ref)
         return known.images.get(image_id) if image_id is not None else None
 
     def by_prefix(self, prefix: str) -> ImageId | None:
