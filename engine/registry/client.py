@@ -502,16 +502,20 @@ class Client:
 
 
 def login_host(server_address: str) -> str:
-    """The host that a login names; Docker Hub's where it names none. Raises InvalidParameter."""
+    """The host that a login names; Docker Hub's where it names none.
+
+    Raises InvalidParameter for what is no URL, EngineError for one without a host.
+    """
     if not server_address:
         return mirror.INDEX_HOST
     has_scheme = server_address.startswith(("http://", "https://"))
-    try:
-        parts = urlsplit(server_address if has_scheme else f"https://{server_address}")
-        parts.port  # noqa: B018 a bad port is found only when asked for
-    except ValueError as exc:
-        raise InvalidParameter(f"unable to parse server address: {exc}") from exc
-    return parts.netloc
+    url = server_address if has_scheme else f"https://{server_address}"
+    if (said := downloading.mistake(url)) is not None:
+        raise InvalidParameter(f'unable to parse server address: parse "{url}": {said}')
+    parts = urlsplit(url)
+    if not parts.hostname:
+        raise EngineError(f'Get "{parts.scheme}:/v2/": http: no Host in request URL')
+    return parts.netloc.removesuffix(":")
 
 
 def _try_next(exc: WharfError, endpoint: Endpoint) -> bool:

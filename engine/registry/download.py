@@ -67,7 +67,7 @@ def in_full(source: str) -> str:
     Raises InvalidParameter where Go cannot parse it, EngineError where it cannot ask there.
     """
     text = source if "://" in source else f"http://{source}"
-    if (said := _mistake(text)) is not None:
+    if (said := mistake(text)) is not None:
         raise InvalidParameter(f'parse "{text}": {said}')
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https"):
@@ -83,7 +83,8 @@ def in_full(source: str) -> str:
         raise InvalidParameter(f'parse "{text}": {exc}') from exc
 
 
-def _mistake(text: str) -> str | None:
+def mistake(text: str) -> str | None:
+    """What keeps Go from parsing a URL, in its words."""
     if _CONTROL.search(text):
         return "net/url: invalid control character in URL"
     try:

@@ -372,7 +372,7 @@ class Transport:
         `url` may lie on another origin than `origin`'s, as a token server does. An Authorization
         header is sent to the origin of `url` only. What a `body` raises is raised as it is.
         """
-        at = URL(url, encoded=True)
+        at = _parsed(method, url)
         first = _origin_of(at)
         sent = dict(headers or {})
         location = ""
@@ -512,9 +512,22 @@ def _target(
     return target if is_repeatable and _origin_of(target) == _origin_of(at) else None
 
 
+def _parsed(method: str, url: str) -> URL:
+    """yarl finds only when asked that a port cannot be one."""
+    at = URL(url, encoded=True)
+    try:
+        at.port  # noqa: B018
+    except ValueError as exc:
+        port = url.partition("://")[2].partition("/")[0].rpartition(":")[2]
+        raise Unreachable(method, url, f"dial tcp: address {port}: invalid port") from exc
+    return at
+
+
 def _joined(method: str, at: URL, location: str) -> URL:
     try:
-        return at.join(URL(location, encoded=True))
+        target = at.join(URL(location, encoded=True))
+        target.port  # noqa: B018 a bad one is found only when asked for
+        return target
     except ValueError as exc:
         reason = f'failed to parse Location header "{location}": {exc}'
         raise Unreachable(method, _shown(at), reason) from exc

@@ -443,9 +443,32 @@ def test_a_failed_login_with_a_token() -> None:
         )
 
 
-def test_a_bad_address_to_log_in_to() -> None:
-    with pytest.raises(errors.InvalidParameter, match=r"^unable to parse server address: "):
-        login(RegistryAuth(server_address="http://[::1"))
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://[::1", "parse \"http://[::1\": missing ']' in host"),
+        ("%zz", 'parse "https://%zz": invalid URL escape "%zz"'),
+        ("a b", 'parse "https://a b": invalid character " " in host name'),
+        ("x:y:z", 'parse "https://x:y:z": invalid port ":z" after host'),
+    ],
+)
+def test_a_bad_address_to_log_in_to(address: str, said: str) -> None:
+    with pytest.raises(errors.InvalidParameter) as caught:
+        login(RegistryAuth(server_address=address))
+    assert str(caught.value) == f"unable to parse server address: {said}"
+
+
+def test_an_address_with_a_port_that_is_none() -> None:
+    with pytest.raises(errors.EngineError) as caught:
+        login(RegistryAuth(server_address="localhost:99999"))
+    assert str(caught.value) == (
+        'Get "http://localhost:99999/v2/": dial tcp: address 99999: invalid port'
+    )
+
+
+def test_an_address_without_a_host() -> None:
+    with pytest.raises(errors.EngineError, match=r"http: no Host in request URL$"):
+        login(RegistryAuth(server_address="https://"))
 
 
 # Inspecting
