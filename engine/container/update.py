@@ -135,4 +135,6 @@ async def _apply(handle: Handle, changes: Resources) -> None:
     try:
         await offload.kernel(cgroup.apply, handle.container.cgroup_path, document)
     except OSError as exc:
-        raise EngineError(f"Cannot update container {handle.id}: {exc}") from exc
+        # With the layers that dockerd's sentence has, down to the line's end that runc writes.
+        said = f"runc did not terminate successfully: exit status 1: {exc}\n"
+        raise EngineError(f"Cannot update container {handle.id}: {said}") from exc

@@ -271,6 +271,20 @@ def test_an_exec_that_could_not_start_has_no_size(engine: Engine, running: str) 
     assert (reply.status, reply.message) == (400, "exec process is not started")
 
 
+# Limits that the kernel refuses
+
+
+def test_an_update_that_the_runtime_refuses(engine: Engine, running: str) -> None:
+    if engine.call("GET", "/info").json()["CgroupVersion"] != "1":
+        pytest.skip("with cgroup v2 any share will do")
+    reply = engine.call("POST", f"/containers/{running}/update", {"CpuShares": 1})
+    assert (reply.status, reply.message) == (
+        500,
+        f"Cannot update container {engine.inspect(running)['Id']}: runc did not terminate "
+        "successfully: exit status 1: the minimum allowed cpu-shares is 2\n",
+    )
+
+
 # Clients that say no more
 
 FOLLOWED = {
