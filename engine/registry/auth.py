@@ -123,7 +123,7 @@ class Authorizer:
     async def _authorization(self, scopes: tuple[str, ...]) -> str:
         if "bearer" in self._challenges:
             return f"Bearer {await self._bearer(self._challenges['bearer'], scopes)}"
-        if "basic" not in self._challenges:
+        if "basic" not in self._challenges or self._auth.registry_token:
             return ""
         if not self._auth.has_password:
             raise NoCredentials

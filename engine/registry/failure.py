@@ -44,6 +44,7 @@ class Refusal(WharfError):
         self.code = code
         self.is_explained = is_explained
         self.retry_after_s = 0
+        self.cause: Refusal | None = None  # of what `within` made
 
 
 class Final(EngineError):
@@ -144,7 +145,9 @@ def within(failure: WharfError, method: str, url: str) -> WharfError:
     """The failure of what had to be done before `method url` could be asked, as Go words it."""
     sentence = f'{method.capitalize()} "{url}": {failure}'
     if isinstance(failure, Refusal):
-        return type(failure)(sentence, code=failure.code, is_explained=False)
+        told = type(failure)(sentence, code=failure.code, is_explained=False)
+        told.cause = failure
+        return told
     return Unprepared(sentence, failure)
 
 

@@ -22,9 +22,10 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from engine.errors import EngineError, WharfError
 from engine.oci import digest as digests
+from engine.registry import failure
 from engine.registry.auth import repository_scope
 from engine.registry.fetch import count_down, failure_of, may_retry, to_the_end
-from engine.registry.transport import MANIFEST, UPLOAD
+from engine.registry.transport import MANIFEST, UPLOAD, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -172,14 +173,26 @@ async def put(repository: Repository, data: bytes) -> Digest:
 async def patiently(
     attempt: Callable[[], Awaitable[None]], *, policy: Policy, report: Report
 ) -> None:
-    """Attempt until it is done or will never be; raises what ended the last attempt."""
+    """Attempt until it is done or will never be; raises what ended the last attempt, with no word
+    about the request that it came to (moby distribution/errors.go retryOnError).
+    """
     for number in range(1, policy.attempts + 1):
         try:
             await attempt()
         except WharfError as exc:
             if number == policy.attempts or not may_retry(exc):
-                raise
+                raise _bare(exc) from exc
             log.info("upload failed, and is tried again: %s", exc)
             await count_down(policy, number, exc, report)
         else:
             return
+
+
+def _bare(exc: WharfError) -> WharfError:
+    match exc:
+        case failure.Refusal() | failure.Unprepared() if exc.cause is not None:
+            return exc.cause
+        case Unreachable():
+            return EngineError(exc.reason)
+        case _:
+            return exc
