@@ -38,6 +38,8 @@ _PATIENCE = 3
 
 # dockerd never closes an idle connection; a day ends those whose client vanished.
 _KEEPALIVE_S = 24 * 3600.0
+# As often asyncio tries to accept before it looks at anything else, and logs what fails each time.
+_ACCEPTED_AT_ONCE = 16
 
 
 async def serve(config: EngineConfig, listeners: Sequence[Listener]) -> None:
@@ -84,12 +86,13 @@ async def _accept(
             # 3.13 would remove the file at close, even systemd's; Listener.close knows better.
             keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
             server = await loop.create_unix_server(
-                factory, sock=listener.socket, backlog=BACKLOG, **keep
+                factory, sock=listener.socket, backlog=_ACCEPTED_AT_ONCE, **keep
             )
         else:
             server = await loop.create_server(
-                factory, sock=listener.socket, backlog=BACKLOG, ssl=tls
+                factory, sock=listener.socket, backlog=_ACCEPTED_AT_ONCE, ssl=tls
             )
+        listener.socket.listen(BACKLOG)  # asyncio has set its own
         servers.append(server)
         log.info("API listen on %s", listener.address)
     return servers

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from engine.container import view
 from engine.errors import EngineError
-from engine.linux import oserror, tree
+from engine.linux import oserror
 from engine.linux import path as paths
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def populate(root: int, destination: str, volume: str) -> None:
     """Copy the directory `destination` beneath `root` into the directory `volume`.
 
     A destination that is not there, or is no directory, leaves the volume as it is. On a failure
-    nothing that was copied stays.
+    what was copied stays, as with dockerd: another container may use the volume by then, and which
+    of the files are its own nobody knows. Raises EngineError where such a file is in the way.
     """
     source = view.open_in_root(root, destination)
     if source is None:
@@ -78,9 +79,8 @@ def _fill(source: int, volume: str) -> None:
             return
         try:
             _copy_tree(source, target)
-        except BaseException:
-            _empty(volume)
-            raise
+        except FileExistsError as exc:
+            raise EngineError(f"cannot copy to {volume}: something else came first") from exc
     finally:
         os.close(target)
 
@@ -224,12 +224,3 @@ def _own(target: int, name: str, info: os.stat_result) -> None:
         paths.chmod(target, name, stat.S_IMODE(info.st_mode))
     times = (info.st_atime_ns, info.st_mtime_ns)
     os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
-
-
-def _empty(directory: str) -> None:
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                tree.remove(entry.path)
-            else:
-                os.unlink(entry.path)

@@ -16,7 +16,7 @@ from engine.container.publish import publish
 from engine.container.state import ACTIVE, Event, next_status
 from engine.container.teardown import sweep, teardown
 from engine.errors import EngineError, NoSpace, NotFound, WharfError
-from engine.linux import tree
+from engine.linux import cgroup, tree
 
 if TYPE_CHECKING:
     from engine.container.model import State
@@ -78,6 +78,10 @@ async def remove_unreadable(
 async def _end_unknown(rooms: Rooms, container_id: str) -> None:
     task = await rooms.runtime.adopt(container_id)
     if task is not None:
+        # A paused one would not end.
+        with contextlib.suppress(OSError):
+            path = os.path.join(rooms.cgroup_parent, container_id)
+            await offload.kernel(cgroup.thaw, path)
         await task.end(_END_S)
 
 

@@ -48,8 +48,9 @@ def _make(root: int, upper: str, where: str, merged: str) -> None:
             undo.callback(os.close, own)
             levels: list[tuple[int, int]] = []
             for name in there:
-                below, own = _enter(below, name), _enter(own, name, is_new=True)
+                below = _enter(below, name)
                 undo.callback(os.close, below)
+                own = _enter(own, name, is_new=True)
                 undo.callback(os.close, own)
                 levels.append((below, own))
             for name in missing:

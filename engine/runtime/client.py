@@ -454,10 +454,11 @@ class Runtime:
                 os.close(fd)
 
     async def adopt(self, container_id: str) -> Task | None:
-        """Connect to the living monitor of a container; None if there is none.
+        """Connect to the living monitor of a container; None if there is none, or if it hangs.
 
         One of an earlier version is as good as our own. Raises NewerMonitor for one of a later
-        version that has broken with ours; it goes on.
+        version that has broken with ours; it goes on. Raises OSError where this process is short of
+        something, which says nothing about the monitor.
         """
         sock = await offload.kernel(_connect, self._folder(container_id))
         if sock is None:
@@ -588,7 +589,10 @@ def _connect(folder: str) -> socket.socket | None:
             sock.connect(f"/proc/self/fd/{folder_fd}/monitor.sock")
         finally:
             os.close(folder_fd)
-    except OSError:
+    except (FileNotFoundError, ConnectionRefusedError, TimeoutError):
         sock.close()
         return None
+    except BaseException:
+        sock.close()
+        raise
     return sock

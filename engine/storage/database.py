@@ -319,4 +319,5 @@ class Table:
         rows = self._database.execute(
             "SELECT key, body FROM document WHERE noun=? ORDER BY key", self.noun
         )
-        return [(str(key), body) for key, body in rows if isinstance(body, bytes)]
+        # Whatever else stands there is no document either, and whoever decodes it says so.
+        return [(str(key), body if isinstance(body, bytes) else b"") for key, body in rows]
