@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -143,3 +144,29 @@ def test_ends_with_its_container(engine: Engine, box: str) -> None:
         eventually(lambda: engine.inspect(box)["ExecIDs"], bool)
         engine.docker("kill", box)
         assert process.wait(10) == 137
+
+
+def test_a_client_that_leaves_output_unread_ends_the_input(engine: Engine, box: str) -> None:
+    """A shell pipe whose reader has had enough: the socket ends by a reset, not an end of file."""
+    for _ in range(3):
+        subprocess.run(
+            ["sh", "-c", f"seq 300000 | docker exec -i {box} cat | head -n 1"],
+            env=engine.environment(),
+            check=True,
+            capture_output=True,
+            timeout=30,
+        )
+    left = eventually(lambda: engine.out("top", box, "-eo", "pid,args"), lambda t: " cat" not in t)
+    assert " cat" not in left
+
+
+def test_a_container_whose_client_leaves_output_unread_ends(engine: Engine, name: str) -> None:
+    subprocess.run(
+        ["sh", "-c", f"seq 300000 | docker run -i --rm --name {name} busybox cat | head -n 1"],
+        env=engine.environment(),
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    found = eventually(lambda: engine.out("ps", "-aq", "--filter", f"name={name}"), lambda t: not t)
+    assert found == ""

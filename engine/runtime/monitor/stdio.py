@@ -311,6 +311,7 @@ class Client:
         if not self._registered:
             return
         self._registered = False
+        left_unasked = not self.is_closing and not self._input_ended
         self.is_closing = True
         self._pending.clear()
         self._pending_bytes = 0
@@ -319,6 +320,8 @@ class Client:
         self._stdio.loop.remove(self.sock.fileno())
         self.sock.close()
         self._stdio.on_gone(self)
+        if left_unasked and self.options.stdin:
+            self._stdio.on_input_lost()
 
 
 class Stdio:
@@ -568,6 +571,12 @@ class Stdio:
             self._push_input()
         else:
             client.close()
+
+    def on_input_lost(self) -> None:
+        """Who gave input is gone without a word: nobody will say that it has ended."""
+        if self._stdin_once and not self.tty and not self.is_finished:
+            self._eof_wanted = True
+            self._push_input()
 
     def on_detached(self, client: Client) -> None:
         client.close()
