@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine.errors import InvalidParameter
 from engine.linux import mount, oserror, syscalls, tree
+from engine.storage import layer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,27 +110,14 @@ def names(root: str) -> list[str]:
 
 
 def size_bytes(path: str) -> int:
-    """What the files below are long, each counted once; what vanishes meanwhile is not there."""
-    total = 0
-    seen: set[tuple[int, int]] = set()
-    stack = [path]
-    while stack:
-        try:
-            with os.scandir(stack.pop()) as entries:
-                for entry in entries:
-                    with contextlib.suppress(OSError):
-                        found = entry.stat(follow_symlinks=False)
-                        if entry.is_dir(follow_symlinks=False):
-                            stack.append(entry.path)
-                        elif (found.st_dev, found.st_ino) not in seen:
-                            seen.add((found.st_dev, found.st_ino))
-                            total += found.st_size
-        except OSError:
-            continue
-    return total
+    """What the files below are long, each counted once; what vanishes meanwhile is not there.
 
-
-# A file system on it
+    A container may exchange a directory for a link at any moment: nothing is followed.
+    """
+    try:
+        return layer.usage(path)
+    except OSError:
+        return 0
 
 
 def needs_mount(options: Mapping[str, str] | None) -> bool:
