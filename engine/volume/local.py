@@ -120,6 +120,9 @@ def size_bytes(path: str) -> int:
         return 0
 
 
+# A file system on it
+
+
 def needs_mount(options: Mapping[str, str] | None) -> bool:
     return bool(options and options.get("device"))
 

@@ -146,27 +146,25 @@ def test_ends_with_its_container(engine: Engine, box: str) -> None:
         assert process.wait(10) == 137
 
 
-def test_a_client_that_leaves_output_unread_ends_the_input(engine: Engine, box: str) -> None:
+def take_one_line(engine: Engine, command: str) -> None:
     """A shell pipe whose reader has had enough: the socket ends by a reset, not an end of file."""
-    for _ in range(3):
-        subprocess.run(
-            ["sh", "-c", f"seq 300000 | docker exec -i {box} cat | head -n 1"],
-            env=engine.environment(),
-            check=True,
-            capture_output=True,
-            timeout=30,
-        )
-    left = eventually(lambda: engine.out("top", box, "-eo", "pid,args"), lambda t: " cat" not in t)
-    assert " cat" not in left
-
-
-def test_a_container_whose_client_leaves_output_unread_ends(engine: Engine, name: str) -> None:
     subprocess.run(
-        ["sh", "-c", f"seq 300000 | docker run -i --rm --name {name} busybox cat | head -n 1"],
+        ["sh", "-c", f"seq 300000 | docker {command} | head -n 1"],
         env=engine.environment(),
         check=True,
         capture_output=True,
         timeout=30,
     )
+
+
+def test_a_client_that_leaves_output_unread_ends_the_input(engine: Engine, box: str) -> None:
+    for _ in range(3):
+        take_one_line(engine, f"exec -i {box} cat")
+    left = eventually(lambda: engine.out("top", box, "-eo", "pid,args"), lambda t: " cat" not in t)
+    assert " cat" not in left
+
+
+def test_a_container_whose_client_leaves_output_unread_ends(engine: Engine, name: str) -> None:
+    take_one_line(engine, f"run -i --rm --name {name} busybox cat")
     found = eventually(lambda: engine.out("ps", "-aq", "--filter", f"name={name}"), lambda t: not t)
     assert found == ""

@@ -566,17 +566,21 @@ class Stdio:
         """moby container/stream/attach.go: stdin is closed if it is for one client only; else,
         and on a terminal, the client's end of input ends its attachment.
         """
-        if self._stdin_once and not self.tty:
-            self._eof_wanted = True
-            self._push_input()
-        else:
+        if not self._end_input():
             client.close()
 
     def on_input_lost(self) -> None:
         """Who gave input is gone without a word: nobody will say that it has ended."""
-        if self._stdin_once and not self.tty and not self.is_finished:
-            self._eof_wanted = True
-            self._push_input()
+        if not self.is_finished:
+            self._end_input()
+
+    def _end_input(self) -> bool:
+        """Have stdin closed behind what it still gets, if it is for one client only."""
+        if not self._stdin_once or self.tty:
+            return False
+        self._eof_wanted = True
+        self._push_input()
+        return True
 
     def on_detached(self, client: Client) -> None:
         client.close()
