@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 STATUS: Mapping[type[Exception], int] = {
     errors.InvalidParameter: 400,
+    errors.Unclassified: 500,
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
     errors.NotFound: 404,

@@ -23,7 +23,7 @@ from compat.wire import images as wire
 from compat.wire import reading
 from compat.wire.system import AuthRequest
 from engine import literals
-from engine.errors import InvalidParameter
+from engine.errors import InvalidParameter, Unclassified
 from engine.registry.auth import RegistryAuth
 
 if TYPE_CHECKING:
@@ -213,11 +213,11 @@ class Query:
 
 def parse_int(text: str, function: str = "strconv.ParseInt") -> int:
     if not _INT.fullmatch(text):
-        raise InvalidParameter(f'{function}: parsing "{text}": invalid syntax')
+        raise Unclassified(f'{function}: parsing "{text}": invalid syntax')
     digits = text.lstrip("+-").lstrip("0")
     number = int(text) if len(digits) <= _INT64_DIGITS else 2**63
     if not -(2**63) <= number < 2**63:
-        raise InvalidParameter(f'{function}: parsing "{text}": value out of range')
+        raise Unclassified(f'{function}: parsing "{text}": value out of range')
     return number
 
 

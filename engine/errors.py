@@ -2,6 +2,7 @@
 
     WharfError
     ├── InvalidParameter     the request can never succeed as it is
+    │   └── Unclassified     the same, where dockerd gives the fault no kind
     ├── Unauthorized         credentials are missing or wrong
     ├── Forbidden            understood and refused
     ├── NotFound             what was named is not there
@@ -26,6 +27,10 @@ class WharfError(Exception):
 
 class InvalidParameter(WharfError):
     """The request can never succeed as it is."""
+
+
+class Unclassified(InvalidParameter):
+    """The same, where dockerd does not say whose fault it is: clients see status 500."""
 
 
 class Unauthorized(WharfError):
@@ -114,7 +119,7 @@ class ContainerNameInUse(Conflict):
         self.holder = holder
 
 
-class SeccompProfileInvalid(InvalidParameter):
+class SeccompProfileInvalid(Unclassified):
     """A profile that cannot be read, or contradicts itself."""
 
 

@@ -249,9 +249,13 @@ def _content_type(call: Call, *, tty: bool) -> str:
 
 
 async def logs(call: Call) -> web.StreamResponse:
+    stdout, stderr = call.query.flag("stdout"), call.query.flag("stderr")
+    if not stdout and not stderr:
+        raise InvalidParameter("Bad parameters: you must choose at least one stream")
+    view = await call.engine.containers.inspect(call.ref)
     query = model.LogsQuery(
-        stdout=call.query.flag("stdout"),
-        stderr=call.query.flag("stderr"),
+        stdout=stdout,
+        stderr=stderr,
         follow=call.query.flag("follow"),
         timestamps=call.query.flag("timestamps"),
         details=call.query.flag("details"),
@@ -259,9 +263,6 @@ async def logs(call: Call) -> web.StreamResponse:
         until_ns=call.query.time_ns("until") or None,
         tail=_tail(call.query.text("tail")),
     )
-    if not query.stdout and not query.stderr:
-        raise InvalidParameter("Bad parameters: you must choose at least one stream")
-    view = await call.engine.containers.inspect(call.ref)
     tty = view.container.config.tty
     batches = await call.engine.containers.logs(call.ref, query)
     response = await streams.open_stream(call.request, _content_type(call, tty=tty))

@@ -13,7 +13,7 @@ from compat.translate import events, system
 from compat.translate import usage as disk_usage
 from compat.wire import reading
 from compat.wire import system as wire
-from engine.errors import InvalidParameter
+from engine.errors import InvalidParameter, Unclassified
 
 if TYPE_CHECKING:
     from engine.events import Event
@@ -50,7 +50,10 @@ async def info(call: Call) -> web.Response:
 async def auth(call: Call) -> web.Response:
     """Try the credentials; a registry may give a token to use instead of them."""
     data, fault = await params.read_all(call.request)
-    sent = reading.read_first(data, wire.AuthRequest, fault)
+    try:
+        sent = reading.read_first(data, wire.AuthRequest, fault)
+    except InvalidParameter as exc:
+        raise Unclassified(str(exc)) from exc
     token = await call.engine.registry.login(system.credentials(sent))
     return reply(call, 200, wire.AuthResponse(identity_token=token, status="Login Succeeded"))
 
@@ -78,7 +81,8 @@ async def follow_events(call: Call) -> web.StreamResponse:
     bus = call.engine.events
     with bus.subscribe() as subscription:
         is_asked = since is not None or until is not None
-        past = bus.past(since_ns=since or 0, until_ns=until) if is_asked else []
+        # Until 0 is until now: dockerd looks whether it was said, then takes it for none.
+        past = bus.past(since_ns=since or 0, until_ns=until or None) if is_asked else []
         response = await streams.open_stream(call.request, "application/json")
         await response.write(b"".join(_lines(call, past, filters)))
         if until is None or until > now:

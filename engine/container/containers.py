@@ -135,8 +135,8 @@ class Containers:
         )
 
     async def kill(self, ref: str, signal: str = "") -> None:
-        handle = self._rooms.store.find(ref)
         signo = signals.parse_to_kill(signal) if signal else signals.SIGKILL
+        handle = self._rooms.store.find(ref)
         # A process may have written before its start was answered: a signal then waits for the row.
         async with handle.lock:
             next_status(handle.state.status, Event.KILL, handle.id, ref=ref)
@@ -318,8 +318,8 @@ class Containers:
         return sizes
 
     async def top(self, ref: str, ps_args: str = "") -> Processes:
-        columns = top.parse(ps_args)
         handle = self._rooms.store.find(ref)
+        columns = top.parse(ps_args)
         next_status(handle.state.status, Event.TOP, handle.id, ref=ref)
         path = handle.container.cgroup_path
         # On the disk's side: names of users may come from far away (nsswitch.conf).

@@ -9,7 +9,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from engine.container.failure import SpecFailure
-from engine.errors import InvalidParameter
+from engine.errors import Unclassified
 from engine.linux import oserror
 from engine.oci import runtime as oci
 
@@ -35,7 +35,7 @@ _RULE = re.compile(r"([acb]) ([0-9]{1,10}|\*):([0-9]{1,10}|\*) ([rwm]{1,3})")
 _OWN = frozenset({"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"})
 
 
-class DeviceError(InvalidParameter):
+class DeviceError(Unclassified):
     def __init__(self, path: str, cause: str) -> None:
         super().__init__(
             f'error gathering device information while adding custom device "{path}": {cause}'
@@ -46,7 +46,7 @@ def parse_rule(text: str) -> oci.DeviceRule:
     """A `--device-cgroup-rule`, `c 13:* rwm`."""
     match = _RULE.fullmatch(text)
     if match is None:
-        raise InvalidParameter(f"invalid device cgroup rule format: '{text}'")
+        raise Unclassified(f"invalid device cgroup rule format: '{text}'")
     kind, major, minor, access = match.groups()
     return oci.DeviceRule(
         allow=True, type=kind, major=_number(major), minor=_number(minor), access=access
@@ -59,6 +59,8 @@ def _number(text: str) -> int | None:
 
 def from_mapping(mapping: DeviceMapping) -> list[oci.Device]:
     """The nodes behind one `--device`: one, be it a FIFO, or all devices below a directory."""
+    if not mapping.path_on_host:  # which realpath takes for the current directory
+        raise DeviceError("", "no such file or directory")
     source = os.path.realpath(mapping.path_on_host)
     target = mapping.path_in_container or mapping.path_on_host
     try:
@@ -142,7 +144,7 @@ def numbers(path: str) -> tuple[int, int]:
     try:
         info = os.stat(path)
     except OSError as exc:
-        raise InvalidParameter(f"stat {path}: {oserror.reason(exc)}") from exc
+        raise Unclassified(f"stat {path}: {oserror.reason(exc)}") from exc
     return os.major(info.st_rdev), os.minor(info.st_rdev)
 
 
@@ -157,8 +159,15 @@ def plan(
     for mapping in mappings:
         nodes = from_mapping(mapping)
         devices += nodes
-        access = mapping.cgroup_permissions or "rwm"
-        permissions += [_rule_for(node, access) for node in nodes]
+        # Letters that name no access grant none.
+        access = "".join(letter for letter in "rwm" if letter in mapping.cgroup_permissions)
+        for node in nodes:
+            if not mapping.cgroup_permissions:
+                # dockerd's list begins with the default rules twice.
+                at = len(DEFAULT_RULES) + len(permissions)
+                raise SpecFailure(f"device access at {at} field cannot be empty")
+            if access:
+                permissions.append(_rule_for(node, access))
     permissions += [parse_rule(rule) for rule in rules]
     return devices, permissions
 

@@ -15,7 +15,14 @@ from engine.container import attach, environment, failure, gather, links, spec, 
 from engine.container.model import Exec, ExecConfig
 from engine.container.publish import publish
 from engine.container.state import Event, next_status
-from engine.errors import Conflict, EngineError, InvalidParameter, NotFound, WharfError
+from engine.errors import (
+    Conflict,
+    EngineError,
+    InvalidParameter,
+    NotFound,
+    Unclassified,
+    WharfError,
+)
 from engine.linux import capability
 from engine.oci import runtime as oci
 from engine.runtime.client import Attachment, RuntimeFailure, Task
@@ -44,9 +51,12 @@ async def create(rooms: Rooms, handle: Handle, config: ExecConfig, *, ref: str) 
     try:
         attach.parse_keys(config.detach_keys)
     except InvalidParameter:
-        raise InvalidParameter(f"Invalid escape keys ({config.detach_keys}) provided") from None
+        raise Unclassified(f"Invalid escape keys ({config.detach_keys}) provided") from None
     if config.user:
-        await _look_up(handle, config.user)
+        try:
+            await _look_up(handle, config.user)
+        except Unclassified as exc:
+            raise InvalidParameter(str(exc)) from exc
     config = msgspec.structs.replace(config, linked_env=links.environment(rooms, handle.container))
     exec = Exec(id=ids.generate(), container_id=handle.id, config=config)
     await rooms.store.save_exec(handle, exec)

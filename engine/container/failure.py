@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from engine.errors import EngineError, InvalidParameter
+from engine.errors import EngineError, InvalidParameter, Unclassified
 
 if TYPE_CHECKING:
     from engine.errors import WharfError
@@ -40,14 +40,14 @@ class StartFailure(NamedTuple):
     error: WharfError
 
 
-class SpecFailure(InvalidParameter):
+class SpecFailure(Unclassified):
     """The runtime would refuse this configuration."""
 
     def __init__(self, cause: str) -> None:
         super().__init__(_CREATE + cause)
 
 
-class ExecRefused(InvalidParameter):
+class ExecRefused(Unclassified):
     """The runtime would refuse this process of a container that runs."""
 
     def __init__(self, cause: str) -> None:

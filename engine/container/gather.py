@@ -21,7 +21,13 @@ from engine.container import (
     view,
 )
 from engine.container.model import MountType
-from engine.errors import EngineError, InvalidParameter, NoSuchImage, NotImplementedHere
+from engine.errors import (
+    EngineError,
+    InvalidParameter,
+    NoSuchImage,
+    NotImplementedHere,
+    Unclassified,
+)
 from engine.linux import oserror, syscalls
 from engine.linux import path as paths
 
@@ -95,7 +101,7 @@ def grant(rooms: Rooms, container: Container) -> tuple[str, ...]:
 def _refuse_device_requests(container: Container) -> None:
     for request in container.host_config.resources.device_requests or ():
         wanted = " ".join(f"[{' '.join(group)}]" for group in request.capabilities or ())
-        raise InvalidParameter(
+        raise Unclassified(
             f'could not select device driver "{request.driver}" with capabilities: [{wanted}]'
         )
 

@@ -19,7 +19,7 @@ from engine.container.model import (
     MountType,
     VolumeOptions,
 )
-from engine.errors import InvalidParameter
+from engine.errors import InvalidParameter, Unclassified
 
 if TYPE_CHECKING:
     from engine.container.model import TmpfsOptions
@@ -77,7 +77,7 @@ def parse_bind(raw: str, volume_driver: str = "") -> MountPoint:
     """`[source:]target[:options]`; an absolute source is a path, any other a volume's name."""
     source, target, mode = _split_bind(raw)
     if not _is_mode(mode):
-        raise InvalidParameter(f"invalid mode: {mode}")
+        raise Unclassified(f"invalid mode: {mode}")
     options = mode.split(",")
     is_bind = source.startswith("/")
     request = MountRequest(
@@ -91,14 +91,14 @@ def parse_bind(raw: str, volume_driver: str = "") -> MountPoint:
     try:
         point = parse_mount(request)
     except InvalidParameter as exc:
-        raise InvalidParameter(f"invalid volume specification: '{raw}': {exc}") from exc
+        raise Unclassified(f"invalid volume specification: '{raw}': {exc}") from exc
     return msgspec.structs.replace(point, mode=mode)
 
 
 def _split_bind(raw: str) -> tuple[str, str, str]:
     parts = raw.split(":")
     if not parts[0] or len(parts) > 3 or (len(parts) == 2 and _is_mode(parts[1])):
-        raise InvalidParameter(f"invalid volume specification: '{raw}'")
+        raise Unclassified(f"invalid volume specification: '{raw}'")
     if len(parts) == 1:
         return "", parts[0], ""
     return parts[0], parts[1], parts[2] if len(parts) == 3 else ""
@@ -308,7 +308,7 @@ def tmpfs_options(data: str) -> tuple[str, ...]:
         key, has_value, _ = word.partition("=")
         slot = _TMPFS_FLAGS.get(word) or (f"{key}=" if has_value and key in _TMPFS_DATA else "")
         if not slot:
-            raise InvalidParameter(f'invalid tmpfs option "{key}"')
+            raise Unclassified(f'invalid tmpfs option "{key}"')
         if slot not in taken:
             taken.add(slot)
             kept.insert(0, word)

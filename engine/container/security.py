@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine import literals
-from engine.errors import InvalidParameter
+from engine.errors import Unclassified
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +45,7 @@ def parse(options: Iterable[str], *, no_new_privileges: bool = False) -> Securit
                 case "label":
                     pass  # SELinux is not used; dockerd without it takes labels and ignores them
                 case _:
-                    raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
+                    raise Unclassified(f'invalid --security-opt 2: "{option}"')
     return SecurityOptions(
         seccomp=seccomp,
         apparmor=apparmor,
@@ -57,7 +57,7 @@ def parse(options: Iterable[str], *, no_new_privileges: bool = False) -> Securit
 def _split(option: str) -> tuple[str, str]:
     name, separator, value = option.partition("=" if "=" in option else ":")
     if not separator:
-        raise InvalidParameter(f'invalid --security-opt 1: "{option}"')
+        raise Unclassified(f'invalid --security-opt 1: "{option}"')
     return name, value
 
 
@@ -65,4 +65,4 @@ def _boolean(text: str, option: str) -> bool:
     try:
         return literals.boolean(text)
     except ValueError:
-        raise InvalidParameter(f'invalid --security-opt 2: "{option}"') from None
+        raise Unclassified(f'invalid --security-opt 2: "{option}"') from None

@@ -147,7 +147,7 @@ def build(container: Container, around: Surroundings) -> oci.Spec:
         process=_process(container, around),
         root=oci.Root(path=around.root, readonly=host_config.readonly_rootfs),
         hostname=container.config.hostname if owns_uts else "",
-        domainname=container.config.domainname if owns_uts else "",
+        domainname=_domainname(container) if owns_uts else "",
         mounts=_mounts(container, around),
         linux=_linux(container, around),
         annotations=host_config.annotations,
@@ -155,6 +155,11 @@ def build(container: Container, around: Surroundings) -> oci.Spec:
 
 
 # The process
+
+
+def _domainname(container: Container) -> str:
+    """As much of it as the kernel keeps (uts_namespaces(7): 64 bytes); more is no error."""
+    return container.config.domainname.encode()[:64].decode(errors="ignore")
 
 
 def _process(container: Container, around: Surroundings) -> oci.Process:

@@ -28,6 +28,7 @@ from engine.errors import (
     EngineError,
     InvalidParameter,
     NoSuchContainer,
+    Unclassified,
     WharfError,
 )
 from engine.linux import namespace, process
@@ -169,7 +170,7 @@ def _shared(rooms: Rooms, mode: str, kind: str) -> Handle:
     try:
         handle = rooms.store.find(modes.other(mode) or "")
     except NoSuchContainer as exc:
-        raise InvalidParameter(f"{_JOINING[kind]}: {exc}") from exc
+        raise Unclassified(f"{_JOINING[kind]}: {exc}") from exc
     target = handle.container
     if target.state.status is Status.RESTARTING:
         raise Conflict(f"{_JOINING[kind]}: {ContainerRestarting(target.id)}")

@@ -1,7 +1,7 @@
 """`docker top`: the processes of a container as ps(1) shows them, read from /proc.
 
-No ps is called: the host may have none. The forms people use are known: `-ef`, `aux`, `-o` with
-columns; others are refused in ps's words.
+No ps is called: the host may have none. The forms people use are known: `-ef`, `aux`, `-l`, `axj`
+and the like, `-o` with columns; others are refused in ps's words.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ class Process:
     nice: int
     priority: int
     threads: int
+    flags: int  # the kernel's PF_ flags
+    processor: int  # the last it ran on
+    waits_in: str  # the kernel's function; "-" if it runs
     cpu_s: float
     started_s: float
     virtual_bytes: int
@@ -63,6 +66,7 @@ def _read_one(pid: int, boot_s: float, now_s: float, total: int) -> Process | No
         lines = (line.partition(":\t") for line in _read(f"/proc/{pid}/status").split("\n"))
         status = {key: value for key, _, value in lines}
         command = _read(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
+        waits_in = _read(f"/proc/{pid}/wchan")
     except (FileNotFoundError, ProcessLookupError):
         return None
     name = stat[stat.index("(") + 1 : stat.rindex(")")]
@@ -80,6 +84,9 @@ def _read_one(pid: int, boot_s: float, now_s: float, total: int) -> Process | No
         nice=int(fields[16]),
         priority=int(fields[15]),
         threads=int(fields[17]),
+        flags=int(fields[6]),
+        processor=int(fields[36]),
+        waits_in="-" if waits_in in ("", "0") else waits_in,
         cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS,
         started_s=boot_s + int(fields[19]) / _TICKS,
         virtual_bytes=int(fields[20]),
@@ -234,6 +241,36 @@ _FULL: tuple[Column, ...] = (
     ("TIME", lambda p: _clock(p.cpu_s)),
     ("CMD", lambda p: p.command),
 )
+_FULLER: tuple[Column, ...] = (
+    *_FULL[:4],
+    ("SZ", lambda p: str(p.virtual_bytes // _PAGE)),
+    ("RSS", lambda p: str(p.resident_bytes // 1024)),
+    ("PSR", lambda p: str(p.processor)),
+    *_FULL[4:],
+)
+_LONG: tuple[Column, ...] = (
+    ("F", lambda p: str(p.flags >> 6 & 7)),
+    ("S", lambda p: p.state[0]),
+    ("UID", lambda p: str(p.uid)),
+    *_FULL[1:4],
+    ("PRI", lambda p: str(p.priority + 60)),
+    ("NI", lambda p: str(p.nice)),
+    ("ADDR", lambda p: "-"),
+    ("SZ", lambda p: str(p.virtual_bytes // _PAGE)),
+    ("WCHAN", lambda p: p.waits_in[:6]),
+    ("TTY", lambda p: p.tty),
+    ("TIME", lambda p: _clock(p.cpu_s)),
+    ("CMD", lambda p: p.name),
+)
+_LONG_AND_FULL: tuple[Column, ...] = (*_LONG[:2], _FULL[0], *_LONG[3:11], *_FULL[4:])
+_JOBS: tuple[Column, ...] = (
+    ("PID", lambda p: str(p.pid)),
+    ("PGID", lambda p: str(p.pgid)),
+    ("SID", lambda p: str(p.session)),
+    ("TTY", lambda p: p.tty),
+    ("TIME", lambda p: _clock(p.cpu_s)),
+    ("CMD", lambda p: p.name),
+)
 _SHORT: tuple[Column, ...] = (
     ("PID", lambda p: str(p.pid)),
     ("TTY", lambda p: p.tty),
@@ -241,6 +278,35 @@ _SHORT: tuple[Column, ...] = (
     ("CMD", lambda p: p.name),
 )
 _BSD: tuple[Column, ...] = (
+    ("PID", lambda p: str(p.pid)),
+    ("TTY", lambda p: p.tty),
+    ("STAT", lambda p: p.state),
+    ("TIME", lambda p: _minutes(p.cpu_s)),
+    ("COMMAND", lambda p: p.command),
+)
+_BSD_LONG: tuple[Column, ...] = (
+    ("F", lambda p: str(p.flags >> 6 & 7)),
+    ("UID", lambda p: str(p.uid)),
+    ("PID", lambda p: str(p.pid)),
+    ("PPID", lambda p: str(p.ppid)),
+    ("PRI", lambda p: str(p.priority)),
+    ("NI", lambda p: str(p.nice)),
+    ("VSZ", lambda p: str(p.virtual_bytes // 1024)),
+    ("RSS", lambda p: str(p.resident_bytes // 1024)),
+    ("WCHAN", lambda p: p.waits_in[:6]),
+    ("STAT", lambda p: p.state),
+    ("TTY", lambda p: p.tty),
+    *_BSD[3:],
+)
+_BSD_JOBS: tuple[Column, ...] = (
+    ("PPID", lambda p: str(p.ppid)),
+    *_JOBS[:4],
+    ("TPGID", lambda p: str(p.foreground)),
+    ("STAT", lambda p: p.state),
+    ("UID", lambda p: str(p.uid)),
+    *_BSD[3:],
+)
+_BSD_USERS: tuple[Column, ...] = (
     ("USER", _user),
     ("PID", lambda p: str(p.pid)),
     ("%CPU", lambda p: f"{_cpu_share(p):.1f}"),
@@ -286,14 +352,19 @@ def _split_format(word: str) -> tuple[str, str | None]:
 def _by_flags(flags: str, columns: tuple[Column, ...]) -> tuple[Column, ...]:
     """The set of columns that a word of letters chooses; letters that choose processes do not."""
     letters = flags.removeprefix("-")
-    unknown = set(letters) - set("aAdefFgHlmNTuwxyL")
+    unknown = set(letters) - set("aAdefFgHjlNTuwx")
     if unknown:
         raise EngineError("ps: error: unsupported option (BSD syntax)")
-    if not flags.startswith("-") and "u" in letters:
-        return _BSD
-    if flags.startswith("-") and set(letters) & set("fF"):
-        return _FULL
-    return columns
+    if not letters:
+        return columns
+    known: tuple[tuple[str, tuple[Column, ...]], ...]
+    if not flags.startswith("-"):
+        known = (("u", _BSD_USERS), ("l", _BSD_LONG), ("j", _BSD_JOBS), ("", _BSD))
+    elif "l" in letters and "f" in letters:
+        return _LONG_AND_FULL
+    else:
+        known = (("l", _LONG), ("F", _FULLER), ("f", _FULL), ("j", _JOBS), ("x", _BSD))
+    return next((found for letter, found in known if letter in letters), columns)
 
 
 def _by_formats(formats: list[str]) -> tuple[Column, ...]:

@@ -12,7 +12,7 @@ import io
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from engine.errors import InvalidParameter
+from engine.errors import Unclassified
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,24 +29,24 @@ class User(NamedTuple):
     home: str
 
 
-class UserNotFound(InvalidParameter):
+class UserNotFound(Unclassified):
     def __init__(self, name: str) -> None:
         super().__init__(f"unable to find user {name}: no matching entries in passwd file")
 
 
-class GroupNotFound(InvalidParameter):
+class GroupNotFound(Unclassified):
     def __init__(self, name: str) -> None:
         super().__init__(f"unable to find group {name}: no matching entries in group file")
 
 
-class LineTooLong(InvalidParameter):
+class LineTooLong(Unclassified):
     """One such line in passwd is enough, wherever the user stands."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"unable to find user {name}: bufio.Scanner: token too long")
 
 
-class IdOutOfRange(InvalidParameter):
+class IdOutOfRange(Unclassified):
     def __init__(self) -> None:
         super().__init__(f"uids and gids must be in range 0-{MAX_ID}")
 

@@ -15,7 +15,7 @@ import msgspec
 
 from engine.container import capabilities, limits, modes, mounts, security, signals
 from engine.container.model import CreateRequest, RestartPolicyName
-from engine.errors import InvalidParameter
+from engine.errors import InvalidParameter, Unclassified
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -153,10 +153,16 @@ def _check_extra_host(entry: str) -> None:
         raise InvalidParameter(f'bad format for add-host: "{entry}"')
     if address == _HOST_GATEWAY:
         return
+    if not _is_address(address.removeprefix("[").removesuffix("]")):
+        raise InvalidParameter(f'invalid IP address in add-host: "{address}"')
+
+
+def _is_address(text: str) -> bool:
     try:
-        ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
-    except ValueError as exc:
-        raise InvalidParameter(f'invalid IP address in add-host: "{address}"') from exc
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_port_bindings(host_config: HostConfig) -> None:
@@ -165,6 +171,8 @@ def _check_port_bindings(host_config: HostConfig) -> None:
         if number and not _is_port(number):  # "" is no port, and nothing comes of it
             raise InvalidParameter(f'invalid port specification: "{number}"')
         for binding in bindings:
+            if binding.host_ip and not _is_address(binding.host_ip):
+                raise InvalidParameter(f"invalid IP address: {binding.host_ip}")
             text = binding.host_port.partition("/")[0]
             first, _, last = text.partition("-")
             if text and not _is_range(first, last or first):
@@ -226,9 +234,9 @@ def _check_storage_opt(options: Mapping[str, str]) -> None:
     """moby daemon/graphdriver/overlay2: a size is the only option there is, and none to be had."""
     for name in sorted(option.lower() for option in options):
         if name != "size" and "size" not in options:
-            raise InvalidParameter(f"Unknown option {name}")
+            raise Unclassified(f"Unknown option {name}")
     if options:
-        raise InvalidParameter(
+        raise Unclassified(
             "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"
         )
 
@@ -236,10 +244,10 @@ def _check_storage_opt(options: Mapping[str, str]) -> None:
 def parse_link(text: str) -> tuple[str, str]:
     """`name[:alias]`, or `/name:/holder/alias` of an existing container's config."""
     if not text:
-        raise InvalidParameter("empty string specified for links")
+        raise Unclassified("empty string specified for links")
     parts = text.split(":")
     if len(parts) > 2:
-        raise InvalidParameter(f"bad format for links: {text}")
+        raise Unclassified(f"bad format for links: {text}")
     name, alias = parts[0], parts[-1]
     if len(parts) == 2 and name.startswith("/"):
         return name[1:], alias.rpartition("/")[2]

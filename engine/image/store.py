@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol
 
 from engine import offload
-from engine.errors import InvalidParameter
+from engine.errors import InvalidParameter, NotFound, Unclassified
 from engine.image import archive, failure, inspect
 from engine.image import prune as pruning
 from engine.image.catalog import Catalog, check_name
@@ -164,7 +164,10 @@ class Images:
         if name is None:
             raise InvalidParameter("invalid reference format")
         check_name(name)
-        image = self.catalog.get(ref)
+        try:
+            image = self.catalog.get(ref)
+        except InvalidParameter as exc:
+            raise NotFound(str(exc)) from exc  # what cannot be a name names nothing
         await self._work.do(self._tag(image.id, name), what="tag image")
 
     async def _tag(self, image_id: ImageId, name: Reference) -> None:
@@ -336,7 +339,10 @@ class Images:
         self, refs: Sequence[str], *, platform: Platform | None = None
     ) -> AsyncGenerator[bytes]:
         """The archive of the images; what can be refused is refused before the first piece."""
-        selected = archive.select(self.catalog, refs, platform)
+        try:
+            selected = archive.select(self.catalog, refs, platform)
+        except InvalidParameter as exc:
+            raise Unclassified(str(exc)) from exc
         pieces = archive.save(self.catalog, self._snapshots, selected)
         try:
             first = await to_the_end(offload.disk(_gather, pieces))

@@ -159,6 +159,8 @@ class Attachments:
             return await self._join(request, ref)
         try:
             return await self._open(request)
+        except names.BadNameserver:
+            raise
         except WharfError as error:
             error.args = (f"failed to set up container networking: {error}",)
             raise

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
-from engine.errors import EngineError, InvalidParameter
+from engine.errors import EngineError, InvalidParameter, Unclassified
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,9 +43,9 @@ class BadExtraHost(InvalidParameter):
         super().__init__(f'bad format for add-host: "{text}"')
 
 
-class BadNameserver(InvalidParameter):
+class BadNameserver(Unclassified):
     def __init__(self, text: str) -> None:
-        super().__init__(f"bad nameserver address {text}")
+        super().__init__(f'bad nameserver address {text}: ParseAddr("{text}"): unable to parse IP')
 
 
 class BadWord(InvalidParameter):

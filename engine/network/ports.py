@@ -133,10 +133,10 @@ def requests(
     """
     found: list[Request] = []
     for text in dict.fromkeys((*exposed, *bindings)):
-        if not text.partition("/")[0]:
-            continue  # dockerd takes "" for no port at all
-        port, protocol = parse_container_port(text)
         given = bindings.get(text, ())
+        if not text.partition("/")[0] or not (given or publish_all):
+            continue  # dockerd takes "" for no port at all, and looks at no port that stays inside
+        port, protocol = parse_container_port(text)
         for binding in given:
             first, last = parse_host_port(binding.host_port)
             found.append(

@@ -175,9 +175,9 @@ class Root:
             raise _at(exc, f"stat {where}") from exc
         try:
             is_directory = stat.S_ISDIR(os.fstat(origin).st_mode)
-            target = self._make_target(destination, is_directory=is_directory)
+            is_proc = _is_whole_proc(origin)
+            target = self._make_target(destination, is_directory=is_directory, is_proc=is_proc)
             try:
-                self._refuse_proc(destination, target, is_proc=_is_whole_proc(origin))
                 if is_directory != stat.S_ISDIR(os.fstat(target).st_mode):
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
                 tree = self._shared.pop((source, destination), -1)
@@ -198,9 +198,9 @@ class Root:
         if fstype in _ORDINARY:
             self._check_ordinary(destination, fstype)
         mode = self._existing_mode(destination) if fstype == "tmpfs" else None
-        target = self._make_target(destination, is_directory=True)
+        is_proc = fstype == "proc"
+        target = self._make_target(destination, is_directory=True, is_proc=is_proc)
         try:
-            self._refuse_proc(destination, target, is_proc=fstype == "proc")
             if mode is not None:
                 # A tmpfs looks like the directory that it covers, unless told otherwise.
                 options.data = f"mode={mode:04o}" + ("," + options.data if options.data else "")
@@ -224,7 +224,7 @@ class Root:
         finally:
             os.close(mounted)
 
-    def _make_target(self, destination: str, *, is_directory: bool) -> int:
+    def _make_target(self, destination: str, *, is_directory: bool, is_proc: bool = False) -> int:
         """What is there, of either kind: it is the mount itself that fails on the wrong one."""
         what = f"create mountpoint for {destination} mount"
         try:
@@ -238,6 +238,11 @@ class Root:
             os.close(target)
             text = f'mountpoint "{self._where}" is on the top of rootfs "{self._where}"'
             raise _at(OSError(errno.EINVAL, text), what)
+        refusal = "" if is_proc else _refusal(self._where, destination, target)
+        if refusal:
+            os.close(target)
+            check = f"check proc-safety of {destination} mount"
+            raise _at(OSError(errno.EINVAL, refusal), f"{what}: {check}")
         return target
 
     def _make_mountpoint(self, destination: str, what: str, *, is_directory: bool) -> int:
@@ -261,19 +266,6 @@ class Root:
             return
         if not stat.S_ISDIR(facts.st_mode):
             text = f'filesystem "{fstype}" must be mounted on ordinary directory'
-            raise StepFailed("mounts", text)
-
-    def _refuse_proc(self, destination: str, target: int, *, is_proc: bool) -> None:
-        """Nothing may take the place of the kernel's files that set a process's confinement."""
-        if destination == "/proc":
-            if not is_proc:
-                text = f'"{destination}" cannot be mounted because it is not of type proc'
-                raise StepFailed("mounts", text)
-            return
-        if destination in _PROC_FILES:
-            return
-        if syscalls.fstatfs_type(target) == syscalls.PROC_SUPER_MAGIC:
-            text = f'"{destination}" cannot be mounted because it is inside /proc'
             raise StepFailed("mounts", text)
 
     # Control groups
@@ -574,6 +566,19 @@ class _During(OSError):
     """A failure that says during what."""
 
     what = "mount"
+
+
+def _refusal(root: str, destination: str, target: int) -> str:
+    """Why nothing but a procfs may be mounted there; "" where anything may.
+
+    The kernel's files that set a process's confinement must be the kernel's.
+    """
+    if destination == "/proc":
+        return f'"{root}{destination}" cannot be mounted because it is not of type proc'
+    is_inside = syscalls.fstatfs_type(target) == syscalls.PROC_SUPER_MAGIC
+    if is_inside and destination not in _PROC_FILES:
+        return f'"{root}{destination}" cannot be mounted because it is inside /proc'
+    return ""
 
 
 def _at(exc: OSError, what: str) -> OSError:

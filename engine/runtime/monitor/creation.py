@@ -376,7 +376,10 @@ class _Creation:
 
 
 def _sentence(exc: OSError) -> str:
-    if isinstance(exc, cgroup.LimitError) or not exc.strerror:
+    if isinstance(exc, cgroup.LimitError):
+        # Not what this runtime does, but the words that people search for.
+        return f"error setting cgroup config for procHooks process: {exc}"
+    if not exc.strerror:
         return str(exc)
     return oserror.sentence(exc)
 

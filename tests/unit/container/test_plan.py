@@ -285,10 +285,11 @@ def test_a_folder_deeper_than_python_s_stack_has_no_devices(tmp_path: Path) -> N
 def test_a_fifo_is_no_device_to_set_rules_for(tmp_path: Path) -> None:
     fifo = str(tmp_path / "fifo")
     os.mkfifo(fifo)
+    mapping = DeviceMapping(path_on_host=fifo, cgroup_permissions="rwm")
     with pytest.raises(
         InvalidParameter, match=r'runc create failed: invalid cgroup device type "p"'
     ):
-        devices.plan([DeviceMapping(path_on_host=fifo)], [], privileged=False)
+        devices.plan([mapping], [], privileged=False)
     with pytest.raises(InvalidParameter, match="not a device node"):
         devices.plan([DeviceMapping(path_on_host=str(tmp_path))], [], privileged=False)
 

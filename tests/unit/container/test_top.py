@@ -28,6 +28,9 @@ SELF = top.Process(
     nice=0,
     priority=20,
     threads=1,
+    flags=0x400100,
+    processor=1,
+    waits_in="hrtimer_nanosleep",
     cpu_s=3661,
     started_s=1000,
     virtual_bytes=2048,
@@ -55,6 +58,30 @@ def test_bsd_format() -> None:
     shown = rows("aux")
     assert (shown["VSZ"], shown["RSS"], shown["%MEM"]) == ("2", "1", "25.0")
     assert shown["TIME"] == "61:01"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "titles"),
+    [
+        ("ax", "PID TTY STAT TIME COMMAND"),
+        ("-ax", "PID TTY STAT TIME COMMAND"),
+        ("-e", "PID TTY TIME CMD"),
+        ("axl", "F UID PID PPID PRI NI VSZ RSS WCHAN STAT TTY TIME COMMAND"),
+        ("axj", "PPID PID PGID SID TTY TPGID STAT UID TIME COMMAND"),
+        ("-el", "F S UID PID PPID C PRI NI ADDR SZ WCHAN TTY TIME CMD"),
+        ("-elf", "F S UID PID PPID C PRI NI ADDR SZ WCHAN STIME TTY TIME CMD"),
+        ("-eF", "UID PID PPID C SZ RSS PSR STIME TTY TIME CMD"),
+        ("-j", "PID PGID SID TTY TIME CMD"),
+    ],
+)
+def test_letters_that_choose_columns(arguments: str, titles: str) -> None:
+    assert list(rows(arguments)) == titles.split()
+
+
+def test_the_long_format() -> None:
+    shown = rows("axl")
+    assert (shown["F"], shown["PRI"], shown["WCHAN"]) == ("4", "20", "hrtime")
+    assert rows("-l")["PRI"] == "80"
 
 
 @pytest.mark.parametrize(
