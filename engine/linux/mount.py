@@ -136,10 +136,10 @@ class Options:
 
     `flags` are mount(2)'s, `propagation` a list of calls to make after it, `data` what only the
     file system understands, `tree_set` and `tree_clear` mount_setattr(2) attributes for all mounts
-    of a bound tree, `copy_up` whether a tmpfs begins with what it covers ("tmpcopyup").
+    of a bound tree.
     """
 
-    __slots__ = ("copy_up", "data", "flags", "propagation", "tree_clear", "tree_set")
+    __slots__ = ("data", "flags", "propagation", "tree_clear", "tree_set")
 
     def __init__(self) -> None:
         self.flags = 0
@@ -147,7 +147,6 @@ class Options:
         self.data = ""
         self.tree_set = 0
         self.tree_clear = 0
-        self.copy_up = False
 
     @property
     def is_bind(self) -> bool:
@@ -172,8 +171,6 @@ def parse(options: Iterable[str]) -> Options:
             sets, clears = _RECURSIVE[option]
             parsed.tree_set = parsed.tree_set & ~clears | sets
             parsed.tree_clear = parsed.tree_clear & ~sets | clears
-        elif option == "tmpcopyup":
-            parsed.copy_up = True
         elif option in ("idmap", "ridmap"):
             raise ValueError(f"mount option {option} is not supported")
         else:

@@ -20,11 +20,10 @@ from engine.linux.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from typing import Any
 
     Json = dict[str, Any]
-    Copy = Callable[[int, int], None]
 
 _CGROUP_FLAGS = MS_NOEXEC | MS_NOSUID | MS_NODEV
 # runtime-spec "Default Devices": name → (major, minor); ptmx and console come from devpts.
@@ -204,10 +203,7 @@ class Root:
             if mode is not None:
                 # A tmpfs looks like the directory that it covers, unless told otherwise.
                 options.data = f"mode={mode:04o}" + ("," + options.data if options.data else "")
-            if options.copy_up:
-                _mount_copy(target, options)
-            else:
-                mount.mount_at(target, source, fstype, options.flags, options.data)
+            mount.mount_at(target, source, fstype, options.flags, options.data)
         except OSError as exc:
             call = _call(source, destination, target, options.flags, options.data)
             raise _at(exc, call) from exc
@@ -459,66 +455,6 @@ def _bind(source: str, target: int, options: mount.Options) -> None:
 
 def _destination(entry: Json) -> str:
     return "/" + str(entry["destination"]).strip("/")
-
-
-def _mount_copy(target: int, options: mount.Options) -> None:
-    """A tmpfs over `target` that begins with a copy of what is there."""
-    pairs = (pair.partition("=") for pair in options.data.split(",") if pair)
-    tree = mount.new_filesystem("tmpfs", {key: value for key, _, value in pairs})
-    source = os.open(mount.at(target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        copy_tree(source, tree)
-        mount.set_attributes(tree, options.attributes)
-        mount.attach_tree(tree, target)
-    finally:
-        os.close(source)
-        os.close(tree)
-
-
-def copy_tree(source: int, target: int) -> None:
-    """Copy what the directory holds; links as links, and no link is followed."""
-    with os.scandir(source) as entries:
-        names = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
-    for name, facts in names:
-        _copy_entry(source, target, name, facts)
-
-
-def _copy_entry(source: int, target: int, name: str, facts: os.stat_result) -> None:
-    mode = facts.st_mode
-    if stat.S_ISLNK(mode):
-        os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-        os.chown(name, facts.st_uid, facts.st_gid, dir_fd=target, follow_symlinks=False)
-        return
-    if stat.S_ISDIR(mode):
-        os.mkdir(name, 0o700, dir_fd=target)
-        _between(source, target, name, os.O_RDONLY | os.O_DIRECTORY, copy_tree)
-    elif stat.S_ISREG(mode):
-        os.mknod(name, 0o600 | stat.S_IFREG, dir_fd=target)
-        _between(source, target, name, os.O_RDONLY, _copy_bytes)
-    else:
-        os.mknod(name, mode, facts.st_rdev, dir_fd=target)
-    os.chown(name, facts.st_uid, facts.st_gid, dir_fd=target, follow_symlinks=False)
-    path.chmod(target, name, stat.S_IMODE(mode))
-    times = (facts.st_atime_ns, facts.st_mtime_ns)
-    os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
-
-
-def _between(
-    source: int, target: int, name: str, flags: int, copy: Callable[[int, int], None]
-) -> None:
-    writable = flags if flags & os.O_DIRECTORY else os.O_WRONLY
-    old = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
-    new = os.open(name, writable | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target)
-    try:
-        copy(old, new)
-    finally:
-        os.close(old)
-        os.close(new)
-
-
-def _copy_bytes(source: int, target: int) -> None:
-    while os.sendfile(target, source, None, 1 << 30):
-        continue
 
 
 def _is_whole_proc(fd: int) -> bool:

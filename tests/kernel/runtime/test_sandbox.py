@@ -256,22 +256,6 @@ def test_a_mount_that_cannot_be_says_so(in_box: InBox) -> None:
     in_box(scenario)
 
 
-def test_a_tmpfs_that_copies_up(in_box: InBox) -> None:
-    async def scenario(box: Box) -> None:
-        deep = box.lower / "cfg" / "deep"
-        deep.mkdir(parents=True)
-        (deep / "f").write_text("old\n")
-        (deep / "l").symlink_to("f")
-        os.chown(deep, 7, 8)
-        bundle = box.bundle("sh", "-c", "cat /cfg/deep/l; stat -c %u:%g /cfg/deep; touch /cfg/n")
-        bundle.spec["mounts"].append(
-            {"destination": "/cfg", "type": "tmpfs", "options": ["tmpcopyup", "size=1m"]}
-        )
-        assert await box.run(bundle=bundle) == (0, "old\n7:8\n")
-
-    in_box(scenario)
-
-
 def test_a_read_only_root(in_box: InBox) -> None:
     async def scenario(box: Box) -> None:
         bundle = box.bundle("sh", "-c", "exec 2>&1; touch /x; touch /dev/shm/y && echo ok")

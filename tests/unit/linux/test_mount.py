@@ -40,12 +40,6 @@ def test_recursive_options_are_kept_apart() -> None:
     assert options.tree_set == sys.MOUNT_ATTR_RDONLY | sys.MOUNT_ATTR_NOSUID
 
 
-def test_copy_up_is_ours() -> None:
-    options = parse(["tmpcopyup", "size=1m"])
-    assert options.copy_up
-    assert options.data == "size=1m"
-
-
 def test_mapped_mounts_are_refused() -> None:
     with pytest.raises(ValueError, match="idmap"):
         parse(["idmap"])
