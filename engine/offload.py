@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 # Disk work waits for the device, unpacking keeps a core busy each (the codecs release the GIL), and
 # kernel work (netlink, cgroups, mounts) is short but may not queue behind either. What is unpacked
@@ -67,6 +70,26 @@ async def kernel(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
 async def foreign(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `fn`, which looks at paths of the host that users named."""
     return await _run("foreign", fn, *args, **kwargs)
+
+
+async def to_the_end(call: Awaitable[T], undo: Callable[[T], Awaitable[object]] | None = None) -> T:
+    """Await `call`; a caller cancelled meanwhile goes on only when it has ended.
+
+    For work in a thread, which cannot be stopped and must not run beside its own clean-up. `undo`
+    takes back what the call made for a caller that is not there to have it.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        has_result = not task.cancelled() and task.exception() is None
+        if has_result and undo is not None:
+            try:
+                await undo(task.result())
+            except Exception:  # the caller is to hear that it was cancelled
+                log.exception("cannot undo what was made for a caller that has left")
+        raise
 
 
 def close() -> None:

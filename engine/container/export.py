@@ -16,7 +16,6 @@ from engine.container.publish import publish
 from engine.container.state import Event
 from engine.errors import EngineError
 from engine.linux import oserror
-from engine.registry.fetch import to_the_end
 from engine.storage import pack
 
 if TYPE_CHECKING:
@@ -37,12 +36,12 @@ async def export(rooms: Rooms, handle: Handle, *, ref: str) -> AsyncGenerator[by
     pieces = _pieces(rooms.snapshots.mounts(handle.container.snapshot_key))
     try:
         # A client that leaves waits for the piece under way: it cannot be closed before.
-        while piece := await to_the_end(offload.disk(next, pieces, b"")):
+        while piece := await offload.to_the_end(offload.disk(next, pieces, b"")):
             yield piece
     except OSError as exc:
         raise EngineError(f"Error exporting container {ref}: {oserror.sentence(exc)}") from exc
     finally:
-        await to_the_end(offload.disk(pieces.close))
+        await offload.to_the_end(offload.disk(pieces.close))
     check_is_there(rooms, handle, Event.EXPORT)
     publish(rooms.events, handle.container, "export")
 

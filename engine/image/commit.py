@@ -19,7 +19,6 @@ from engine.image.staging import stage
 from engine.oci import digest as digests
 from engine.oci.digest import DiffId, ImageId
 from engine.oci.image import Config, History
-from engine.registry.fetch import to_the_end
 from engine.storage import pack, tarheader
 from engine.version import SERVER_VERSION
 
@@ -83,7 +82,7 @@ class Committer:
         """
         try:
             with self._snapshots.lease() as lease:
-                return await to_the_end(offload.disk(self._put, staged, lease, origin, ref))
+                return await offload.to_the_end(offload.disk(self._put, staged, lease, origin, ref))
         except OSError as exc:
             raise failure.of_disk(exc) from exc
 

@@ -17,7 +17,6 @@ from engine.oci import digest as digests
 from engine.oci import platform as platforms
 from engine.oci.digest import ImageId
 from engine.oci.image import Config, History
-from engine.registry.fetch import to_the_end
 from engine.version import SERVER_VERSION
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class Importer:
         try:
             with self._snapshots.lease() as lease:
                 staged = await self._stage(received)
-                return await to_the_end(
+                return await offload.to_the_end(
                     offload.disk(self._put, staged, lease, config, ref, message, wanted)
                 )
         except OSError as exc:

@@ -27,7 +27,6 @@ from engine.oci import reference as references
 from engine.oci.digest import ChainId, DiffId, Digest, ImageId
 from engine.oci.document import LARGEST_BYTES, Document, decode
 from engine.oci.image import Config, History, ImageConfig, Index, decode_config, decode_manifest
-from engine.registry.fetch import to_the_end
 from engine.storage.layer import DiffIdMismatch
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class Loader:
                 await self._load(opened, platform, channel, quiet, lease)
         except BaseException:
             # What was committed for an image that did not come about is nobody's now.
-            await to_the_end(offload.disk(self._catalog.sweep))
+            await offload.to_the_end(offload.disk(self._catalog.sweep))
             raise
         finally:
             self._cancelled.set()
@@ -261,7 +260,7 @@ class Loader:
 
     async def _commit(self, staged: StagedLayer, parent: ChainId | None, lease: Lease) -> Layer:
         commit = offload.unpack(self._snapshots.commit_layer, staged, parent, lease)
-        return await to_the_end(commit)
+        return await offload.to_the_end(commit)
 
     def _set_parent(self, image_id: ImageId, parent: ImageId) -> None:
         self._catalog.put(image_id, parent=parent)

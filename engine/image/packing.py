@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from engine import offload
 from engine.oci import digest as digests
 from engine.oci.digest import DiffId, Digest
-from engine.registry.fetch import REPORT_EVERY_S, to_the_end
+from engine.registry.fetch import REPORT_EVERY_S
 from engine.storage import compression
 from engine.storage.recipe import DamagedLayer
 
@@ -99,7 +99,7 @@ class Packed:
     async def close(self) -> None:
         """Let go of the layer's files, once no thread reads them any more."""
         self._is_closed = True
-        await to_the_end(self._close())
+        await offload.to_the_end(self._close())
 
     async def _close(self) -> None:
         if self._hop is not None:

@@ -34,7 +34,7 @@ from engine.oci.digest import ImageId
 from engine.oci.image import Manifest, decode_config
 from engine.registry import failure
 from engine.registry.client import VerificationFailed, resolved
-from engine.registry.fetch import Policy, may_retry, to_the_end
+from engine.registry.fetch import Policy, may_retry
 from engine.storage.snapshots import LayerMissing
 
 if TYPE_CHECKING:
@@ -214,17 +214,18 @@ class Puller:
     async def adopt(self, diff_id: DiffId, parent: ChainId | None, lease: Lease) -> ChainId | None:
         """The layer, if its tar is unpacked here already."""
         adopt = offload.disk(self._snapshots.adopt_layer, diff_id, parent, lease)
-        layer = await to_the_end(adopt)
+        layer = await offload.to_the_end(adopt)
         return layer.chain_id if layer is not None else None
 
     async def hold(self, chain_id: ChainId, lease: Lease) -> None:
         """Keep a layer that a transfer has made; raises LayerMissing."""
-        if await to_the_end(offload.disk(self._snapshots.find_layer, chain_id, lease)) is None:
+        find = offload.disk(self._snapshots.find_layer, chain_id, lease)
+        if await offload.to_the_end(find) is None:
             raise LayerMissing(chain_id)
 
     async def put(self, pulled: Pulled, documents: Sequence[tuple[Digest, bytes]]) -> bool:
         """The last step: documents, then the row. Whether the name meant something else before."""
-        return await to_the_end(offload.disk(self._put, pulled, documents))
+        return await offload.to_the_end(offload.disk(self._put, pulled, documents))
 
     def _put(self, pulled: Pulled, documents: Sequence[tuple[Digest, bytes]]) -> bool:
         with self.lease() as lease:
@@ -381,7 +382,7 @@ class _Pull:
                     self._brought.append((diff_id, transfer.brought))
                 await self._puller.hold(transfer.chain_id, lease)
         finally:
-            await to_the_end(self._leave(joined))
+            await offload.to_the_end(self._leave(joined))
 
     async def _leave(self, joined: Sequence[Transfer]) -> None:
         """From the top down, so that none waits for one that was ended beneath it."""

@@ -27,7 +27,7 @@ from engine.oci.descriptor import Descriptor
 from engine.oci.document import InvalidDocument
 from engine.oci.image import Manifest, decode_manifest
 from engine.registry import upload
-from engine.registry.fetch import Policy, to_the_end
+from engine.registry.fetch import Policy
 from engine.storage.content import BlobMissing
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Pusher:
 
     async def hold(self, image_id: ImageId, lease: Lease) -> tuple[Image, bytes, list[Layer]]:
         """The image, its config and its layers, lowest first, held by the lease."""
-        return await to_the_end(offload.disk(self._hold, image_id, lease))
+        return await offload.to_the_end(offload.disk(self._hold, image_id, lease))
 
     def _hold(self, image_id: ImageId, lease: Lease) -> tuple[Image, bytes, list[Layer]]:
         image = self._local.image(image_id)
@@ -228,7 +228,7 @@ class Pusher:
 
     async def put(self, pushed: Pushed) -> None:
         """The last step: the manifest and the repository digest are part of the image now."""
-        await to_the_end(offload.disk(self._put, pushed))
+        await offload.to_the_end(offload.disk(self._put, pushed))
 
     def _put(self, pushed: Pushed) -> None:
         with self.lease() as lease:
@@ -294,7 +294,7 @@ class _Push:
             for diff_id, running in joined.items():
                 self._there[diff_id] = await running.result()
         finally:
-            await to_the_end(self._leave(list(joined.values())))
+            await offload.to_the_end(self._leave(list(joined.values())))
 
     async def _leave(self, joined: Sequence[Upload]) -> None:
         await asyncio.gather(

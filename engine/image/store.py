@@ -23,7 +23,7 @@ from engine.image.sources import Sources
 from engine.oci import digest as digests
 from engine.oci import reference as references
 from engine.oci.digest import ImageId
-from engine.registry.fetch import Meter, to_the_end
+from engine.registry.fetch import Meter
 from engine.work import Work
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class Images:
             is_whole = not has_failed
         finally:
             if not is_whole:
-                await to_the_end(self.sweep())
+                await offload.to_the_end(self.sweep())
 
     async def load(
         self,
@@ -307,12 +307,12 @@ class Images:
                 staged = await committer.stage(files)
         except BaseException:
             if staged is not None:
-                await to_the_end(offload.disk(staged.discard))
+                await offload.to_the_end(offload.disk(staged.discard))
             raise
         try:
             image_id = await committer.put(staged, origin, ref)
         except BaseException:
-            await to_the_end(self.sweep())
+            await offload.to_the_end(self.sweep())
             raise
         self.publish("create", image_id, image_id)
         if ref is not None:
@@ -345,15 +345,15 @@ class Images:
             raise Unclassified(str(exc)) from exc
         pieces = archive.save(self.catalog, self._snapshots, selected)
         try:
-            first = await to_the_end(offload.disk(_gather, pieces))
+            first = await offload.to_the_end(offload.disk(_gather, pieces))
             for each in selected:
                 self.publish("save", each.image.id, each.image.id)
             while first:
                 yield first
                 # A client that leaves waits for the piece under way: it cannot be closed before.
-                first = await to_the_end(offload.disk(_gather, pieces))
+                first = await offload.to_the_end(offload.disk(_gather, pieces))
         finally:
-            await to_the_end(offload.disk(pieces.close))
+            await offload.to_the_end(offload.disk(pieces.close))
 
     async def remove(
         self,

@@ -31,7 +31,7 @@ from engine.image.remote import RegistrationFailed, RootFSMismatch
 from engine.linux import oserror
 from engine.oci import digest as digests
 from engine.oci.digest import next_chain_id
-from engine.registry.fetch import REPORT_EVERY_S, Fetch, Policy, to_the_end
+from engine.registry.fetch import REPORT_EVERY_S, Fetch, Policy
 from engine.storage.content import IngestAborted
 from engine.storage.layer import DiffIdMismatch
 
@@ -176,7 +176,7 @@ class _Work:
         finally:
             # A commit leaves nothing to discard.
             if self._staged is not None:
-                await to_the_end(offload.disk(self._staged.discard))
+                await offload.to_the_end(offload.disk(self._staged.discard))
         self._transfer.report("Pull complete")
         return layer
 
@@ -190,7 +190,7 @@ class _Work:
         lease = self._transfer.lease
         adopt = offload.disk(self._snapshots.adopt_layer, self._diff_id, below, lease)
         with _registering():
-            return await to_the_end(adopt)
+            return await offload.to_the_end(adopt)
 
     async def _bring(self) -> StagedLayer:
         """The blob, downloaded and verified, unpacked into a folder of its own, and forgotten."""
@@ -255,9 +255,9 @@ class _Work:
 
     async def _end(self, arrival: _Arrival, unpacking: asyncio.Future[StagedLayer] | None) -> None:
         """Let the thread end, whatever it waits for, and remove the blob."""
-        await to_the_end(offload.disk(arrival.close))
+        await offload.to_the_end(offload.disk(arrival.close))
         if unpacking is not None:
-            await to_the_end(_ended(unpacking))
+            await offload.to_the_end(_ended(unpacking))
 
     def _unpack(self, arrival: _Arrival) -> StagedLayer:
         """Unpack the blob, each time that its download begins anew."""
@@ -290,7 +290,7 @@ class _Work:
     async def _commit(self, staged: StagedLayer, below: ChainId | None) -> Layer:
         lease = self._transfer.lease
         with _registering():
-            return await to_the_end(
+            return await offload.to_the_end(
                 offload.disk(self._snapshots.commit_layer, staged, below, lease)
             )
 

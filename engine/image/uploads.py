@@ -24,7 +24,6 @@ from engine.oci import digest as digests
 from engine.oci import media_type
 from engine.oci import reference as references
 from engine.registry import failure, upload
-from engine.registry.fetch import to_the_end
 from engine.storage.recipe import DamagedLayer
 from engine.storage.snapshots import LayerMissing
 
@@ -154,7 +153,7 @@ class _Work:
 
     async def run(self, slots: asyncio.Semaphore, policy: Policy) -> Source:
         with self._snapshots.lease() as lease:
-            await to_the_end(offload.disk(self._hold, lease))
+            await offload.to_the_end(offload.disk(self._hold, lease))
             if slots.locked():
                 self._report("Waiting")
             async with slots:
@@ -228,7 +227,7 @@ class _Work:
             media_type=source.media_type,
             repository=self._target.name,
         )
-        await to_the_end(offload.disk(self._sources.add, self._layer.diff_id, found))
+        await offload.to_the_end(offload.disk(self._sources.add, self._layer.diff_id, found))
         self._found = found
 
     # What a neighbour has

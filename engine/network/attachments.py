@@ -7,7 +7,6 @@ is cancelled meanwhile gets the crossing undone before it hears of it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ from engine.network.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from ipaddress import IPv4Address, IPv6Address
 
     from engine.config import EngineConfig
@@ -251,7 +250,10 @@ class Attachments:
 
     async def _carry_out(self, request: SandboxRequest, standing: _Standing) -> list[Listener]:
         plan = self._plan(request, standing)
-        return await to_the_end(offload.kernel(self._do, plan), self._undo(plan))
+        undo = self._undo(plan)
+        return await offload.to_the_end(
+            offload.kernel(self._do, plan), lambda made: offload.kernel(undo, made)
+        )
 
     def _plan(self, request: SandboxRequest, standing: _Standing) -> _Plan:
         links = [port for port in map(self._port, standing.endpoints) if port is not None]
@@ -385,9 +387,9 @@ class Attachments:
         if standing is None or standing.owns_sandbox:
             links = [self._link(e) for e in standing.endpoints] if standing else []
             # The kernel first: an address is free when nothing answers for it any more.
-            await to_the_end(offload.kernel(self._carry_away, container_id, links))
+            await offload.to_the_end(offload.kernel(self._carry_away, container_id, links))
             if standing and any(port.protocol == "udp" for port in standing.ports):
-                await to_the_end(offload.kernel(_forget_flows, standing.addresses))
+                await offload.to_the_end(offload.kernel(_forget_flows, standing.addresses))
             self._left(links)
         if standing is None:
             return
@@ -463,8 +465,10 @@ class Attachments:
         standing.endpoints.append(endpoint)
         try:
             await self._need_links(standing, again=False)
-            work = offload.kernel(self._plug, request, standing, endpoint)
-            await to_the_end(work, lambda _: self._unplug(standing, endpoint, request.hosts_path))
+            await offload.to_the_end(
+                offload.kernel(self._plug, request, standing, endpoint),
+                lambda _: offload.kernel(self._unplug, standing, endpoint, request.hosts_path),
+            )
         except BaseException as error:
             standing.endpoints.remove(endpoint)
             self.catalogue.subnets.withdraw(endpoint)
@@ -504,7 +508,7 @@ class Attachments:
             raise NotConnected(container_id, network.name)
         standing.endpoints.remove(found[0])
         try:
-            await to_the_end(offload.kernel(self._unplug, standing, found[0], hosts_path))
+            await offload.to_the_end(offload.kernel(self._unplug, standing, found[0], hosts_path))
         except OSError as error:
             if not force:
                 raise EngineError(
@@ -552,16 +556,3 @@ def _member(container_id: str, name: str, endpoint: Endpoint) -> Member:
         ipv4_address=block(endpoint.ipv4_address, endpoint.ipv4_prefix),
         ipv6_address=block(endpoint.ipv6_address, endpoint.ipv6_prefix),
     )
-
-
-async def to_the_end(work: Awaitable[T], undo: Callable[[T], None] | None = None) -> T:
-    """Await work that nothing can interrupt; a cancelled caller's result is undone first."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        with contextlib.suppress(Exception):
-            result = await task
-            if undo is not None:
-                await offload.kernel(undo, result)
-        raise

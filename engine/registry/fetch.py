@@ -22,7 +22,7 @@ from engine.registry.client import UnknownBlob, Unsupported, VerificationFailed
 from engine.registry.transport import Stray, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from engine.oci.descriptor import Descriptor
     from engine.registry.client import Repository
@@ -148,7 +148,7 @@ class _Batch:
         data = b"".join(self._chunks)
         self._chunks.clear()
         self._waiting = 0
-        await to_the_end(offload.disk(self._sink.write, data))
+        await offload.to_the_end(offload.disk(self._sink.write, data))
 
 
 class Fetch:
@@ -177,7 +177,7 @@ class Fetch:
             return await self._run()
         except BaseException:
             if self._sink is not None:
-                await to_the_end(offload.disk(self._sink.abort))
+                await offload.to_the_end(offload.disk(self._sink.abort))
             raise
 
     async def _run(self) -> Sink:
@@ -191,7 +191,7 @@ class Fetch:
                 # Two halves of different blobs: only the whole in one piece tells.
                 if not was_resumed:
                     raise
-                await to_the_end(offload.disk(sink.abort))
+                await offload.to_the_end(offload.disk(sink.abort))
                 sink = await self._new_sink()
                 was_resumed, arrived = False, 0
             except WharfError as exc:
@@ -210,7 +210,7 @@ class Fetch:
             self._sink = self._open_sink()
             return self._sink
 
-        return await to_the_end(offload.disk(make))
+        return await offload.to_the_end(offload.disk(make))
 
     async def _attempt(self, sink: Sink) -> None:
         if sink.offset < self._size:
@@ -220,7 +220,7 @@ class Fetch:
         if sink.offset != self._size:
             raise VerificationFailed(LAYER, self._digest)
         self._report("Verifying Checksum", 0, 0)
-        await to_the_end(offload.disk(self._verify, sink))
+        await offload.to_the_end(offload.disk(self._verify, sink))
         self._report("Download complete", 0, 0)
 
     def _verify(self, sink: Sink) -> None:
@@ -273,21 +273,6 @@ async def count_down(policy: Policy, attempt: int, exc: WharfError, report: Repo
     for left in range(min(units, policy.longest_delay_units), 0, -1):
         report(f"Retrying in {left} second{'' if left == 1 else 's'}", 0, 0)
         await asyncio.sleep(policy.unit_s)
-
-
-async def to_the_end(call: Coroutine[object, object, T]) -> T:
-    """Await `call`; a caller cancelled meanwhile goes on only when it has ended.
-
-    For work in a thread, which cannot be stopped and must not run beside its own clean-up.
-    """
-    task = asyncio.ensure_future(call)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait((task,))
-        if not task.cancelled():
-            task.exception()
-        raise
 
 
 async def failure_of(response: Response) -> WharfError:

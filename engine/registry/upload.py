@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode, urlsplit
 
+from engine import offload
 from engine.errors import EngineError, WharfError
 from engine.oci import digest as digests
 from engine.registry import failure
 from engine.registry.auth import repository_scope
-from engine.registry.fetch import count_down, failure_of, may_retry, to_the_end
+from engine.registry.fetch import count_down, failure_of, may_retry
 from engine.registry.transport import MANIFEST, UPLOAD, Unreachable
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Session:
 
     async def cancel(self) -> None:
         """Let the registry forget it at once; one that does not answer will do so in time."""
-        await to_the_end(self._cancel())
+        await offload.to_the_end(self._cancel())
 
     async def _cancel(self) -> None:
         try:
