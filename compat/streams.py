@@ -3,7 +3,7 @@
 Attach and exec take the client's connection over: after the answer's head it carries raw bytes
 both ways, and is handed to the engine as a file descriptor, with what the client has said already.
 
-Also here: stdcopy frames, JSON lines. Nothing here knows what the bytes mean.
+Nothing here knows what the bytes mean.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import struct
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ from aiohttp import web
 from compat.connection import ClientGone, Connection
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
@@ -167,30 +166,6 @@ class _Pump:
             while data := await loop.sock_recv(self._ours, _COPY_BYTES):
                 self._writer.write(data)
                 await self._writer.drain()
-
-
-# Framing
-
-_FRAME = struct.Struct(">BxxxL")
-STDOUT, STDERR = 1, 2
-
-
-def frame(stream: int, data: bytes) -> bytes:
-    """One stdcopy frame: stream, three zero bytes, length, the bytes themselves."""
-    return _FRAME.pack(stream, len(data)) + data
-
-
-def frames(batch: Iterable[tuple[int, bytes]]) -> bytes:
-    pack = _FRAME.pack
-    parts: list[bytes] = []
-    for stream, data in batch:
-        parts += (pack(stream, len(data)), data)
-    return b"".join(parts)
-
-
-def lines(batch: Iterable[tuple[int, bytes]]) -> bytes:
-    """The same without frames, as a terminal's output goes."""
-    return b"".join([data for _, data in batch])
 
 
 # Long bodies

@@ -15,6 +15,7 @@ from compat.routes.route import Call, Route, done, later, reply
 from compat.translate import requests, responses
 from compat.wire import containers as wire
 from compat.wire.base import UNSET
+from engine import stdcopy
 from engine.container import model
 from engine.errors import InvalidParameter, NotImplementedHere, WharfError
 from engine.oci import reference as references
@@ -277,7 +278,7 @@ async def logs(call: Call) -> web.StreamResponse:
 async def _framed(
     batches: AsyncGenerator[Batch, None], *, tty: bool
 ) -> AsyncGenerator[bytes, None]:
-    pack = streams.lines if tty else streams.frames
+    pack = stdcopy.unframed if tty else stdcopy.frames
     async with aclosing(batches):
         async for batch in batches:
             yield pack(batch)
@@ -364,7 +365,7 @@ async def exec_start(call: Call) -> web.StreamResponse:
 
 def _told(exc: WharfError, *, tty: bool) -> bytes:
     text = f"{exc}\r\n".encode(errors="replace")
-    return text if tty else streams.frame(streams.STDOUT, text)
+    return text if tty else stdcopy.frame(stdcopy.STDOUT, text)
 
 
 async def exec_resize(call: Call) -> web.Response:

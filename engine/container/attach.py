@@ -7,9 +7,9 @@ import contextlib
 import os
 import select
 import socket
-import struct
 from typing import TYPE_CHECKING
 
+from engine import stdcopy
 from engine.container import keys, logs
 from engine.container.model import LogsQuery
 from engine.container.publish import publish
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
 
-_FRAME = struct.Struct(">BxxxI")
 _REPLAY_TIMEOUT_S = 30
 
 
@@ -108,15 +107,9 @@ def _drop_departed(handle: Handle) -> None:
 
 async def _replay(rooms: Rooms, handle: Handle, options: AttachOptions, fd: int) -> None:
     query = LogsQuery(stdout=options.stdout, stderr=options.stderr)
-    multiplexed = not handle.container.config.tty
+    pack = stdcopy.unframed if handle.container.config.tty else stdcopy.frames
     async for batch in logs.read(rooms.folders, handle, query):
-        data = b"".join(frame(stream, line) if multiplexed else line for stream, line in batch)
-        await asyncio.wait_for(send(fd, data), _REPLAY_TIMEOUT_S)
-
-
-def frame(stream: int, data: bytes) -> bytes:
-    """Docker's header before a piece of output: the stream, three zeros, the length."""
-    return _FRAME.pack(stream, len(data)) + data
+        await asyncio.wait_for(send(fd, pack(batch)), _REPLAY_TIMEOUT_S)
 
 
 async def send(fd: int, data: bytes) -> None:

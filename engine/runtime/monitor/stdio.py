@@ -13,11 +13,12 @@ from __future__ import annotations
 import collections
 import os
 import socket
-import struct
 import time
 
+from engine import stdcopy
 from engine.linux import pty
 from engine.runtime.monitor.loop import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
+from engine.stdcopy import STDERR, STDOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from engine.runtime.monitor.loop import Loop, Timer
     from engine.runtime.protocol import AttachOptions
 
-STDOUT, STDERR = 1, 2
 _READ_BYTES = 1 << 16
 _HIGH_BYTES = 1 << 20
 _LOW_BYTES = _HIGH_BYTES // 2
@@ -37,10 +37,6 @@ _STALL_S = 30.0
 _LINGER_S = 5.0
 _STDIN_BYTES = 1 << 16
 _DETACH_KEYS = b"\x10\x11"
-# stdcopy: stream, three zero bytes, length (moby api/pkg/stdcopy).
-_FRAME = struct.Struct(">B3xI")
-# A frame of this stream is an error to whoever reads the others (stdcopy.Systemerr).
-_SYSTEM_ERROR = 3
 _LET_GO = b"output was lost: the client did not read it, and the container had to go on"
 _BROKEN = EPOLLHUP | EPOLLERR
 
@@ -108,7 +104,7 @@ class Client:
             return
         parts = [data]
         if self.options.multiplexed:
-            parts.insert(0, _FRAME.pack(stream, len(data)))
+            parts.insert(0, stdcopy.header(stream, len(data)))
         if not self._pending:
             parts = self._send_now(parts)
         was_full = self.is_full
@@ -189,7 +185,7 @@ class Client:
     def _let_go(self) -> None:
         """Give it no more than it was kept, and the reason."""
         if self.options.multiplexed:
-            frame = _FRAME.pack(_SYSTEM_ERROR, len(_LET_GO)) + _LET_GO
+            frame = stdcopy.frame(stdcopy.SYSTEM_ERROR, _LET_GO)
             self._pending.append(memoryview(frame))
             self._pending_bytes += len(frame)
         self._is_let_go = True

@@ -12,8 +12,9 @@ import pytest
 
 from engine.runtime.monitor import stdio
 from engine.runtime.monitor.loop import EPOLLIN, EPOLLOUT, Loop, Timer
-from engine.runtime.monitor.stdio import STDOUT, Stdio
+from engine.runtime.monitor.stdio import Stdio
 from engine.runtime.protocol import AttachOptions
+from engine.stdcopy import STDOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
