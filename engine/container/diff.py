@@ -15,9 +15,9 @@ from engine import offload
 from engine.container import view
 from engine.container.model import Change, ChangeKind
 from engine.errors import EngineError
-from engine.linux import oserror, syscalls
+from engine.linux import oserror, overlay
+from engine.linux import path as paths
 from engine.storage import pack
-from engine.storage.extract import OPAQUE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from engine.storage.snapshots import Mount
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
 _SECOND_NS = 1_000_000_000
 _FOLDER, _OTHER = "directory", "file or link"
 
@@ -104,7 +103,7 @@ class _Comparison:
             return
         try:
             names = _listed(fd)
-            if has_lower and _xattr(fd, OPAQUE) == b"y":
+            if has_lower and overlay.is_opaque(fd):
                 for name in self._listed_below(path):
                     names.setdefault(name, _Name(name))
         finally:
@@ -207,7 +206,7 @@ def _status(root: int, path: str) -> _Entry | None:
 def _beneath(root: int, path: str, flags: int) -> int | None:
     """None if nothing is there, or no longer what was listed."""
     try:
-        return syscalls.openat2(root, path[1:] or ".", flags, resolve=_BENEATH)
+        return paths.open_plainly(root, path[1:], flags)
     except OSError as exc:
         if exc.errno in pack.GONE:
             return None

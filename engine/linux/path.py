@@ -15,6 +15,7 @@ from engine.linux import syscalls
 
 _IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 _BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_MAGICLINKS
+_PLAINLY = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
 # The kernel answers EAGAIN when a rename anywhere on the host raced a "..": ask again, but a
 # container that renames without end may not hold us here without end.
 _TRIES = 256
@@ -37,6 +38,21 @@ def open_in_root(root: int, path: str, flags: int = syscalls.O_PATH, mode: int =
 def open_beneath(root: int, path: str, flags: int = syscalls.O_PATH, mode: int = 0) -> int:
     """Like open_in_root, but a path or link that would lead out is an error (EXDEV)."""
     return _openat2(root, path, flags, mode, _BENEATH)
+
+
+def open_plainly(root: int, path: str, flags: int = syscalls.O_PATH) -> int:
+    """Like open_beneath, but any link on the way is an error too (ELOOP)."""
+    return _openat2(root, path, flags, 0, _PLAINLY)
+
+
+def find_plainly(root: int, path: bytes, flags: int = syscalls.O_PATH) -> int | None:
+    """What open_plainly opens, or None if there is no such thing."""
+    try:
+        return open_plainly(root, os.fsdecode(path), flags)
+    except OSError as exc:
+        if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+            return None
+        raise
 
 
 def _openat2(root: int, path: str, flags: int, mode: int, resolve: int) -> int:

@@ -18,7 +18,8 @@ import stat
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from engine.linux import syscalls
+from engine.linux import path as paths
+from engine.linux.overlay import OPAQUE
 from engine.storage import tar
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ LONGEST_PATH_BYTES = 4096
 LONGEST_CHAIN = 40
 """Symbolic links followed on one path (path_resolution(7))."""
 
-OPAQUE = "trusted.overlay.opaque"
 WHITEOUT = b".wh."
 OPAQUE_WHITEOUT = b".wh..wh..opq"
 AUFS_METADATA = b".wh..wh."
@@ -41,8 +41,6 @@ AUFS_METADATA = b".wh..wh."
 LARGEST_ID = (1 << 32) - 2
 LATEST_NS = (1 << 63) - 1
 
-_PLAINLY = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
-_IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOATIME
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -160,11 +158,11 @@ class Extractor:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), os.fsdecode(path))
         text = os.fsdecode(path) or "."
         try:
-            fd = syscalls.openat2(self._root, text, _DIRECTORY, resolve=_PLAINLY)
+            fd = paths.open_plainly(self._root, text, _DIRECTORY)
         except OSError as exc:
             if exc.errno != errno.ELOOP:
                 raise
-            fd = syscalls.openat2(self._root, text, _DIRECTORY, resolve=_IN_ROOT)
+            fd = paths.open_in_root(self._root, text, _DIRECTORY)
             try:
                 physical = self._physical(fd)
             except BaseException:

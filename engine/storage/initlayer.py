@@ -20,7 +20,7 @@ import secrets
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from engine.storage.extract import OPAQUE
+from engine.linux import overlay
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,16 +82,9 @@ def _merge(diffs: Sequence[str], name: str) -> list[str]:
         if not stat.S_ISDIR(mode):
             break
         merged.append(path)
-        if _is_opaque(path):
+        if overlay.is_opaque(path):
             break
     return merged
-
-
-def _is_opaque(path: str) -> bool:
-    try:
-        return os.getxattr(path, OPAQUE, follow_symlinks=False) == b"y"
-    except OSError:
-        return False
 
 
 def make(root: str, planned: Plan, stage: str) -> str:

@@ -19,7 +19,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from engine.errors import InvalidParameter
-from engine.linux import oserror, syscalls
+from engine.linux import oserror, overlay, syscalls, tree
+from engine.linux import path as paths
 from engine.oci import digest as digests
 from engine.oci.digest import DiffId
 from engine.storage import compression, extract, recipe, tar
@@ -131,7 +132,7 @@ def stage(
     staged.is_opaque = extractor.is_opaque
     staged.implied = tuple(extractor.implied)
     staged.missing_links = tuple(extractor.missing_links)
-    staged.size_bytes = usage(diff) if extractor.has_replaced else extractor.size_bytes
+    staged.size_bytes = tree.usage(diff) if extractor.has_replaced else extractor.size_bytes
     sync(folder)
     return staged
 
@@ -209,52 +210,6 @@ sync = _Sync()
 """Make all of a folder durable with one call, however many files it has."""
 
 
-def usage(folder: str) -> int:
-    """Bytes of the files in it, hard links once, directories free (moby internal/directory).
-
-    A running container may change it meanwhile: what has gone is not counted, nothing is followed.
-    """
-    total = 0
-    seen: set[int] = set()
-    pending = [b"."]
-    root = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        while pending:
-            path = pending.pop()
-            below, size = _usage_of_one(root, path, seen)
-            total += size
-            pending += [path + b"/" + name for name in below]
-    finally:
-        os.close(root)
-    return total
-
-
-def _usage_of_one(root: int, path: bytes, seen: set[int]) -> tuple[list[bytes], int]:
-    """The directories in a directory, and the bytes of its files."""
-    fd = _open_at(root, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOATIME)
-    below: list[bytes] = []
-    total = 0
-    if fd is None:
-        return below, total
-    try:
-        with os.scandir(fd) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    below.append(os.fsencode(entry.name))
-                    continue
-                try:
-                    status = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                if status.st_nlink == 1 or status.st_ino not in seen:
-                    total += status.st_size
-                if status.st_nlink > 1:
-                    seen.add(status.st_ino)
-    finally:
-        os.close(fd)
-    return below, total
-
-
 # What lower layers know
 
 
@@ -274,26 +229,15 @@ def complete(staged: Staged, lowers: Sequence[str]) -> None:
     sync(staged.folder)
 
 
-_BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def _open(root: str, path: bytes, flags: int) -> int | None:
-    fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = paths.open_root(root)
     try:
-        return _open_at(fd, path, flags)
+        return paths.find_plainly(fd, path, flags)
     finally:
         os.close(fd)
-
-
-def _open_at(root: int, path: bytes, flags: int) -> int | None:
-    """Open beneath `root`, following nothing; None if there is no such thing."""
-    try:
-        return syscalls.openat2(root, os.fsdecode(path), flags, resolve=_BENEATH)
-    except OSError as exc:
-        if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
-            return None
-        raise
 
 
 def _find(lowers: Sequence[str], path: bytes) -> str | None:
@@ -309,7 +253,7 @@ def _find(lowers: Sequence[str], path: bytes) -> str | None:
             is_whiteout = stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
             is_last = depth == len(names)
             is_directory = stat.S_ISDIR(status.st_mode)
-            opaque = is_directory and _is_opaque(fd)
+            opaque = is_directory and overlay.is_opaque(fd)
             os.close(fd)
             if is_whiteout or (not is_directory and not is_last):
                 return None
@@ -319,13 +263,6 @@ def _find(lowers: Sequence[str], path: bytes) -> str | None:
         if hides:
             return None
     return None
-
-
-def _is_opaque(fd: int) -> bool:
-    try:
-        return os.getxattr(f"/proc/self/fd/{fd}", extract.OPAQUE) == b"y"
-    except OSError:
-        return False
 
 
 def _inherit(diff: str, lowers: Sequence[str], path: bytes) -> None:

@@ -28,10 +28,11 @@ import stat
 from typing import TYPE_CHECKING
 
 from engine.errors import EngineError
-from engine.linux import syscalls
+from engine.linux import path as paths
+from engine.linux.overlay import OPAQUE
 from engine.storage import tar, tarheader
 from engine.storage.compression import SourceFailed
-from engine.storage.extract import LONGEST_PATH_BYTES, OPAQUE, OPAQUE_WHITEOUT, WHITEOUT
+from engine.storage.extract import LONGEST_PATH_BYTES, OPAQUE_WHITEOUT, WHITEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +53,6 @@ _BORROWED = frozenset(f"{space}{name}" for space in _OVERLAY for name in ("redir
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME
-_BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
 # It is not there any more, or something else is (a link, a socket).
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ESTALE})
 _NO_XATTRS = frozenset({errno.ENOTSUP, errno.EPERM, errno.ENODATA, *GONE})
@@ -190,7 +190,7 @@ class _Packer:
             os.close(fd)
         path = os.fsdecode(bytes(self._path[:-1])) or "."
         try:
-            fd = syscalls.openat2(self._root, path, _DIRECTORY, resolve=_BENEATH)
+            fd = paths.open_plainly(self._root, path, _DIRECTORY)
         except OSError as exc:
             if exc.errno in GONE:
                 return -1

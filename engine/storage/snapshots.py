@@ -50,7 +50,7 @@ import msgspec
 
 from engine import ids
 from engine.errors import EngineError, InvalidParameter
-from engine.linux import tree
+from engine.linux import overlay, tree
 from engine.oci.digest import ChainId, DiffId, next_chain_id
 from engine.storage import atomic, initlayer, layer, recipe, rows
 from engine.storage.leases import Lease, Leases
@@ -505,7 +505,7 @@ class Snapshots:
             upper = (f"upperdir={base}{own[0]}", f"workdir={base}{own[1]}", *_PLAIN) if own else ()
             return (f"lowerdir={stack}", *upper)
 
-        absolute = options(_escaped(self.root) + "/")
+        absolute = options(overlay.escaped(self.root) + "/")
         if len(",".join(absolute)) <= LARGEST_OPTIONS_BYTES:
             return Mount("overlay", "overlay", absolute)
         return Mount("overlay", "overlay", options(""), base=self.root)
@@ -532,7 +532,7 @@ class Snapshots:
 
     def usage(self, key: str) -> int:
         """Bytes of the container's own files."""
-        return layer.usage(self.upper(key))
+        return tree.usage(self.upper(key))
 
     def remove(self, key: str) -> None:
         """Remove a container's directory; none there is fine."""
@@ -606,8 +606,3 @@ def _graph_driver_data(own: str, lower_dir: str) -> dict[str, str]:
         "WorkDir": f"{own}/work",
     }
     return {name: value for name, value in found.items() if value}
-
-
-def _escaped(path: str) -> str:
-    """A path as overlayfs options want it: a colon separates lower directories, a comma options."""
-    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")

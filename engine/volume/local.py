@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 
 from engine.errors import InvalidParameter
 from engine.linux import mount, oserror, syscalls, tree
-from engine.storage import layer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,7 +114,7 @@ def size_bytes(path: str) -> int:
     A container may exchange a directory for a link at any moment: nothing is followed.
     """
     try:
-        return layer.usage(path)
+        return tree.usage(path)
     except OSError:
         return 0
 

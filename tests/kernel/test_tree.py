@@ -1,4 +1,4 @@
-"""engine.linux.tree: what is mounted in a doomed directory is not emptied with it."""
+"""engine.linux.tree: what is mounted in a directory, when it is removed and when it is measured."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import pytest
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = """
-import errno, sys
+PRIVATE = """
+import errno, os, sys
 from engine.linux import syscalls, tree
 syscalls.unshare(syscalls.CLONE_NEWNS)
 syscalls.mount("", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE, None)
+"""
+REMOVED = """
 doomed = sys.argv[1]
 syscalls.mount("tmpfs", doomed + "/a/mounted", "tmpfs", 0, None)
 open(doomed + "/a/mounted/precious", "w").close()
@@ -28,15 +30,37 @@ else:
     sys.exit("removed what is mounted")
 open(doomed + "/a/mounted/precious").close()
 """
+# Each tmpfs counts its inodes from the same number.
+MEASURED = """
+inodes = set()
+for name in ("one", "other"):
+    path = sys.argv[1] + "/" + name
+    os.mkdir(path)
+    syscalls.mount("tmpfs", path, "tmpfs", 0, None)
+    with open(path + "/file", "w") as file:
+        file.write("12345")
+    os.link(path + "/file", path + "/same")
+    inodes.add(os.stat(path + "/file").st_ino)
+assert len(inodes) == 1, inodes
+assert tree.usage(sys.argv[1]) == 10, tree.usage(sys.argv[1])
+"""
 
 
-def test_a_mount_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "doomed" / "a" / "mounted").mkdir(parents=True)
+def run(program: str, folder: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path / "doomed")],
+        [sys.executable, "-c", PRIVATE + program, str(folder)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_mount_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "doomed" / "a" / "mounted").mkdir(parents=True)
+    run(REMOVED, tmp_path / "doomed")
+
+
+def test_files_of_the_same_number_on_two_file_systems_both_count(tmp_path: Path) -> None:
+    run(MEASURED, tmp_path)

@@ -22,8 +22,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.linux import tree
 from engine.oci.digest import DiffId
-from engine.storage.layer import CorruptLayer, DiffIdMismatch, usage
+from engine.storage.layer import CorruptLayer, DiffIdMismatch
 from engine.storage.recipe import DamagedLayer
 from engine.storage.snapshots import LayerMissing, TooDeep
 from tests.kernel.storage.stores import Stores
@@ -369,7 +370,7 @@ def test_deep_paths(stores: Stores) -> None:
     layer = stores.extract(archive)
     assert layer.size_bytes == 6
     assert stores.tar(layer) == archive
-    assert usage(stores.diff(layer)) == 6
+    assert tree.usage(stores.diff(layer)) == 6
     assert stores.release(layer) == [layer]
     assert stores.folders() == set()
     assert stores.unfinished() == []
