@@ -244,11 +244,11 @@ def _look_inside(rooms: Rooms, container: Container) -> None:
     if not volumes and working_dir in ("", "/"):
         return
     snapshots, key = rooms.snapshots, container.snapshot_key
-    layers, merged = snapshots.mounts(key), snapshots.directories(key)["MergedDir"]
+    folders, merged = snapshots.folders(key), snapshots.directories(key)["MergedDir"]
     with contextlib.ExitStack() as views:
-        root = views.enter_context(view.of_layers(layers, with_own=False))
+        root = views.enter_context(view.of_layers(folders[1:]))
         if working_dir and workdir.make(root, snapshots.upper(key), working_dir, merged=merged):
-            root = views.enter_context(view.of_layers(layers))
+            root = views.enter_context(view.of_layers(folders))
         for point in volumes:
             populate.begin(root, point, merged=merged)
 

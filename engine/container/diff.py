@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
-    from engine.storage.snapshots import Mount
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SECOND_NS = 1_000_000_000
@@ -34,14 +33,14 @@ _FOLDER, _OTHER = "directory", "file or link"
 async def changes(rooms: Rooms, handle: Handle) -> list[Change]:
     snapshots, key = rooms.snapshots, handle.container.snapshot_key
     try:
-        return await offload.disk(_changes, snapshots.upper(key), snapshots.mounts(key))
+        return await offload.disk(_changes, snapshots.folders(key))
     except OSError as exc:
         raise EngineError(oserror.sentence(exc)) from exc
 
 
-def _changes(upper: str, mounts: Sequence[Mount]) -> list[Change]:
-    with view.of_layers(mounts, with_own=False) as below:
-        own = os.open(upper, _DIRECTORY)
+def _changes(folders: Sequence[str]) -> list[Change]:
+    with view.of_layers(folders[1:]) as below:
+        own = os.open(folders[0], _DIRECTORY)
         try:
             return compare(own, below)
         finally:

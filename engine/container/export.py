@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
-    from engine.storage.snapshots import Mount
 
 
 async def export(rooms: Rooms, handle: Handle, *, ref: str) -> AsyncGenerator[bytes]:
@@ -33,7 +32,7 @@ async def export(rooms: Rooms, handle: Handle, *, ref: str) -> AsyncGenerator[by
     by an end of the stream that looks like any other.
     """
     check_is_there(rooms, handle, Event.EXPORT)
-    pieces = _pieces(rooms.snapshots.mounts(handle.container.snapshot_key))
+    pieces = _pieces(rooms.snapshots.folders(handle.container.snapshot_key))
     try:
         # A client that leaves waits for the piece under way: it cannot be closed before.
         while piece := await offload.to_the_end(offload.disk(next, pieces, b"")):
@@ -46,6 +45,6 @@ async def export(rooms: Rooms, handle: Handle, *, ref: str) -> AsyncGenerator[by
     publish(rooms.events, handle.container, "export")
 
 
-def _pieces(mounts: Sequence[Mount]) -> Generator[bytes]:
-    with view.of_layers(mounts) as root:
+def _pieces(folders: Sequence[str]) -> Generator[bytes]:
+    with view.of_layers(folders) as root:
         yield from pack.tree(root)

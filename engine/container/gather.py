@@ -111,7 +111,7 @@ def _refuse_device_requests(container: Container) -> None:
 
 def look_up_user(rooms: Rooms, container: Container, name: str) -> user.User:
     """By the files in the container's layers, of one that does not run."""
-    with view.of_layers(rooms.snapshots.mounts(container.snapshot_key)) as root:
+    with view.of_layers(rooms.snapshots.folders(container.snapshot_key)) as root:
         return user_in(root, container, name)
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from engine.container.model import Container, HostConfig
     from engine.container.rooms import Rooms
-    from engine.storage.snapshots import Mount
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +152,7 @@ async def mount_what_is_filled(rooms: Rooms, container: Container) -> None:
     image = rooms.images.find(container.image_id) if container.image_id else None
     if image is None or image.chain_id is None:
         return
-    layers = rooms.snapshots.view_mounts(image.chain_id)
+    layers = rooms.snapshots.layer_folders(image.chain_id)
     for point in await offload.disk(_covering, layers, points):
         try:
             await rooms.volumes.acquire(point.name, container.id)
@@ -161,7 +160,7 @@ async def mount_what_is_filled(rooms: Rooms, container: Container) -> None:
             raise EngineError(f"failed to populate volume: {exc}") from exc
 
 
-def _covering(layers: Sequence[Mount], points: Sequence[MountPoint]) -> list[MountPoint]:
+def _covering(layers: Sequence[str], points: Sequence[MountPoint]) -> list[MountPoint]:
     """Those in whose place the image has something."""
     with view.of_layers(layers) as root:
         return [point for point in points if _is_there(root, point.destination)]

@@ -10,80 +10,66 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import threading
 from typing import TYPE_CHECKING
 
 from engine.errors import InvalidParameter
-from engine.linux import oserror, path, process, syscalls
+from engine.linux import oserror, overlay, path, process, syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from engine.storage.snapshots import Mount
 
 LARGEST_FILE_BYTES = 16 << 20
 """Of passwd and group, which are held and read through for each start; dockerd has no end there."""
 
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-_COLON = re.compile(r"(?<!\\):")
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @contextlib.contextmanager
-def of_layers(mounts: Sequence[Mount], *, with_own: bool = True) -> Iterator[int]:
-    """A descriptor of the root that `mounts` (of a snapshot) make, read-only.
+def of_layers(folders: Sequence[str]) -> Iterator[int]:
+    """A descriptor of the root that the folders make, topmost first, read-only.
 
-    Without its own files it is what the container found when it was made.
+    All of them are lower layers, also one that is written meanwhile: a second mount does no harm.
     """
-    fd = _open_layers(mounts[0], with_own=with_own)
+    fd = _open_layers(folders)
     try:
         yield fd
     finally:
         os.close(fd)
 
 
-def _open_layers(mount: Mount, *, with_own: bool) -> int:
-    if mount.type == "bind":
-        return os.open(mount.source, _DIRECTORY)
-    layers = _layers(mount)
-    if not with_own and any(option.startswith("upperdir=") for option in mount.options):
-        layers = layers[1:]
-    if len(layers) == 1:
-        return os.open(layers[0], _DIRECTORY)
+def _open_layers(folders: Sequence[str]) -> int:
+    if len(folders) == 1:
+        return os.open(folders[0], _DIRECTORY)
     try:
-        return _detached_overlay(layers)
+        return _detached_overlay(folders)
     except OSError as exc:
         if exc.errno not in (errno.EINVAL, errno.ENOSYS):
             raise
-        return _overlay_in_thread(mount, layers)
+        return _overlay_in_thread(folders)
 
 
-def _layers(mount: Mount) -> list[str]:
-    """Highest first; the writable one counts as a lower, so that a second mount does no harm."""
-    options = {name: value for name, _, value in (o.partition("=") for o in mount.options)}
-    names = [options["upperdir"]] if "upperdir" in options else []
-    names += [name for name in _COLON.split(options.get("lowerdir", "")) if name]
-    return [os.path.join(mount.base, name.replace("\\", "")) for name in names]
-
-
-def _detached_overlay(layers: list[str]) -> int:
+def _detached_overlay(folders: Sequence[str]) -> int:
     """One layer a call: a parameter holds 256 bytes, `lowerdir+` has no such end (Linux 6.5)."""
     context = syscalls.fsopen("overlay")
     try:
-        for layer in layers:
-            syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, "lowerdir+", layer)
+        for folder in folders:
+            syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, "lowerdir+", folder)
         syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE)
         return syscalls.fsmount(context, attr_flags=syscalls.MOUNT_ATTR_RDONLY)
     finally:
         os.close(context)
 
 
-def _overlay_in_thread(mount: Mount, layers: list[str]) -> int:
+def _overlay_in_thread(folders: Sequence[str]) -> int:
     """For older kernels: mounted in a mount namespace that ends with the thread that made it.
 
-    The descriptor keeps the mount alive. Only that thread's namespace changes, never the daemon's.
+    The descriptor keeps the mount alive. Only that thread's namespace changes, never the daemon's,
+    and no thread of a pool is left in it. Options are short: names are relative.
     """
+    base = os.path.commonpath(folders)
+    names = [overlay.escaped(os.path.relpath(folder, base)) for folder in folders]
     result: list[int | OSError] = []
 
     def body() -> None:
@@ -91,9 +77,7 @@ def _overlay_in_thread(mount: Mount, layers: list[str]) -> int:
             syscalls.unshare(syscalls.CLONE_NEWNS)
             private = syscalls.MS_REC | syscalls.MS_PRIVATE
             syscalls.mount(None, "/", None, private, None)
-            if mount.base:
-                os.chdir(mount.base)
-            names = [os.path.relpath(name, mount.base) if mount.base else name for name in layers]
+            os.chdir(base)
             data = f"lowerdir={':'.join(names)}"
             syscalls.mount("overlay", "/proc", "overlay", syscalls.MS_RDONLY, data)
             result.append(os.open("/proc", _DIRECTORY))

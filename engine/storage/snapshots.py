@@ -470,10 +470,20 @@ class Snapshots:
 
     def mounts(self, key: str) -> list[Mount]:
         """What to mount at the container's root; nothing is mounted here."""
+        return [self._overlay(self._below(key), (f"{key}/diff", f"{key}/work"))]
+
+    def folders(self, key: str) -> list[str]:
+        """What is seen at the container's root: its own files, then all below, topmost first."""
+        return [self.upper(key), *(os.path.join(self.root, lower) for lower in self._below(key))]
+
+    def _below(self, key: str) -> list[str]:
         snapshot = self._snapshot(key)
         links = self._lowers(snapshot.parent)
-        lowers = [f"{initlayer.FOLDER}/{snapshot.init}/diff", *(f"l/{link}" for link in links)]
-        return [self._overlay(lowers, (f"{key}/diff", f"{key}/work"))]
+        return [f"{initlayer.FOLDER}/{snapshot.init}/diff", *(f"l/{link}" for link in links)]
+
+    def layer_folders(self, parent: ChainId) -> list[str]:
+        """What is seen of the stack alone, topmost first."""
+        return [os.path.join(self._links, link) for link in self._lowers(parent)]
 
     def view_mounts(self, parent: ChainId) -> list[Mount]:
         """What to mount to read the stack alone."""

@@ -14,7 +14,6 @@ from engine.container import gather, populate, view
 from engine.container.model import HostConfig, MountRequest, TmpfsOptions, VolumeOptions
 from engine.errors import EngineError, InvalidParameter
 from engine.linux import tree
-from engine.storage.snapshots import Mount
 from tests.kernel.container.engine import in_house
 
 if TYPE_CHECKING:
@@ -221,7 +220,7 @@ async def test_a_passwd_that_points_at_the_host(house: House) -> None:
 
 
 @pytest.fixture
-def layers(tmp_path: Path) -> Mount:
+def layers(tmp_path: Path) -> list[str]:
     """Two lowers and an upper that hides a file of one."""
     for name in ("low", "high", "upper", "work"):
         (tmp_path / name / "etc").mkdir(parents=True)
@@ -229,13 +228,11 @@ def layers(tmp_path: Path) -> Mount:
     (tmp_path / "low/etc/gone").write_text("low")
     (tmp_path / "high/etc/new").write_text("high")
     os.mknod(tmp_path / "upper/etc/gone", 0o600 | 0o020000, 0)  # a whiteout
-    lower = f"lowerdir={tmp_path}/high:{tmp_path}/low"
-    own = (f"upperdir={tmp_path}/upper", f"workdir={tmp_path}/work")
-    return Mount("overlay", "overlay", (lower, *own))
+    return [str(tmp_path / name) for name in ("upper", "high", "low")]
 
 
-def test_a_view_shows_all_layers_and_mounts_nothing(layers: Mount, tmp_path: Path) -> None:
-    with view.of_layers([layers]) as root:
+def test_a_view_shows_all_layers_and_mounts_nothing(layers: list[str], tmp_path: Path) -> None:
+    with view.of_layers(layers) as root:
         assert view.read_file(root, "/etc/old") == b"low"
         assert view.read_file(root, "/etc/new") == b"high"
         assert view.read_file(root, "/etc/gone") == b""
@@ -243,27 +240,32 @@ def test_a_view_shows_all_layers_and_mounts_nothing(layers: Mount, tmp_path: Pat
             assert str(tmp_path) not in mounts.read()
 
 
+@pytest.mark.parametrize("above", ["plain", "a:b,c\\d"])
 def test_a_view_on_kernels_without_lowerdir_plus(
-    layers: Mount, monkeypatch: pytest.MonkeyPatch
+    layers: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, above: str
 ) -> None:
     def refuse(_: list[str]) -> int:
         raise OSError(22, "Invalid argument")
 
     monkeypatch.setattr(view, "_detached_overlay", refuse)
-    with view.of_layers([layers]) as root:
+    (tmp_path / above).mkdir()
+    moved = [str(tmp_path / above / os.path.basename(folder)) for folder in layers]
+    for folder, place in zip(layers, moved, strict=True):
+        os.rename(folder, place)
+    with view.of_layers(moved) as root:
         assert view.read_file(root, "/etc/new") == b"high"
         assert view.read_file(root, "/etc/gone") == b""
 
 
-def test_a_link_without_end_is_refused(layers: Mount, tmp_path: Path) -> None:
+def test_a_link_without_end_is_refused(layers: list[str], tmp_path: Path) -> None:
     (tmp_path / "upper/etc/passwd").symlink_to("passwd")
     sentence = r"too many links in /etc/passwd$"
-    with view.of_layers([layers]) as root, pytest.raises(InvalidParameter, match=sentence):
+    with view.of_layers(layers) as root, pytest.raises(InvalidParameter, match=sentence):
         view.read_file(root, "/etc/passwd")
 
 
-def test_a_large_file_is_refused(layers: Mount) -> None:
-    with view.of_layers([layers]) as root:
+def test_a_large_file_is_refused(layers: list[str]) -> None:
+    with view.of_layers(layers) as root:
         assert view.read_file(root, "/etc/new", 4) == b"high"
         with pytest.raises(InvalidParameter):
             view.read_file(root, "/etc/new", 3)
