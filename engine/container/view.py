@@ -10,11 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
 from typing import TYPE_CHECKING
 
 from engine.errors import InvalidParameter
-from engine.linux import oserror, overlay, path, process, syscalls
+from engine.linux import oserror, overlay, path, process, syscalls, thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,31 +64,21 @@ def _detached_overlay(folders: Sequence[str]) -> int:
 def _overlay_in_thread(folders: Sequence[str]) -> int:
     """For older kernels: mounted in a mount namespace that ends with the thread that made it.
 
-    The descriptor keeps the mount alive. Only that thread's namespace changes, never the daemon's,
-    and no thread of a pool is left in it. Options are short: names are relative.
+    The descriptor keeps the mount alive. Options are short: names are relative.
     """
     base = os.path.commonpath(folders)
     names = [overlay.escaped(os.path.relpath(folder, base)) for folder in folders]
-    result: list[int | OSError] = []
 
-    def body() -> None:
-        try:
-            syscalls.unshare(syscalls.CLONE_NEWNS)
-            private = syscalls.MS_REC | syscalls.MS_PRIVATE
-            syscalls.mount(None, "/", None, private, None)
-            os.chdir(base)
-            data = f"lowerdir={':'.join(names)}"
-            syscalls.mount("overlay", "/proc", "overlay", syscalls.MS_RDONLY, data)
-            result.append(os.open("/proc", _DIRECTORY))
-        except OSError as exc:
-            result.append(exc)
+    def body() -> int:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        private = syscalls.MS_REC | syscalls.MS_PRIVATE
+        syscalls.mount(None, "/", None, private, None)
+        os.chdir(base)
+        data = f"lowerdir={':'.join(names)}"
+        syscalls.mount("overlay", "/proc", "overlay", syscalls.MS_RDONLY, data)
+        return os.open("/proc", _DIRECTORY)
 
-    thread = threading.Thread(target=body, name="view")
-    thread.start()
-    thread.join()
-    if isinstance(result[0], OSError):
-        raise result[0]
-    return result[0]
+    return thread.apart(body, name="view")
 
 
 @contextlib.contextmanager

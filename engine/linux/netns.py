@@ -1,7 +1,6 @@
 """network_namespaces(7): a namespace kept alive by a file, as ip-netns(8) keeps it.
 
-A thread that enters another network namespace never comes back to other work: each call makes a
-thread of its own, which ends with it. So the daemon itself is always in the host's namespace.
+Each call enters it in a thread of its own (thread.py): the daemon itself is always in the host's.
 """
 
 from __future__ import annotations
@@ -9,10 +8,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from engine.linux import syscalls
+from engine.linux import syscalls, thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +39,7 @@ def create(path: str, inside: Callable[[int], T]) -> T:
         finally:
             os.close(fd)
 
-    return _in_thread(body)
+    return thread.apart(body, name="netns")
 
 
 def enter(path: str, inside: Callable[[int], T]) -> T:
@@ -58,7 +56,7 @@ def enter(path: str, inside: Callable[[int], T]) -> T:
         finally:
             os.close(fd)
 
-    return _in_thread(body)
+    return thread.apart(body, name="netns")
 
 
 def remove(path: str) -> None:
@@ -70,21 +68,3 @@ def remove(path: str) -> None:
             raise
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-
-
-def _in_thread(body: Callable[[], T]) -> T:
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(body())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="netns")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
