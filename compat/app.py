@@ -76,7 +76,7 @@ class Dispatcher:
             return middleware.failure(request, exc)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        path = unquote(request.raw_path.partition("?")[0])
+        path = _path(request.raw_path)
         log.debug("%s %s", request.method, request.raw_path)
         if "//" in path or "/." in path:
             clean = posixpath.normpath("/" + path.lstrip("/")) + ("/" if path[-1] == "/" else "")
@@ -103,11 +103,24 @@ class Dispatcher:
             )
         )
 
+    def may_take_over(self, method: str, target: str) -> bool:
+        """Whether the handler of such a request may have the connection itself."""
+        path = _path(target)
+        versioned = _VERSIONED.fullmatch(path)
+        try:
+            return self._table.find(method, versioned[2] if versioned else path)[0].takes_over
+        except errors.PageNotFound:
+            return False
+
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(self._headers)
         if isinstance(request.protocol, Connection) and request.protocol.is_last:
             response.headers["Connection"] = "close"
             response.force_close()
+
+
+def _path(target: str) -> str:
+    return unquote(target.partition("?")[0])
 
 
 async def _words(request: web.Request) -> params.Words:
@@ -129,10 +142,14 @@ def _moved(request: web.Request, path: str) -> web.Response:
     return web.Response(status=301, headers={"Location": quote(path) + query})
 
 
+_DISPATCHER = web.AppKey("dispatcher", Dispatcher)
+
+
 def create_app(engine: Engine, config: EngineConfig) -> web.Application:
     """The API over an opened engine. Serve it with `create_runner`."""
     dispatcher = Dispatcher(engine, config, ALL)
     app = web.Application()
+    app[_DISPATCHER] = dispatcher
     app.on_response_prepare.append(dispatcher.add_headers)
     app.router.add_route("*", r"/{path:[\s\S]*}", dispatcher.answer, expect_handler=_expect)
     return app
@@ -147,4 +164,4 @@ def create_runner(app: web.Application, **options: Any) -> web.AppRunner:
 
     `options` are aiohttp's for a server.
     """
-    return Runner(app, **options)
+    return Runner(app, may_take_over=app[_DISPATCHER].may_take_over, **options)

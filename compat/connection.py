@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import select
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -40,14 +39,13 @@ from compat import http1
 from engine.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator
+
+    MayTakeOver = Callable[[str, str], bool]
 
 HELD_BYTES = 256 * 1024  # behind a request not yet answered; then the client has to wait
 _BODY_BYTES = 64 * 1024  # that no handler has taken yet; the same, at twice as many
 
-_MAY_TAKE_OVER = re.compile(
-    rb"/(?:v[0-9.]+/)?(?:containers/[^ ?]*/attach|exec/[^ ?]*/start|grpc)(?:\?.*)?", re.DOTALL
-)
 _LINE_ENDS_AFTER_POST = 4  # that Go's server overlooks: old browsers sent some
 
 # Clients that say nothing are let be for as long as they like between two requests, but a head
@@ -73,8 +71,9 @@ class BrokenBody(EngineError):
 class Connection(RequestHandler):
     """A client's connection: aiohttp's from a request to its answer, ours up to the request."""
 
-    def __init__(self, manager: web.Server, **kwargs: Any) -> None:
+    def __init__(self, manager: web.Server, *, may_take_over: MayTakeOver, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
+        self._may_take_over = may_take_over
         self._head = bytearray()  # as far as it is there
         self._ignorable = 0  # line ends before it
         self._body: http1.Body = http1.LengthBody(0)
@@ -83,7 +82,7 @@ class Connection(RequestHandler):
         self._held = bytearray()
         self._is_answering = False
         self._is_continue_due = False
-        self._may_take_over = False
+        self._asked = ("", "")  # method and target, of the request under way
         self._is_upgrade = False
         self._is_taken = False
         self._has_ended = False  # the client says no more
@@ -178,7 +177,7 @@ class Connection(RequestHandler):
             self._payload = StreamReader(self, limit=_BODY_BYTES, loop=self._loop)
         self._is_answering = True
         self._is_continue_due = head.expects_continue
-        self._may_take_over = head.method == b"POST" and bool(_MAY_TAKE_OVER.fullmatch(head.target))
+        self._asked = (head.method.decode(), head.target.decode())
         self._is_upgrade = head.is_upgrade
         self._request = (_message(head), self._payload)
         if self._waiter is not None and not self._waiter.done():
@@ -202,7 +201,7 @@ class Connection(RequestHandler):
             return None  # such a transport is not to be kept
         self._has_ended = True
         if self._is_answering:
-            if not self._may_take_over and self._has_left():
+            if not self._may_take_over(*self._asked) and self._has_left():
                 return None
             if not self._body.is_complete:
                 self._body.end()
@@ -432,17 +431,26 @@ async def body(request: web.Request) -> AsyncGenerator[bytes, None]:
 class Server(web.Server):
     """Makes a `Connection` of each connection."""
 
+    may_take_over: MayTakeOver
+
     def __call__(self) -> RequestHandler:
-        return Connection(self, loop=self._loop, **self._kwargs)
+        return Connection(self, may_take_over=self.may_take_over, loop=self._loop, **self._kwargs)
 
 
 class Runner(web.AppRunner):
-    """An AppRunner with `Connection`s, whose handlers end with their client."""
+    """An AppRunner with `Connection`s, whose handlers end with their client.
 
-    def __init__(self, app: web.Application, **kwargs: Any) -> None:
+    `may_take_over` tells of which requests, by method and target, the handler may have the
+    connection itself.
+    """
+
+    def __init__(self, app: web.Application, *, may_take_over: MayTakeOver, **kwargs: Any) -> None:
         super().__init__(app, handler_cancellation=True, access_log=None, **kwargs)
+        self._may_take_over = may_take_over
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         made.__class__ = Server  # the one thing aiohttp has no door for
+        assert isinstance(made, Server)
+        made.may_take_over = self._may_take_over
         return made

@@ -48,5 +48,5 @@ async def _refuse(fd: int, data: bytes) -> None:
 
 ROUTES = (
     Route("POST", "/build", "images.build", later("building images")),
-    Route("POST", "/grpc", "builds.grpc", grpc),
+    Route("POST", "/grpc", "builds.grpc", grpc, takes_over=True),
 )

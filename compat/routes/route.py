@@ -56,12 +56,16 @@ Check: TypeAlias = "Callable[[Call], Awaitable[object]]"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`path` may hold {variables}; each takes any line of text, slashes too, as with dockerd."""
+    """`path` may hold {variables}; each takes any line of text, slashes too, as with dockerd.
+
+    `takes_over`: the connection may stop being HTTP, and a client that says no more still listens.
+    """
 
     method: str
     path: str
     name: str
     handler: Handler
+    takes_over: bool = False
     pattern: re.Pattern[str] = field(init=False)
 
     def __post_init__(self) -> None:
