@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from compat import params, streams
+from compat.routes import terminal
 from compat.routes.route import Call, Route, done, later, reply
 from compat.translate import requests, responses
 from compat.wire import containers as wire
@@ -18,7 +18,6 @@ from compat.wire.base import UNSET
 from engine import stdcopy
 from engine.container import model
 from engine.errors import InvalidParameter, NotImplementedHere, WharfError
-from engine.oci import reference as references
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -121,13 +120,9 @@ async def rename(call: Call) -> web.Response:
 
 
 async def resize(call: Call) -> web.Response:
-    height, width = _size(call)
+    height, width = terminal.size(call)
     await call.engine.containers.resize(call.ref, height, width)
     return done(200)
-
-
-def _size(call: Call) -> tuple[int, int]:
-    return call.query.uint32("h", "resize height"), call.query.uint32("w", "resize width")
 
 
 async def update(call: Call) -> web.Response:
@@ -209,21 +204,6 @@ async def top(call: Call) -> web.Response:
 # Files
 
 
-async def commit(call: Call) -> web.Response:
-    body = await call.body(wire.Config)
-    ref = references.from_repo_and_tag(call.query.text("repo"), call.query.text("tag"))
-    request = model.CommitRequest(
-        ref=ref,
-        config=None if body == wire.Config() else requests.config(body),
-        changes=tuple(call.query.all("changes")),
-        author=call.query.text("author"),
-        comment=call.query.text("comment"),
-        pause=call.query.flag("pause", default=True),
-    )
-    image_id = await call.engine.containers.commit(call.query.text("container"), request)
-    return reply(call, 201, wire.CommitResponse(id=image_id))
-
-
 async def changes(call: Call) -> web.Response:
     found = await call.engine.containers.changes(call.ref)
     return reply(call, 200, [responses.change(each) for each in found] or None)
@@ -243,12 +223,6 @@ async def export(call: Call) -> web.StreamResponse:
 # Streams
 
 
-def _content_type(call: Call, *, tty: bool) -> str:
-    if tty or not call.has("streams.multiplexed-type"):
-        return streams.RAW_STREAM
-    return streams.MULTIPLEXED_STREAM
-
-
 async def logs(call: Call) -> web.StreamResponse:
     stdout, stderr = call.query.flag("stdout"), call.query.flag("stderr")
     if not stdout and not stderr:
@@ -266,7 +240,7 @@ async def logs(call: Call) -> web.StreamResponse:
     )
     tty = view.container.config.tty
     batches = await call.engine.containers.logs(call.ref, query)
-    response = await streams.open_stream(call.request, _content_type(call, tty=tty))
+    response = await streams.open_stream(call.request, terminal.stream_type(call, tty=tty))
     if query.follow:
         async with streams.listening(call.request):
             await streams.copy(response, _framed(batches, tty=tty))
@@ -307,7 +281,7 @@ async def attach(call: Call) -> web.StreamResponse:
         await params.read_all(call.request)  # some clients send a document; it is not stdin
     except WharfError as exc:
         return _refused(exc)
-    taken = await streams.hijack(call.request, _content_type(call, tty=container.config.tty))
+    taken = await streams.hijack(call.request, terminal.stream_type(call, tty=container.config.tty))
     await call.engine.containers.attach(call.ref, options, taken.fd, taken.prefix)
     await taken.finish()
     return streams.Taken()
@@ -323,60 +297,6 @@ def _refused(exc: WharfError) -> web.Response:
     )
     response.force_close()
     return response
-
-
-# Execs
-
-
-async def exec_create(call: Call) -> web.Response:
-    config = requests.exec_config(await call.body(wire.ExecCreateRequest))
-    exec_id = await call.engine.containers.exec_create(call.ref, config)
-    return reply(call, 201, wire.ExecCreateResponse(id=exec_id))
-
-
-async def exec_start(call: Call) -> web.StreamResponse:
-    body = await call.body(wire.ExecStartRequest)
-    await call.engine.containers.exec_check(call.ref)
-    size = body.console_size if body.tty else None
-    if body.detach:
-        await call.engine.containers.exec_start(
-            call.ref, detach=True, tty=body.tty, console_size=size, fd=None, prefix=b""
-        )
-        return done(200)
-    content_type = _content_type(call, tty=body.tty)
-    taken = await streams.hijack(call.request, content_type, call.headers)
-    spare = os.dup(taken.fd)  # a failure to start is told on the stream, whoever owns it by then
-    try:
-        await call.engine.containers.exec_start(
-            call.ref,
-            detach=False,
-            tty=body.tty,
-            console_size=size,
-            fd=taken.fd,
-            prefix=taken.prefix,
-        )
-    except WharfError as exc:
-        await streams.tell(spare, _told(exc, tty=body.tty))
-    finally:
-        os.close(spare)
-    await taken.finish()
-    return streams.Taken()
-
-
-def _told(exc: WharfError, *, tty: bool) -> bytes:
-    text = f"{exc}\r\n".encode(errors="replace")
-    return text if tty else stdcopy.frame(stdcopy.STDOUT, text)
-
-
-async def exec_resize(call: Call) -> web.Response:
-    height, width = _size(call)
-    await call.engine.containers.exec_resize(call.ref, height, width)
-    return done(200)
-
-
-async def exec_inspect(call: Call) -> web.Response:
-    found = await call.engine.containers.exec_inspect(call.ref)
-    return reply(call, 200, responses.exec_inspect(found))
 
 
 async def _exists(call: Call) -> None:
@@ -404,7 +324,6 @@ ROUTES = (
         "containers.get-archive",
         later("copying files", _exists),
     ),
-    Route("GET", "/exec/{ref}/json", "execs.inspect", exec_inspect),
     Route("POST", "/containers/create", "containers.create", create),
     Route("POST", "/containers/prune", "containers.prune", prune),
     Route("POST", "/containers/{ref}/kill", "containers.kill", kill),
@@ -416,12 +335,8 @@ ROUTES = (
     Route("POST", "/containers/{ref}/wait", "containers.wait", wait),
     Route("POST", "/containers/{ref}/resize", "containers.resize", resize),
     Route("POST", "/containers/{ref}/attach", "containers.attach", attach, takes_over=True),
-    Route("POST", "/containers/{ref}/exec", "execs.create", exec_create),
-    Route("POST", "/exec/{ref}/start", "execs.start", exec_start, takes_over=True),
-    Route("POST", "/exec/{ref}/resize", "execs.resize", exec_resize),
     Route("POST", "/containers/{ref}/rename", "containers.rename", rename),
     Route("POST", "/containers/{ref}/update", "containers.update", update),
-    Route("POST", "/commit", "images.commit", commit),
     Route(
         "PUT",
         "/containers/{ref}/archive",

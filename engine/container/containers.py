@@ -261,10 +261,7 @@ class Containers:
 
     # Looking
 
-    def list(self, query: ListQuery) -> Awaitable[Sequence[ContainerView]]:
-        return self._list(query)
-
-    async def _list(self, query: ListQuery) -> Sequence[ContainerView]:
+    async def list(self, query: ListQuery) -> Sequence[ContainerView]:
         chosen = listing.select(self._rooms, query)
         sizes = await self._sizes(chosen) if query.with_size else {}
         linked = links.names(self._rooms.store.all())
