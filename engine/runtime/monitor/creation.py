@@ -48,26 +48,27 @@ class _Failure(Exception):
 
 def run(control: int, successor: int, folder: str, container_id: str) -> None:
     """Serve the daemon on `control` until the container runs, then hand over to `successor`."""
-    channel = protocol.Channel(socket.socket(fileno=control))
-    channel.send(protocol.Hello(id=container_id, pid=os.getppid()))
-    creation = _Creation(channel, folder)
-    try:
-        creation.run()
-    except _Abandoned:
-        creation.undo(protocol.Failed(step="start", text="the daemon went away before the start"))
-        return
-    except _Failure as exc:
-        creation.undo(exc.failed)
-        creation.answer_last(exc.failed)
-        return
-    except Exception as exc:
-        # A fault of ours, or a document that is none: the daemon hears what it was.
-        failed = protocol.Failed(step="monitor", text=f"{type(exc).__name__}: {exc}")
-        creation.undo(failed)
-        creation.answer_last(failed)
-        return
-    facts, fds = creation.leave()
-    handover.send(socket.socket(fileno=successor), facts, fds)
+    with socket.socket(fileno=control) as daemon:
+        creation = _Creation(protocol.Channel(daemon), folder)
+        try:
+            creation.greet(container_id)
+            creation.run()
+        except _Abandoned:
+            text = "the daemon went away before the start"
+            creation.undo(protocol.Failed(step="start", text=text))
+            return
+        except _Failure as exc:
+            creation.undo(exc.failed)
+            creation.answer_last(exc.failed)
+            return
+        except Exception as exc:
+            # A fault of ours, or a document that is none: the daemon hears what it was.
+            failed = protocol.Failed(step="monitor", text=f"{type(exc).__name__}: {exc}")
+            creation.undo(failed)
+            creation.answer_last(failed)
+            return
+        facts, fds = creation.leave()
+        handover.send(socket.socket(fileno=successor), facts, fds)
 
 
 class _Creation:
@@ -94,6 +95,9 @@ class _Creation:
         self._pid = 0
         self._pidfd = -1
         self._started_ns = 0
+
+    def greet(self, container_id: str) -> None:
+        self._say(protocol.Hello(id=container_id, pid=os.getppid()))
 
     def run(self) -> None:
         # 1. The request, with everything that is needed.
