@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import subprocess
 import time
 import uuid
 from typing import TYPE_CHECKING, TypeVar
@@ -16,7 +17,6 @@ from tests.support import images, leftovers
 from tests.support.engine import Engine, Wharf, named_by_environment
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
@@ -72,6 +72,48 @@ def engine() -> Iterator[Engine]:
 def load(engine: Engine) -> None:
     base = {"busybox:latest": images.busybox(), "hello-world:latest": images.hello_world()}
     engine.docker("load", input=images.docker_archive(base), timeout=120)
+
+
+@contextlib.contextmanager
+def own_wharf(*, disk: str = "", has_base: bool = True) -> Iterator[Wharf]:
+    """An instance for one test alone, with busybox unless it is to be bare.
+
+    Its data lies on a disk of its own if `disk` says how large that is ("30m"). The end checks that
+    nothing is left of it on the host, and no fault of its own in its log.
+    """
+    if named_by_environment() is not None:
+        pytest.skip("only Wharf is asked for this")
+    wharf = Wharf()
+    try:
+        with own_disk(wharf.data_root, disk) if disk else contextlib.nullcontext():
+            try:
+                wharf.start()
+                if has_base:
+                    base = {"busybox:latest": images.busybox()}
+                    wharf.docker("load", input=images.docker_archive(base), timeout=120)
+                yield wharf
+                if wharf.process is None:
+                    wharf.start()
+                wharf.remove_everything()
+                wharf.stop()
+            finally:
+                wharf.kill()
+        left = wait_for_nothing(lambda: leftovers.of(wharf.root, wharf.instance))
+        assert not left, "left behind:\n" + "\n".join(left) + "\n" + wharf.log_tail()
+        assert "Traceback" not in wharf.log_path.read_text(errors="replace"), wharf.log_tail()
+    finally:
+        wharf.close()
+
+
+@contextlib.contextmanager
+def own_disk(folder: Path, size: str) -> Iterator[None]:
+    folder.mkdir(mode=0o710)
+    options = f"size={size},mode=710"
+    subprocess.run(("mount", "-t", "tmpfs", "-o", options, "wharf-disk", str(folder)), check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(("umount", "-l", str(folder)), check=True)
 
 
 @pytest.fixture(scope="session")

@@ -18,13 +18,14 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.e2e.conftest import eventually
+from tests.e2e.conftest import eventually, own_wharf
 from tests.support import images
-from tests.support.engine import Wharf, named_by_environment
 from tests.support.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.support.engine import Wharf
 
 pytestmark = pytest.mark.beyond
 
@@ -38,14 +39,8 @@ FIXED_BYTES = 16 * 1024
 
 @pytest.fixture
 def engine() -> Iterator[Wharf]:
-    if named_by_environment() is not None:
-        pytest.skip("only Wharf is asked for this")
-    wharf = Wharf()
-    try:
-        wharf.start()
+    with own_wharf(has_base=False) as wharf:
         yield wharf
-    finally:
-        wharf.close()
 
 
 def _layer(number: int) -> images.Layer:

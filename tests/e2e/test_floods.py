@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.conftest import running, wait_for_nothing
-from tests.support import images, leftovers
-from tests.support.engine import Wharf, named_by_environment
+from tests.e2e.conftest import own_wharf, running
+from tests.support import images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.engine import Engine
+    from tests.support.engine import Engine, Wharf
 
 # Wharf rotates logs unless told otherwise.
 WHOLE_LOG = ["--log-opt", "max-size=1g"]
@@ -110,29 +109,8 @@ def test_what_goes_in_comes_out_the_same(engine: Engine) -> None:
 
 @pytest.fixture
 def small() -> Iterator[Wharf]:
-    """An instance whose data lies on a disk of 40 MB."""
-    if named_by_environment() is not None:
-        pytest.skip("only Wharf is asked for this")
-    wharf = Wharf()
-    wharf.data_root.mkdir(mode=0o710)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=40m,mode=710", "wharf-test", str(wharf.data_root)]
-    subprocess.run(mount, check=True)
-    try:
-        wharf.start()
-        base = {"busybox:latest": images.busybox()}
-        wharf.docker("load", input=images.docker_archive(base), timeout=120)
+    with own_wharf(disk="40m") as wharf:
         yield wharf
-        if wharf.process is not None:
-            wharf.stop()
-    finally:
-        if wharf.process is not None:
-            wharf.kill()
-        leftovers.kill(wharf.root, wharf.instance)
-        subprocess.run(["umount", "-l", str(wharf.data_root)], check=False)
-        leftovers.remove(wharf.root, wharf.instance)
-        wharf.close()
-    left = wait_for_nothing(lambda: leftovers.of(wharf.root, wharf.instance))
-    assert not left, "\n".join(left)
 
 
 @pytest.mark.beyond

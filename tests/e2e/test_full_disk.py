@@ -3,46 +3,24 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.conftest import eventually
-from tests.support import images
-from tests.support.engine import Wharf, named_by_environment
+from tests.e2e.conftest import eventually, own_wharf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.support.engine import Wharf
 
 pytestmark = pytest.mark.beyond
 
 
 @pytest.fixture
 def engine() -> Iterator[Wharf]:
-    """An instance whose data-root is a small filesystem of its own."""
-    if named_by_environment() is not None:
-        pytest.skip("only Wharf is asked for this")
-    wharf = Wharf()
-    wharf.data_root.mkdir()
-    mounted = ("mount", "-t", "tmpfs", "-o", "size=30m", "wharf-full", str(wharf.data_root))
-    subprocess.run(mounted, check=True)
-    try:
-        wharf.start()
-        base = {"busybox:latest": images.busybox()}
-        wharf.docker("load", input=images.docker_archive(base), timeout=120)
+    with own_wharf(disk="30m") as wharf:
         yield wharf
-        if wharf.process is None:
-            wharf.start()
-        wharf.remove_everything()
-        wharf.stop()
-        log = wharf.log_path.read_text(errors="replace")
-        assert "Traceback" not in log, wharf.log_tail()
-    finally:
-        if wharf.process is not None:
-            wharf.kill()
-        subprocess.run(("umount", "-l", str(wharf.data_root)), check=True)
-        wharf.close()
 
 
 def free_bytes(engine: Wharf) -> int:

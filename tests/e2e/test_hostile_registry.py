@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.bench.measures import resident_mb
-from tests.e2e.conftest import eventually, wait_for_nothing
+from tests.e2e.conftest import eventually, own_wharf, wait_for_nothing
 from tests.support import images
-from tests.support.engine import Wharf, named_by_environment
+from tests.support.engine import Wharf
 from tests.support.images import Image, Layer, file, tar
 from tests.support.registry import Answer, Basic, Corrupt, Drip, Registry, Replace, Truncate
 
@@ -136,24 +136,9 @@ def bomb(size: int) -> Layer:
 
 @pytest.fixture
 def small() -> Iterator[Wharf]:
-    """An instance whose data-root is a small file system of its own."""
-    if named_by_environment() is not None:
-        pytest.skip("only Wharf is asked for this")
-    wharf = Wharf()
-    wharf.data_root.mkdir()
-    mounted = ("mount", "-t", "tmpfs", "-o", "size=100m", "wharf-small", str(wharf.data_root))
-    subprocess.run(mounted, check=True)
-    try:
-        wharf.start()
+    with own_wharf(disk="100m", has_base=False) as wharf:
         yield wharf
         assert wait_for_nothing(lambda: unfinished(wharf)) == []
-        wharf.stop()
-        assert "Traceback" not in wharf.log_path.read_text(errors="replace"), wharf.log_tail()
-    finally:
-        if wharf.process is not None:
-            wharf.kill()
-        subprocess.run(("umount", "-l", str(wharf.data_root)), check=True)
-        wharf.close()
 
 
 def free_mb(wharf: Wharf) -> float:

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.conftest import eventually, wait_for_nothing
+from tests.e2e.conftest import eventually, own_wharf, wait_for_nothing
 from tests.e2e.test_hostile_clients import reuse
 from tests.e2e.test_network import SERVER, answers
-from tests.support import host, images, leftovers
-from tests.support.engine import Wharf, named_by_environment
+from tests.support import host, leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.support.engine import Wharf
 
 pytestmark = pytest.mark.beyond
 ROUNDS = int(os.environ.get("WHARF_TEST_KILLS", "10"))
@@ -30,25 +31,8 @@ ROUNDS = int(os.environ.get("WHARF_TEST_KILLS", "10"))
 
 @pytest.fixture
 def engine() -> Iterator[Wharf]:
-    """An instance of its own, whose end checks that nothing is left."""
-    if named_by_environment() is not None:
-        pytest.skip("only Wharf is asked for this")
-    wharf = Wharf()
-    try:
-        wharf.start()
-        base = {"busybox:latest": images.busybox()}
-        wharf.docker("load", input=images.docker_archive(base), timeout=120)
+    with own_wharf() as wharf:
         yield wharf
-        if wharf.process is None:
-            wharf.start()
-        wharf.remove_everything()
-        wharf.stop()
-        left = wait_for_nothing(lambda: leftovers.of(wharf.root, wharf.instance))
-        assert not left, "left behind:\n" + "\n".join(left) + "\n" + wharf.log_tail()
-    finally:
-        if wharf.process is not None:
-            wharf.kill()
-        wharf.close()
 
 
 def state(engine: Wharf, ref: str) -> dict[str, object]:
