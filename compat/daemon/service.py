@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from compat.app import create_app, create_runner
-from compat.daemon import systemd
+from compat.daemon import memory, systemd
 from compat.daemon.listeners import BACKLOG
 from compat.daemon.origin import refuse_browsers
 from compat.daemon.tls import server_context
@@ -62,7 +62,9 @@ async def serve(config: EngineConfig, listeners: Sequence[Listener]) -> None:
         gc.freeze()
         log.info("Daemon has completed initialization")
         systemd.notify("READY=1")
+        keeping = asyncio.create_task(memory.Keeper().run())
         await stop.wait()
+        keeping.cancel()
         systemd.notify("STOPPING=1")
         for server in servers:
             server.close()

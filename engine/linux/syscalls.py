@@ -404,6 +404,13 @@ def setdomainname(name: str) -> None:
         raise oserror()
 
 
+def malloc_trim() -> None:
+    """Give the C library's free pages back to the kernel (malloc_trim(3)); glibc alone has it."""
+    trim = getattr(libc, "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
     result: int = libc.prctl(option, arg2, arg3, arg4, arg5)
     if result < 0:
