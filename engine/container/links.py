@@ -61,7 +61,7 @@ def _with_own_network(rooms: Rooms, target: Container) -> Container:
 def _find(rooms: Rooms, ref: str) -> Container:
     try:
         return rooms.store.find(ref).container
-    except NoSuchContainer as exc:
+    except (InvalidParameter, NoSuchContainer) as exc:
         raise InvalidParameter(f"could not get container for {ref}: {exc}") from exc
 
 

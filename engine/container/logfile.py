@@ -20,7 +20,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 64 * 1024
 # A record is at most 16 KiB of output, escaped; a "line" beyond this is garbage.
 _LONGEST_BYTES = 1 << 20
 # A rotation renames a handful of files: it is over in a moment.
@@ -186,9 +186,9 @@ def _whole_lines(read: Callable[[int], bytes]) -> Iterator[bytes]:
     while data := read(CHUNK_BYTES):
         data = rest + data
         cut = data.rfind(b"\n") + 1
-        rest = data[cut:]
-        if cut:
-            yield data[:cut]
+        rest, data = data[cut:], data[:cut]
+        if data:
+            yield data
         elif len(rest) > _LONGEST_BYTES:
             rest = b""
 
