@@ -42,7 +42,7 @@ from engine.errors import (
     NotFound,
 )
 from engine.ids import ContainerId
-from engine.linux import tree
+from engine.linux import mountinfo, tree
 from engine.oci import platform as platforms
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ def _is_at_hand(rooms: Rooms, point: MountPoint) -> bool:
     """Whether it is a volume whose own files are in its directory by now."""
     if point.type is not MountType.VOLUME:
         return False
-    return not rooms.volumes.is_device(point.name) or os.path.ismount(point.source)
+    return not rooms.volumes.is_device(point.name) or mountinfo.is_target(point.source)
 
 
 def _insert(rooms: Rooms, draft: _Draft) -> Container:

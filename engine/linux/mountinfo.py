@@ -29,6 +29,28 @@ def mount_of(path: str) -> Mount:
         return find(file, os.path.realpath(path, strict=True))
 
 
+def is_target(path: str) -> bool:
+    """Whether something is mounted on the directory itself; links are not followed.
+
+    By the ids of the mounts: a directory bound from elsewhere may be on the very file system that
+    the one it covers is on, which is all that os.path.ismount asks. Nothing there is False.
+    """
+    try:
+        return _mount_id(path, os.O_NOFOLLOW) != _mount_id(os.path.dirname(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _mount_id(path: str, flags: int = 0) -> int:
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC | flags)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+            facts = dict(line.partition(":")[::2] for line in file)
+    finally:
+        os.close(fd)
+    return int(facts["mnt_id"])
+
+
 def find(mountinfo: Iterable[str], path: str) -> Mount:
     """The deepest above a resolved path; of those on one place the last, which covers others."""
     found = Mount("/", 0, 0)

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from engine.errors import InvalidParameter
-from engine.linux import mount, oserror, syscalls, tree
+from engine.linux import mount, mountinfo, oserror, syscalls, tree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -126,9 +126,13 @@ def needs_mount(options: Mapping[str, str] | None) -> bool:
     return bool(options and options.get("device"))
 
 
+def is_attached(path: str) -> bool:
+    return mountinfo.is_target(path)
+
+
 def attach(options: Mapping[str, str], path: str) -> None:
     """Mount what the options say on `path`; being mounted already is enough."""
-    if os.path.ismount(path):
+    if is_attached(path):
         return
     fstype, device = options["type"], options["device"]
     parsed = mount.parse(o for o in _resolved(fstype, options.get("o", "")).split(",") if o)
@@ -168,9 +172,13 @@ def _is_address(text: str) -> bool:
 
 
 def detach(path: str) -> None:
-    """Unmount what is on `path`; nothing there is no error."""
+    """Unmount all that is on `path`; nothing there is no error.
+
+    Whoever removes the directory next must not come upon anything mounted there.
+    """
     try:
-        syscalls.umount2(path)
+        while True:
+            syscalls.umount2(path)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOENT):
             raise

@@ -63,6 +63,23 @@ async def test_a_bound_directory_is_the_volume(host: FakeHost) -> None:
 
 
 @in_fake_host
+async def test_what_is_bound_by_many_outlives_the_volume(host: FakeHost) -> None:
+    """The directory may be on the file system of the volume that it is bound to."""
+    volumes = await opened(host)
+    source = f"{host.folder}/source"
+    os.makedirs(f"{source}/sub")
+    volume = await volumes.create("bound", "", {"type": "none", "device": source, "o": "bind"})
+    for number in range(4):
+        await volumes.acquire("bound", f"c{number}")
+    assert host.read("/proc/thread-self/mounts").count(f" {volume.mountpoint} ") == 1
+    for number in range(4):
+        await volumes.release("bound", f"c{number}")
+    assert volume.mountpoint not in host.read("/proc/thread-self/mounts")
+    await volumes.remove("bound")
+    assert os.listdir(source) == ["sub"]
+
+
+@in_fake_host
 async def test_the_next_engine_unmounts_what_nobody_holds(host: FakeHost) -> None:
     first = await opened(host)
     options = {"type": "tmpfs", "device": "tmpfs"}
