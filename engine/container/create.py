@@ -211,7 +211,9 @@ def _compose(
 async def _make(rooms: Rooms, draft: _Draft) -> Container:
     try:
         await mountpoints.mount_what_is_filled(rooms, draft.container)
-        return await offload.disk(_make_on_disk, rooms, draft)
+        filled = [p.name for p in draft.container.mount_points if p.is_filled]
+        async with rooms.volumes.filling(filled):
+            return await offload.disk(_make_on_disk, rooms, draft)
     except BaseException:
         await mountpoints.release(rooms, draft.container)
         await mountpoints.remove(rooms, draft.fresh_volumes)

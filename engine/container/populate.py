@@ -14,16 +14,12 @@ from typing import TYPE_CHECKING
 
 from engine.container import view
 from engine.errors import EngineError
-from engine.linux import oserror
+from engine.linux import attributes, oserror
 from engine.linux import path as paths
+from engine.volume import filling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from engine.container.model import MountPoint
-
-# A layer's own marks, meaningless (and dangerous) in a volume.
-_PRIVATE_XATTRS = ("trusted.overlay.", "user.overlay.")
 
 
 def begin(root: int, point: MountPoint, *, merged: str) -> None:
@@ -44,7 +40,7 @@ def begin(root: int, point: MountPoint, *, merged: str) -> None:
     is_file = not stat.S_ISDIR(mode)
     if is_file and point.spec is None and point.is_anonymous:
         raise EngineError(f"cannot mount volume over existing file, file exists {merged}{where}")
-    if is_file and point.is_filled and not os.listdir(point.source):
+    if is_file and point.is_filled and filling.is_empty(point.source):
         raise EngineError(f"source {merged}{where} is not directory")
     if point.is_filled:
         populate(root, where, point.source)
@@ -53,9 +49,8 @@ def begin(root: int, point: MountPoint, *, merged: str) -> None:
 def populate(root: int, destination: str, volume: str) -> None:
     """Copy the directory `destination` beneath `root` into the directory `volume`.
 
-    A destination that is not there, or is no directory, leaves the volume as it is. On a failure
-    what was copied stays, as with dockerd: another container may use the volume by then, and which
-    of the files are its own nobody knows. Raises EngineError where such a file is in the way.
+    A destination that is not there, or is no directory, leaves the volume as it is, and so does a
+    failure. The caller sees to it that nobody else fills the volume meanwhile.
     """
     source = view.open_in_root(root, destination)
     if source is None:
@@ -73,16 +68,14 @@ def populate(root: int, destination: str, volume: str) -> None:
 
 
 def _fill(source: int, volume: str) -> None:
-    target = os.open(volume, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        if os.listdir(target):
-            return
+    if os.listdir(source):
+        filling.fill(volume, lambda target: _copy_tree(source, target))
+    elif filling.is_empty(volume):
+        target = os.open(volume, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            _copy_tree(source, target)
-        except FileExistsError as exc:
-            raise EngineError(f"cannot copy to {volume}: something else came first") from exc
-    finally:
-        os.close(target)
+            attributes.copy(source, target)
+        finally:
+            os.close(target)
 
 
 class _Level:
@@ -112,7 +105,7 @@ def _copy_tree(source: int, target: int) -> None:
         while levels:
             level = levels[-1]
             if not level.names:
-                copy_attributes(level.source, level.target)
+                attributes.copy(level.source, level.target)
                 levels.pop().close()
                 continue
             deeper = _copy_entry(level, level.names.pop(), links)
@@ -192,30 +185,7 @@ def _copy_file(source: int, target: int, name: str) -> None:
         stack.callback(os.close, writer)
         while os.sendfile(writer, reader, None, 1 << 30):
             pass
-        copy_attributes(reader, writer)
-
-
-def copy_attributes(source: int, target: int) -> None:
-    """What `target` has in common with `source` but for its contents.
-
-    Owner before mode: changing the owner clears the set-user-id bits."""
-    info = os.fstat(source)
-    os.fchown(target, info.st_uid, info.st_gid)
-    os.fchmod(target, stat.S_IMODE(info.st_mode))
-    for name in _xattrs(source):
-        with contextlib.suppress(OSError):  # a volume's file system may have none
-            os.setxattr(target, name, os.getxattr(source, name))
-    os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))
-
-
-def _xattrs(fd: int) -> Iterable[str]:
-    try:
-        names = os.listxattr(fd)
-    except OSError as exc:
-        if exc.errno in (errno.ENOTSUP, errno.EPERM):
-            return ()
-        raise
-    return [name for name in names if not name.startswith(_PRIVATE_XATTRS)]
+        attributes.copy(reader, writer)
 
 
 def _own(target: int, name: str, info: os.stat_result) -> None:

@@ -12,9 +12,8 @@ import errno
 import os
 import stat
 
-from engine.container import populate
 from engine.errors import EngineError
-from engine.linux import oserror
+from engine.linux import attributes, oserror
 from engine.linux import path as paths
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -59,7 +58,7 @@ def _make(root: int, upper: str, where: str, merged: str) -> None:
                 os.fchmod(own, 0o755)
             # Last of all: what is made in a folder changes its times.
             for below, own in levels:
-                populate.copy_attributes(below, own)
+                attributes.copy(below, own)
             if levels and missing:
                 os.utime(levels[-1][1])
     except OSError as exc:

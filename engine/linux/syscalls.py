@@ -166,6 +166,9 @@ IN_Q_OVERFLOW: Final = 0x4000
 SFD_CLOEXEC: Final = os.O_CLOEXEC
 SFD_NONBLOCK: Final = os.O_NONBLOCK
 
+# <linux/fs.h>
+RENAME_NOREPLACE: Final = 0x1
+
 # <linux/memfd.h>
 MFD_ALLOW_SEALING: Final = 0x2
 MFD_CLOEXEC: Final = 0x1
@@ -331,6 +334,7 @@ _PROTOTYPES: dict[str, list[Any]] = {
     "mount": [_str, _str, _str, _ulong, _str],
     "pivot_root": [_str, _str],
     "prctl": [_int, _ulong, _ulong, _ulong, _ulong],
+    "renameat2": [_int, _str, _int, _str, ctypes.c_uint],
     "sbrk": [_long],
     "setdomainname": [_str, ctypes.c_size_t],
     "setns": [_int, _int],
@@ -371,6 +375,11 @@ def mount(
 ) -> None:
     if libc.mount(_bytes(source), _bytes(target), _bytes(fstype), flags, _bytes(data)) < 0:
         raise oserror(target)
+
+
+def renameat2(olddirfd: int, oldpath: str, newdirfd: int, newpath: str, flags: int) -> None:
+    if libc.renameat2(olddirfd, _bytes(oldpath), newdirfd, _bytes(newpath), flags) < 0:
+        raise oserror(newpath)
 
 
 def syncfs(fd: int) -> None:

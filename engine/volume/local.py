@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine.errors import InvalidParameter
 from engine.linux import mount, mountinfo, oserror, syscalls, tree
+from engine.volume import filling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,12 +81,14 @@ def remove(root: str, name: str) -> None:
 
 
 def sweep(root: str) -> None:
-    """Finish removals that a crash interrupted."""
+    """Finish what a crash interrupted: removals, and the filling of volumes."""
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(root):
-            if name.startswith(_RUBBISH):
-                with contextlib.suppress(OSError):  # it stays for the next time
+            with contextlib.suppress(OSError):  # it stays for the next time
+                if name.startswith(_RUBBISH):
                     tree.remove(os.path.join(root, name))
+                else:
+                    filling.finish(mountpoint(root, name))
 
 
 def remove_empty(root: str, name: str) -> bool:

@@ -8,6 +8,7 @@ its options is mounted for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -32,7 +33,7 @@ from engine.volume.turns import Turns
 from engine.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 
     from engine.config import EngineConfig
     from engine.events import EventBus
@@ -69,6 +70,7 @@ class Volumes:
         self._holders: dict[str, set[str]] = {}
         self._unreadable: set[str] = set()
         self._turns = Turns()
+        self._fillings = Turns()
         self._work = Work()
         self._is_pruning = False
         self.users_of: Callable[[str], Sequence[str]] = lambda _: ()
@@ -338,6 +340,14 @@ class Volumes:
             volume = await self.get(name)
             await self._acquire(volume, container_id)
             return volume.mountpoint
+
+    @contextlib.asynccontextmanager
+    async def filling(self, names: Iterable[str]) -> AsyncGenerator[None]:
+        """Nobody else fills one of these volumes meanwhile."""
+        async with contextlib.AsyncExitStack() as turns:
+            for name in sorted(set(names)):
+                await turns.enter_async_context(self._fillings.of(name))
+            yield
 
     async def _acquire(self, volume: Volume, container_id: str) -> None:
         if local.needs_mount(volume.options):
