@@ -53,7 +53,9 @@ async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
         oom_killed=handle.state.oom_killed or exit.oom,
         is_held=False,
     )
-    is_kept = await _keep(rooms, handle, without_sandbox(handle.container, state))
+    # The one belief that does not wait for the disk: a full one must not leave anyone waiting, and
+    # the next boot finds the exit in the journal.
+    is_kept = await rooms.store.note(handle, without_sandbox(handle.container, state))
     handle.waiters.stopped(state)
     for _ in range(handle.stops_under_way):
         publish(rooms.events, handle.container, "stop")
@@ -70,20 +72,6 @@ async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
         await forget(rooms, handle.id)
 
 
-async def _keep(rooms: Rooms, handle: Handle, container: Container) -> bool:
-    """The one belief that does not wait for the disk: the process is gone, whatever can be written.
-
-    A full disk must not leave anyone waiting; the next boot finds the exit in the journal.
-    """
-    try:
-        await rooms.store.save(handle, container)
-    except Exception:
-        log.exception("the exit of container %s could not be written", container.id)
-        handle.container = container
-        return False
-    return True
-
-
 def without_sandbox(container: Container, state: object) -> Container:
     """What remains of the networks when none is joined: the names and the wishes."""
     return msgspec.structs.replace(
@@ -97,7 +85,10 @@ def without_sandbox(container: Container, state: object) -> Container:
                 dns_names=each.dns_names,
             )
             for each in container.endpoints
+            if not container.unsettled_endpoint or each.endpoint_id != container.unsettled_endpoint
         ),
+        unsettled_endpoint="",
+        has_unsettled_limits=False,
         ports=(),
         sandbox_id="",
         sandbox_key="",

@@ -341,7 +341,11 @@ class Link(Frozen, frozen=True, kw_only=True):
 
 
 class Container(Frozen, frozen=True, kw_only=True):
-    """The stored document of one container: the row is this, and nothing else is believed."""
+    """The stored document of one container: the row is this, and nothing else is believed.
+
+    What is unsettled is about to be done in the kernel, or was done: an engine that finds it at its
+    start takes that endpoint away, and sets these limits.
+    """
 
     version: int = VERSION
     id: ContainerId
@@ -367,6 +371,8 @@ class Container(Frozen, frozen=True, kw_only=True):
     hostname_path: str = ""
     cgroup_path: str = ""
     apparmor_profile: str = ""
+    unsettled_endpoint: str = ""
+    has_unsettled_limits: bool = False
 
 
 class ExecConfig(Frozen, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,15 @@ import msgspec
 
 from engine.container import links, modes
 from engine.container.state import ALIVE
-from engine.errors import Conflict, EngineError
+from engine.errors import Conflict, EngineError, WharfError
 from engine.network.model import SandboxRequest
 
 if TYPE_CHECKING:
     from engine.container.model import Container, Endpoint, EndpointConfig
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
+
+log = logging.getLogger(__name__)
 
 
 def request(rooms: Rooms, container: Container) -> SandboxRequest:
@@ -46,36 +49,112 @@ def request(rooms: Rooms, container: Container) -> SandboxRequest:
 
 
 async def connect(rooms: Rooms, handle: Handle, ref: str, config: EndpointConfig) -> None:
-    """The network first, then the row; a container that does not run is only noted."""
+    """A container that does not run is only noted."""
     async with handle.lock:
         _refuse_gone(handle)
         container = handle.container
         asked = request(rooms, container)
         if container.state.status in ALIVE:
-            endpoint = await rooms.networks.connect(ref, config, asked)
+            await _join(rooms, handle, ref, config, asked)
         else:
             endpoint = rooms.networks.resolve(ref, config, asked, container.endpoints)
-        others = [e for e in container.endpoints if e.network_name != endpoint.network_name]
-        await _save(rooms, handle, (*others, endpoint))
+            await rooms.store.save(handle, _with(container, endpoint))
+
+
+async def _join(
+    rooms: Rooms, handle: Handle, ref: str, config: EndpointConfig, asked: SandboxRequest
+) -> None:
+    """The row says what is about to be, then the kernel does it, then the row that it is done."""
+    before = handle.container
+
+    async def note(endpoint: Endpoint) -> None:
+        joining = _with(before, endpoint)
+        await rooms.store.save(
+            handle, msgspec.structs.replace(joining, unsettled_endpoint=endpoint.endpoint_id)
+        )
+
+    joined: Endpoint | None = None
+    try:
+        joined = await rooms.networks.connect(ref, config, asked, note)
+        await rooms.store.save(handle, _with(before, joined))
+    except Exception:
+        if joined is not None:
+            await _unplug(rooms, before, joined)
+        if handle.container is not before:
+            await rooms.store.note(handle, before)
+        raise
 
 
 async def disconnect(rooms: Rooms, handle: Handle, ref: str, *, force: bool) -> None:
     async with handle.lock:
         _refuse_gone(handle)
-        container = handle.container
-        if container.state.status in ALIVE:
-            path = os.path.join(rooms.folder(container.id), "hosts")
-            network = await rooms.networks.disconnect(
-                ref, container.id, force=force, hosts_path=path
+        before = handle.container
+        network = rooms.networks.find(ref)
+        kept = tuple(e for e in before.endpoints if e.network_name != network.name)
+        without = msgspec.structs.replace(before, endpoints=kept)
+        if before.state.status in ALIVE:
+            await _leave(rooms, handle, network.id, without, force=force)
+        elif len(kept) == len(before.endpoints):
+            raise EngineError(
+                f"container {before.id} is not connected to the network {network.name}"
             )
         else:
-            network = rooms.networks.find(ref)
-        kept = tuple(e for e in container.endpoints if e.network_name != network.name)
-        if len(kept) == len(container.endpoints):
-            raise EngineError(
-                f"container {container.id} is not connected to the network {network.name}"
-            )
-        await _save(rooms, handle, kept)
+            await rooms.store.save(handle, without)
+
+
+async def _leave(
+    rooms: Rooms, handle: Handle, network_id: str, without: Container, *, force: bool
+) -> None:
+    """As in `_join`; what the last row cannot say, the first one has the next engine do."""
+    before = handle.container
+    left = next((e.endpoint_id for e in before.endpoints if e not in without.endpoints), "")
+    if left:
+        await rooms.store.save(handle, msgspec.structs.replace(before, unsettled_endpoint=left))
+    try:
+        await rooms.networks.disconnect(
+            network_id, before.id, force=force, hosts_path=_hosts_path(rooms, before)
+        )
+    except Exception:
+        if handle.container is not before:
+            await rooms.store.note(handle, before)
+        raise
+    await rooms.store.note(handle, without)
+
+
+async def settle(rooms: Rooms, handle: Handle) -> None:
+    """At boot: a network that was being joined or left when the engine ended is left."""
+    container = handle.container
+    if not container.unsettled_endpoint:
+        return
+    for endpoint in container.endpoints:
+        if endpoint.endpoint_id == container.unsettled_endpoint:
+            log.info("container %s leaves network %s", container.id, endpoint.network_name)
+            await _unplug(rooms, container, endpoint)
+    kept = [e for e in container.endpoints if e.endpoint_id != container.unsettled_endpoint]
+    await rooms.store.save(
+        handle,
+        msgspec.structs.replace(container, endpoints=tuple(kept), unsettled_endpoint=""),
+    )
+
+
+async def _unplug(rooms: Rooms, container: Container, endpoint: Endpoint) -> None:
+    try:
+        await rooms.networks.disconnect(
+            endpoint.network_id, container.id, force=True, hosts_path=_hosts_path(rooms, container)
+        )
+    except WharfError as exc:
+        log.warning(
+            "container %s did not leave network %s: %s", container.id, endpoint.network_name, exc
+        )
+
+
+def _hosts_path(rooms: Rooms, container: Container) -> str:
+    return os.path.join(rooms.folder(container.id), "hosts")
+
+
+def _with(container: Container, endpoint: Endpoint) -> Container:
+    others = [e for e in container.endpoints if e.network_name != endpoint.network_name]
+    return msgspec.structs.replace(container, endpoints=(*others, endpoint))
 
 
 def _refuse_gone(handle: Handle) -> None:
@@ -83,7 +162,3 @@ def _refuse_gone(handle: Handle) -> None:
         raise Conflict(
             f"container {handle.id} is marked for removal and cannot be connected to a network"
         )
-
-
-async def _save(rooms: Rooms, handle: Handle, endpoints: tuple[Endpoint, ...]) -> None:
-    await rooms.store.save(handle, msgspec.structs.replace(handle.container, endpoints=endpoints))

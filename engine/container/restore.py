@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine import ids, offload
-from engine.container import exit, remove
+from engine.container import exit, networking, remove, update
 from engine.container.model import Status
 from engine.container.state import ALIVE
 from engine.container.teardown import sweep, teardown
@@ -108,6 +108,8 @@ async def _take_over(rooms: Rooms, handle: Handle, task: Task) -> None:
     for point in container.mount_points:
         if point.name and point.driver:
             await rooms.volumes.acquire(point.name, container.id)
+    await networking.settle(rooms, handle)
+    await update.settle(rooms, handle)
     is_frozen = await offload.kernel(cgroup.is_frozen, container.cgroup_path)
     if is_frozen and handle.state.is_held:
         await offload.kernel(cgroup.thaw, container.cgroup_path)  # that commit is no more

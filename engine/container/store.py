@@ -204,6 +204,16 @@ class Store:
         handle.container = container
         self._by_name[container.name] = handle
 
+    async def note(self, handle: Handle, container: Container) -> bool:
+        """As `save`, of what has happened whether or not it can be written; False if it was not."""
+        try:
+            await self.save(handle, container)
+        except Exception:
+            log.exception("what happened to container %s could not be written", container.id)
+            handle.container = container
+            return False
+        return True
+
     async def save_state(self, handle: Handle, state: State) -> None:
         await self.save(handle, msgspec.structs.replace(handle.container, state=state))
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from engine import offload
 from engine.container import limits, validate
-from engine.container.model import RestartPolicyName
+from engine.container.model import Resources, RestartPolicyName
 from engine.container.publish import publish
 from engine.container.state import ALIVE, Event, next_status
-from engine.errors import Conflict, EngineError, InvalidParameter
+from engine.errors import Conflict, EngineError, InvalidParameter, WharfError
 from engine.linux import cgroup
 from engine.oci import runtime as oci
 
 if TYPE_CHECKING:
-    from engine.container.model import HostConfig, Resources, RestartPolicy
+    from engine.container.model import Container, HostConfig, RestartPolicy
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
+
+log = logging.getLogger(__name__)
 
 # What an update may change; the zero of each means "leave it" (moby UpdateContainer).
 _CHANGEABLE = (
@@ -54,7 +58,7 @@ class CannotUpdate(Conflict):
 async def update(
     rooms: Rooms, handle: Handle, changes: Resources, policy: RestartPolicy | None
 ) -> tuple[str, ...]:
-    """Apply the limits named, to the kernel first where it runs; returns warnings."""
+    """Apply the limits named, to the kernel too where it runs; returns warnings."""
     if policy is not None:
         validate.check_restart_policy(policy)
     changes, warnings = limits.verify(changes, rooms.host, is_update=True)
@@ -64,13 +68,47 @@ async def update(
             host_config = merged(handle.container.host_config, changes, policy)
         except InvalidParameter as exc:
             raise CannotUpdate(handle.id, str(exc)) from exc
+        updated = msgspec.structs.replace(handle.container, host_config=host_config)
         if handle.state.status in ALIVE:
-            await _apply(handle, completed(changes, host_config.resources))
-        await rooms.store.save(
-            handle, msgspec.structs.replace(handle.container, host_config=host_config)
-        )
+            await _update(rooms, handle, updated, completed(changes, host_config.resources))
+        else:
+            await rooms.store.save(handle, updated)
         publish(rooms.events, handle.container, "update")
     return tuple(warnings)
+
+
+async def _update(rooms: Rooms, handle: Handle, updated: Container, changes: Resources) -> None:
+    """The row says what is about to be, then the kernel does it, then the row that it is done.
+
+    What the last row cannot say, the first one has the next engine do.
+    """
+    before = handle.container
+    await rooms.store.save(handle, msgspec.structs.replace(updated, has_unsettled_limits=True))
+    try:
+        await _apply(handle, changes)
+    except Exception:
+        with contextlib.suppress(WharfError):  # part of it may have been taken
+            await _apply(handle, _changeable(before.host_config.resources))
+        await rooms.store.note(handle, before)
+        raise
+    await rooms.store.note(handle, updated)
+
+
+async def settle(rooms: Rooms, handle: Handle) -> None:
+    """At boot: limits that were being changed when the engine ended become those of the row."""
+    container = handle.container
+    if not container.has_unsettled_limits:
+        return
+    try:
+        await _apply(handle, _changeable(container.host_config.resources))
+    except WharfError as exc:
+        log.warning("the limits of container %s may be others than it says: %s", handle.id, exc)
+    await rooms.store.save(handle, msgspec.structs.replace(container, has_unsettled_limits=False))
+
+
+def _changeable(resources: Resources) -> Resources:
+    """Of its limits those that an update may change. Pure."""
+    return Resources(**{name: getattr(resources, name) for name in _CHANGEABLE})
 
 
 def merged(current: HostConfig, changes: Resources, policy: RestartPolicy | None) -> HostConfig:

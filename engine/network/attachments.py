@@ -452,7 +452,13 @@ class Attachments:
         settings.check_connect(request.mode, network, current)
         return Endpoint(network_name=network.name, network_id=network.id, config=config)
 
-    async def connect(self, ref: str, config: EndpointConfig, request: SandboxRequest) -> Endpoint:
+    async def connect(
+        self,
+        ref: str,
+        config: EndpointConfig,
+        request: SandboxRequest,
+        note: Callable[[Endpoint], Awaitable[None]],
+    ) -> Endpoint:
         network = self.catalogue.find(ref)
         standing = self._standing.get(request.container_id)
         if standing is None:
@@ -464,6 +470,7 @@ class Attachments:
         endpoint = self._endpoint(network, config, request)
         standing.endpoints.append(endpoint)
         try:
+            await note(endpoint)
             await self._need_links(standing, again=False)
             await offload.to_the_end(
                 offload.kernel(self._plug, request, standing, endpoint),
@@ -506,17 +513,20 @@ class Attachments:
         found = [e for e in standing.endpoints if e.network_id == network.id] if standing else []
         if standing is None or not found:
             raise NotConnected(container_id, network.name)
-        standing.endpoints.remove(found[0])
+        place = standing.endpoints.index(found[0])
+        del standing.endpoints[place]
         try:
             await offload.to_the_end(offload.kernel(self._unplug, standing, found[0], hosts_path))
         except OSError as error:
             if not force:
+                standing.endpoints.insert(place, found[0])
                 raise EngineError(
                     f"container {container_id} failed to leave network {network.name}: "
                     f"{oserror.reason(error)}"
                 ) from error
         finally:
-            self.catalogue.subnets.withdraw(found[0])
+            if found[0] not in standing.endpoints:
+                self.catalogue.subnets.withdraw(found[0])
         self._publish([network], "disconnect", container_id)
         return network
 

@@ -22,7 +22,7 @@ from engine.network.watch import Watch
 from engine.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from engine.config import EngineConfig
     from engine.events import EventBus
@@ -220,9 +220,15 @@ class Networks:
         """The endpoint that a container which does not run is to have; nothing is taken."""
         return self._attachments.resolve(ref, config, request, current)
 
-    async def connect(self, ref: str, config: EndpointConfig, request: SandboxRequest) -> Endpoint:
-        """Put a running container on one more network."""
-        return await self._attachments.connect(ref, config, request)
+    async def connect(
+        self,
+        ref: str,
+        config: EndpointConfig,
+        request: SandboxRequest,
+        note: Callable[[Endpoint], Awaitable[None]],
+    ) -> Endpoint:
+        """Put a running container on one more network; `note` is told before the kernel is."""
+        return await self._attachments.connect(ref, config, request, note)
 
     async def disconnect(
         self, ref: str, container_id: str, *, force: bool = False, hosts_path: str = ""

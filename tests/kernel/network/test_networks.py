@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
+from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
@@ -22,6 +25,9 @@ from engine.network.model import (
     Subnet,
 )
 from tests.kernel.network.fake_host import NEIGHBOUR, UPLINK, FakeHost, in_fake_host
+
+if TYPE_CHECKING:
+    from engine.network.model import Endpoint
 
 
 @in_fake_host
@@ -181,6 +187,32 @@ async def test_sweeping_spares_what_is_not_ours(host: FakeHost) -> None:
     await networks.close_engine()
 
 
+async def noted(endpoint: Endpoint) -> None:
+    """Before the kernel knows of it."""
+    assert endpoint.endpoint_id
+
+
+@in_fake_host
+async def test_a_network_that_cannot_be_left_is_not_left(host: FakeHost) -> None:
+    networks = await host.networks()
+    await networks.create(NetworkRequest(name="aaa"))
+    wanted = host.request("one", mode="aaa")
+    opened = await networks.open(wanted)
+
+    def refuse(where: str, link: str, gateways: object) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    with mock.patch.object(sandbox, "disconnect", refuse), pytest.raises(EngineError, match="busy"):
+        await networks.disconnect("aaa", wanted.container_id)
+    (member,) = (await networks.inspect("aaa")).members
+    assert member.endpoint_id == opened.endpoints[0].endpoint_id
+    other = await networks.open(host.request("two", mode="aaa"))
+    assert other.endpoints[0].ipv4_address != opened.endpoints[0].ipv4_address
+    await networks.disconnect("aaa", wanted.container_id)
+    assert len((await networks.inspect("aaa")).members) == 1
+    await networks.close_engine()
+
+
 @in_fake_host
 async def test_connecting_and_disconnecting_what_runs(host: FakeHost) -> None:
     networks = await host.networks()
@@ -189,18 +221,18 @@ async def test_connecting_and_disconnecting_what_runs(host: FakeHost) -> None:
     opened = await networks.open(wanted)
     mate = await networks.open(host.request("mate", mode="aaa"))
     host.serve(opened.netns_path, 80, "one")
-    endpoint = await networks.connect("aaa", EndpointConfig(aliases=("web",)), wanted)
+    endpoint = await networks.connect("aaa", EndpointConfig(aliases=("web",)), wanted, noted)
     assert endpoint.dns_names == ("one", "web", wanted.container_id[:12])
     assert await host.ask(mate.netns_path, endpoint.ipv4_address, 80) is not None
     assert f"{endpoint.ipv4_address}\tone\n" in host.read(wanted.hosts_path)
     # Published ports go on: their answers leave by the network they came from.
     assert await host.ask(host.neighbour, UPLINK, 80) == f"one {NEIGHBOUR}"
     with pytest.raises(Forbidden, match="endpoint with name one already exists in network aaa"):
-        await networks.connect("aaa", EndpointConfig(), wanted)
+        await networks.connect("aaa", EndpointConfig(), wanted, noted)
     with pytest.raises(host_driver.CannotConnect):
-        await networks.connect("host", EndpointConfig(), wanted)
+        await networks.connect("host", EndpointConfig(), wanted, noted)
     with pytest.raises(none.OnlyNetwork):
-        await networks.connect("none", EndpointConfig(), wanted)
+        await networks.connect("none", EndpointConfig(), wanted, noted)
     await networks.disconnect("aaa", wanted.container_id, hosts_path=wanted.hosts_path)
     assert endpoint.ipv4_address not in host.read(wanted.hosts_path)
     assert await host.ask(mate.netns_path, endpoint.ipv4_address, 80) is None

@@ -1,0 +1,197 @@
+"""Changing what runs: row, kernel and /etc/hosts agree, whoever is killed and whatever fails."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from engine.container.model import HostConfig, Resources
+from engine.errors import NoSpace
+from engine.linux import cgroup, netns
+from engine.network.model import EndpointConfig, NetworkRequest
+from tests.kernel.container import changing_engine
+from tests.kernel.container.engine import House, in_house
+
+if TYPE_CHECKING:
+    from engine.container.model import Container
+    from engine.container.store import Handle
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
+
+MIB = 1 << 20
+
+
+def _inside() -> tuple[set[str], bool]:
+    """The addresses of a network namespace, and whether a default route leads out of it."""
+    found = subprocess.run(
+        ["cat", "/proc/thread-self/net/fib_trie", "/proc/thread-self/net/route"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    addresses = {
+        before.split()[-1] for before, line in itertools.pairwise(found) if "/32 host LOCAL" in line
+    }
+    routes = [line.split() for line in found if line.startswith("eth")]
+    return addresses - {"127.0.0.1"}, any(words[1] == "00000000" for words in routes)
+
+
+def _is_consistent(house: House, ref: str) -> None:
+    container = house.engine.containers._rooms.store.find(ref).container
+    wanted = {e.ipv4_address for e in container.endpoints}
+    assert container.unsettled_endpoint == ""
+    addresses, has_default = netns.enter(container.sandbox_key, lambda _: _inside())
+    assert addresses == wanted
+    assert has_default
+    lines = Path(container.hosts_path).read_text().splitlines()
+    own = [line.split()[0] for line in lines if container.config.hostname in line.split()]
+    assert sorted(own) == sorted(wanted)
+    networks = {e.network_id: e for e in container.endpoints}
+    for name in ("aaa", "bbb"):
+        network = house.engine.networks._view(house.engine.networks.find(name))
+        assert len(network.members) == (network.network.id in networks)
+
+
+def _memory_limit(container: Container) -> int:
+    path = container.cgroup_path
+    if cgroup.version() == 2:
+        return int(Path("/sys/fs/cgroup", path, "memory.max").read_text())
+    return int(Path("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes").read_text())
+
+
+@pytest.mark.parametrize("when", ["after 1", "before 2", "after 2"])
+@pytest.mark.parametrize("verb", ["connect", "disconnect", "update"])
+def test_killed_in_between(verb: str, when: str) -> None:
+    root = Path(tempfile.mkdtemp(prefix="wharf-kernel-"))
+    house = House(root)
+    side, number = when.split()
+    command = [sys.executable, "-m", changing_engine.__name__, str(root), verb, number, side]
+
+    async def after() -> None:
+        await house.open()
+        try:
+            container = house.engine.containers._rooms.store.find("changing").container
+            _is_consistent(house, container.id)
+            joined = {e.network_name for e in container.endpoints}
+            is_over = when == "after 2"
+            assert joined == ({"aaa", "bbb"} if verb == "connect" and is_over else {"bbb"})
+            wanted = (32 if verb == "update" else 64) * MIB
+            assert container.host_config.resources.memory_bytes == wanted
+            assert _memory_limit(container) == wanted
+            # It can be joined and left like any other.
+            if "aaa" not in joined:
+                await house.engine.containers.connect(container.id, "aaa", EndpointConfig())
+            _is_consistent(house, container.id)
+            await house.engine.containers.disconnect(container.id, "aaa")
+            _is_consistent(house, container.id)
+        finally:
+            await house.close()
+
+    try:
+        tree = Path(__file__).parents[3]
+        ended = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+        assert ended.returncode == changing_engine.ENDED, ended.stderr
+        asyncio.run(after())
+    finally:
+        house.remove()
+
+
+class FullDisk:
+    """The n-th row of a container that is to be written, and every later one, is not."""
+
+    def __init__(self, house: House, number: int) -> None:
+        self._store = house.engine.containers._rooms.store
+        self._save = self._store.save
+        self._left = number
+
+    def __enter__(self) -> None:
+        self._store.save = self._refuse  # type: ignore[method-assign]
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._store.save = self._save  # type: ignore[method-assign]
+
+    async def _refuse(self, handle: Handle, container: Container) -> None:
+        self._left -= 1
+        if self._left <= 0:
+            raise NoSpace("wharf.db")
+        await self._save(handle, container)
+
+
+async def _started(house: House) -> str:
+    for name in ("aaa", "bbb"):
+        await house.engine.networks.create(NetworkRequest(name=name))
+    host = HostConfig(network_mode="bbb", resources=Resources(memory_bytes=64 * MIB))
+    return await house.start("sleep", "1000", host=host)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_network_is_not_joined_where_no_row_can_say_so(number: int) -> None:
+    @in_house
+    async def test(house: House) -> None:
+        ref = await _started(house)
+        with FullDisk(house, number), pytest.raises(NoSpace):
+            await house.engine.containers.connect(ref, "aaa", EndpointConfig())
+        _is_consistent(house, ref)
+        await house.engine.containers.connect(ref, "aaa", EndpointConfig())
+        _is_consistent(house, ref)
+
+    test()
+
+
+@in_house
+async def test_a_network_is_not_left_where_no_row_can_say_so(house: House) -> None:
+    ref = await _started(house)
+    await house.engine.containers.connect(ref, "aaa", EndpointConfig())
+    with FullDisk(house, 1), pytest.raises(NoSpace):
+        await house.engine.containers.disconnect(ref, "aaa")
+    _is_consistent(house, ref)
+    # Once the row says that it is going, it goes; should the rest not be written, at the next boot.
+    with FullDisk(house, 2):
+        await house.engine.containers.disconnect(ref, "aaa")
+    _is_consistent(house, ref)
+    await house.engine.close()
+    await house.open()
+    _is_consistent(house, ref)
+    assert len((await house.view(ref)).container.endpoints) == 1
+
+
+@in_house
+async def test_limits_stay_where_no_row_can_say_so(house: House) -> None:
+    ref = await _started(house)
+    limits = Resources(memory_bytes=32 * MIB, memory_swap_bytes=64 * MIB)
+    with FullDisk(house, 1), pytest.raises(NoSpace):
+        await house.engine.containers.update(ref, limits)
+    container = (await house.view(ref)).container
+    assert container.host_config.resources.memory_bytes == 64 * MIB
+    assert _memory_limit(container) == 64 * MIB
+    with FullDisk(house, 2):
+        await house.engine.containers.update(ref, limits)
+    container = (await house.view(ref)).container
+    assert container.host_config.resources.memory_bytes == 32 * MIB
+    assert _memory_limit(container) == 32 * MIB
+
+
+@in_house
+async def test_limits_that_the_kernel_refuses_are_those_from_before(house: House) -> None:
+    ref = await _started(house)
+
+    def refuse(path: str, document: object) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    apply, cgroup.apply = cgroup.apply, refuse
+    try:
+        with pytest.raises(Exception, match="Device or resource busy"):
+            await house.engine.containers.update(ref, Resources(memory_bytes=32 * MIB))
+    finally:
+        cgroup.apply = apply
+    container = (await house.view(ref)).container
+    assert container.host_config.resources.memory_bytes == 64 * MIB
+    assert not container.has_unsettled_limits
