@@ -153,7 +153,26 @@ class NoSuchNetwork(NotFound):
         self.ref = ref
 
 
+class UnreadableNetwork(NoSuchNetwork):
+    """There is one, of which no more is known than its id and its name."""
+
+    def __init__(self, ref: str, network_id: str) -> None:
+        super().__init__(ref)
+        self.network_id = network_id
+        self.args = (f"{self}: its record cannot be read (docker network rm removes it)",)
+
+
 class NoSuchVolume(NotFound):
     def __init__(self, name: str) -> None:
         super().__init__(f"get {name}: no such volume")
         self.name = name
+
+
+class UnreadableVolume(NoSuchVolume):
+    """There is one, of which no more is known than its name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.args = (
+            f"{self}: its record cannot be read (docker volume rm -f removes it with its data)",
+        )

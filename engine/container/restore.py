@@ -42,7 +42,8 @@ async def restore(rooms: Rooms, reports: Reports) -> None:
     handles = rooms.store.all()
     await _each([_adopt(rooms, h) for h in handles if h.state.status in ALIVE])
     await _each([_settle(rooms, h) for h in handles if h.state.status is Status.RESTARTING])
-    await rooms.networks.settle(unread=rooms.store.unreadable())
+    unread = {each: rooms.store.unreadable_name(each) for each in rooms.store.unreadable()}
+    await rooms.networks.settle(unread=unread)
     await rooms.volumes.settle()
     await rooms.volumes.sweep(rooms.store.has_row)
     await _sweep_runs(rooms)

@@ -97,6 +97,15 @@ def networks_in_use() -> list[Network]:
     return list(dict.fromkeys(routed + own))
 
 
+def addresses() -> list[Interface]:
+    """What every link bears that others can reach it by."""
+    with _socket() as route:
+        found = [
+            ip_interface(f"{_address_of(item)}/{item['prefixlen']}") for item in route.get_addr()
+        ]
+    return [each for each in found if not each.is_loopback and not each.is_link_local]
+
+
 def replace_default_routes(gateways: Iterable[Address]) -> None:
     """Have the main table lead out by these gateways, one a family, and by no other."""
     wanted = list(gateways)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -20,6 +20,7 @@ from engine.errors import EngineError, Forbidden, WharfError
 from engine.linux import conntrack, oserror
 from engine.network import bridge, files, firewall, host, names, ports, sandbox, settings
 from engine.network.model import (
+    DEFAULT,
     HOST,
     Endpoint,
     EndpointConfig,
@@ -32,14 +33,15 @@ from engine.network.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from ipaddress import IPv4Address, IPv6Address
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
     from engine.config import EngineConfig
     from engine.network.catalogue import Catalogue
     from engine.network.firewall import Firewall
 
     Address = IPv4Address | IPv6Address
+    Interface = IPv4Interface | IPv6Interface
 
 T = TypeVar("T")
 
@@ -438,6 +440,20 @@ class Attachments:
             found = firewall.adopted(published, [text for text in targets if text])
             self._firewall.know(container_id, found)
 
+    def reserve(self, container_id: str, addresses: Sequence[Interface], *, name: str) -> None:
+        """At boot: what runs and is known by its id only stands where its addresses are."""
+        endpoints = [
+            endpoint
+            for network in self.catalogue.all()
+            if (endpoint := _found(network, addresses)) is not None
+        ]
+        if not endpoints:
+            return
+        where = sandbox.path(self._config.exec_root, container_id)
+        self._standing[container_id] = _Standing(name, DEFAULT, where, endpoints)
+        for endpoint in endpoints:
+            self.catalogue.subnets.place_again(endpoint)
+
     # Changing what is alive
 
     def resolve(
@@ -552,6 +568,27 @@ def _forget_flows(addresses: Sequence[str]) -> None:
 def _dns_names(config: EndpointConfig, request: SandboxRequest) -> tuple[str, ...]:
     short = ids.short(request.container_id)
     return names.dns_names(request.name, config.aliases or (), short, request.hostname)
+
+
+def _found(network: Network, addresses: Sequence[Interface]) -> Endpoint | None:
+    """The place on a network that these addresses are of, if one of them is."""
+    inside = {
+        address.version: address
+        for address in addresses
+        for entry in network.subnets
+        if address.network == ip_network(entry.subnet)
+    }
+    if not inside:
+        return None
+    ipv4, ipv6 = inside.get(4), inside.get(6)
+    return Endpoint(
+        network_name=network.name,
+        network_id=network.id,
+        ipv4_address=str(ipv4.ip) if ipv4 else "",
+        ipv4_prefix=ipv4.network.prefixlen if ipv4 else 0,
+        ipv6_address=str(ipv6.ip) if ipv6 else "",
+        ipv6_prefix=ipv6.network.prefixlen if ipv6 else 0,
+    )
 
 
 def _member(container_id: str, name: str, endpoint: Endpoint) -> Member:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import secrets
 import socket
 from dataclasses import dataclass
@@ -199,6 +200,14 @@ def teardown(network: Network) -> None:
         for error in sock.attempt(netlink.delete_link(network.link)):
             if error is not None and not netlink.is_missing(error):
                 raise error
+
+
+def has_ports(network: Network) -> bool:
+    """Whether anything hangs on the bridge; one that is gone has nothing."""
+    try:
+        return bool(os.listdir(f"/sys/class/net/{network.link}/brif"))
+    except FileNotFoundError:
+        return False
 
 
 def forward(*, ipv6: bool) -> bool:

@@ -24,12 +24,23 @@ from engine.errors import (
     InvalidParameter,
     NoSuchNetwork,
     NotImplementedHere,
+    UnreadableNetwork,
     WharfError,
 )
+from engine.ids import NetworkId
 from engine.linux import oserror
 from engine.network import bridge, host, none, request, subnets
 from engine.network import filters as network_filters
-from engine.network.model import DEFAULT, HOST, NONE, Member, Network, NetworkRequest, Subnet
+from engine.network.model import (
+    DEFAULT,
+    HOST,
+    NONE,
+    PREDEFINED,
+    Member,
+    Network,
+    NetworkRequest,
+    Subnet,
+)
 from engine.storage import rows
 
 if TYPE_CHECKING:
@@ -89,7 +100,7 @@ class Catalogue:
         self._firewall = firewall
         self._members_of = members_of
         self._networks: dict[str, Network] = {}
-        self._unreadable: set[str] = set()
+        self._unreadable: dict[str, str] = {}  # the names by the ids
         self._links: dict[str, int] = {}
         self._changes = asyncio.Lock()
         self._forwards_for_us = False
@@ -104,7 +115,10 @@ class Catalogue:
         return self._networks.get(network_id)
 
     def find(self, ref: str) -> Network:
-        """By id, name or prefix of an id. Raises NoSuchNetwork, NetworkAmbiguous."""
+        """By id, name or prefix of an id.
+
+        Raises NoSuchNetwork, of one whose row cannot be read UnreadableNetwork, NetworkAmbiguous.
+        """
         if ref in self._networks:
             return self._networks[ref]
         if (network := self.named(ref)) is not None:
@@ -113,8 +127,15 @@ class Catalogue:
         if len(found) > 1:
             raise NetworkAmbiguous(ref, len(found))
         if not found:
-            raise NoSuchNetwork(ref)
+            unreadable = self._find_unreadable(ref)
+            raise UnreadableNetwork(ref, unreadable) if unreadable else NoSuchNetwork(ref)
         return self._networks[found[0]]
+
+    def _find_unreadable(self, ref: str) -> str | None:
+        """The id of the one network that `ref` names and whose row cannot be read."""
+        exact = [key for key, name in self._unreadable.items() if ref in (key, name)]
+        found = exact or ids.matches(ref, self._unreadable)
+        return found[0] if len(found) == 1 else None
 
     def all(self) -> list[Network]:
         return sorted(self._networks.values(), key=lambda n: n.created_ns)
@@ -136,7 +157,7 @@ class Catalogue:
     async def create(self, wanted: NetworkRequest) -> Network:
         async with self._changes:
             request.check(wanted)
-            if self.named(wanted.name) is not None:
+            if self.named(wanted.name) is not None or wanted.name in self._unreadable.values():
                 raise NetworkExists(wanted.name)
             template = self.named(wanted.config_from) if wanted.config_from else None
             network = request.compose(wanted, template, self._config)
@@ -184,7 +205,29 @@ class Catalogue:
 
     async def remove(self, ref: str) -> None:
         async with self._changes:
-            await self._remove(self.find(ref))
+            try:
+                network = self.find(ref)
+            except UnreadableNetwork as exc:
+                await self._remove_unreadable(exc.network_id)
+            else:
+                await self._remove(network)
+
+    async def _remove_unreadable(self, network_id: str) -> None:
+        """Its row, and the bridge that its id gives it; one with a name of its user's stays."""
+        network = msgspec.structs.replace(
+            request.new(self._unreadable[network_id], bridge.NAME),
+            id=NetworkId(network_id),
+            link=request.default_link(self._config, network_id),
+        )
+        if members := self._members_of(network_id):
+            raise NetworkInUse(network.name, members)
+        if await offload.kernel(bridge.has_ports, network):
+            # Of a container that is not known either.
+            raise NetworkInUse(network.name, ())
+        await offload.disk(self._table.delete, network_id)
+        del self._unreadable[network_id]
+        await offload.kernel(bridge.teardown, network)
+        self.publish(network, "destroy")
 
     async def _remove(self, network: Network) -> None:
         if network.is_predefined:
@@ -288,11 +331,13 @@ class Catalogue:
 
     async def _read(self) -> None:
         """All rows; what cannot be read is left alone, unless it is a network that always is."""
-        self._networks, self._unreadable = await offload.disk(rows.read, self._table, _decode)
-        for name in (NONE, HOST, DEFAULT):
-            holder = await offload.disk(self._table.key_of, name)
-            if holder is not None and holder in self._unreadable:
-                await offload.disk(self._table.delete, holder)
+        self._networks, unreadable = await offload.disk(rows.read, self._table, _decode)
+        for key in unreadable:
+            name = await offload.disk(self._table.name_of, key) or ""
+            if name in PREDEFINED:
+                await offload.disk(self._table.delete, key)
+            else:
+                self._unreadable[key] = name
 
     async def _set_up_at_boot(self, network: Network) -> None:
         """A network that cannot be made stays known; who starts on it is told why."""

@@ -22,7 +22,7 @@ from engine.network.watch import Watch
 from engine.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from engine.config import EngineConfig
     from engine.events import EventBus
@@ -78,12 +78,18 @@ class Networks:
         await self._catalogue.open()
         self._work.keep_running(self._reap(), what="remove links")
 
-    async def settle(self, unread: Collection[str] = ()) -> None:
+    async def settle(self, unread: Mapping[str, str] | None = None) -> None:
         """Make the firewall anew with what was adopted, and sweep what nobody claims.
 
-        `unread` are containers that may run with endpoints nobody knows: any link may be theirs.
+        `unread` are containers (name by id) that may run with endpoints nobody knows: any link may
+        be theirs, and the addresses that they turn out to have are.
         """
+        unread = unread or {}
         self._unread = set(unread)
+        for container_id, name in unread.items():
+            where = sandbox.path(self._config.exec_root, container_id)
+            found = await offload.kernel(sandbox.addresses, where)
+            self._attachments.reserve(container_id, found, name=name)
         await offload.kernel(self._catalogue.write_firewall)
         links = self._catalogue.links()
         await offload.kernel(

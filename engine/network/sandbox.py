@@ -219,6 +219,14 @@ def disconnect(where: str, link: str, gateways: Sequence[Address]) -> None:
     netns.enter(where, lambda _: iproute.replace_default_routes(gateways))
 
 
+def addresses(where: str) -> list[Interface]:
+    """What a living sandbox has; nothing if there is none."""
+    try:
+        return netns.enter(where, lambda _: iproute.addresses())
+    except OSError:
+        return []
+
+
 def remove(where: str, links: Sequence[str]) -> None:
     """Let the sandbox go: silent at once, its links gone when the kernel gets to it."""
     indexes: list[int] = []

@@ -23,6 +23,7 @@ from engine.errors import (
     InvalidParameter,
     NoSuchVolume,
     NotFound,
+    UnreadableVolume,
     WharfError,
 )
 from engine.linux import oserror
@@ -127,11 +128,14 @@ class Volumes:
         return [v.name for v in self._volumes.values() if v.made_for == container_id]
 
     async def get(self, name: str) -> Volume:
-        """Raises NoSuchVolume."""
+        """Raises NoSuchVolume, of one whose row cannot be read UnreadableVolume."""
         volume = self.find(name)
         if volume is None:
-            raise NoSuchVolume(name)
+            raise self._missing(name)
         return volume
+
+    def _missing(self, name: str) -> NoSuchVolume:
+        return UnreadableVolume(name) if name in self._unreadable else NoSuchVolume(name)
 
     async def list(self, wanted: Mapping[str, Sequence[str]] | None = None) -> tuple[Volume, ...]:
         chosen = wanted or {}
@@ -259,33 +263,40 @@ class Volumes:
                 await self._keep(msgspec.structs.replace(volume, made_for=""))
 
     async def remove(self, name: str, *, force: bool = False) -> None:
-        """Raises VolumeInUse, NoSuchVolume; with `force` none of that name is enough."""
+        """Raises VolumeInUse, NoSuchVolume; with `force` none of that name is enough.
+
+        One whose row cannot be read is removed by force only.
+        """
         await self._work.do(self._remove_named(name, force=force), what=f"remove volume {name}")
 
     async def _remove_named(self, name: str, *, force: bool) -> None:
         async with self._turns.of(name):
             volume = self.find(name)
-            if volume is None:
-                if force:
-                    return
-                raise NoSuchVolume(name)
+            if volume is None and not force:
+                raise self._missing(name)
+            if volume is None and name not in self._unreadable:
+                return
             users = self.users_of(name)
             if users:
                 raise VolumeInUse(name, users)
             if holders := self._holders.get(name):
                 raise VolumeInUse(name, sorted(holders))
-            await self._remove(volume)
+            # What is mounted for one whose row cannot be read, nobody knows.
+            await self._remove(volume or self._new(name, None, None), is_unknown=volume is None)
 
-    async def _remove(self, volume: Volume) -> None:
+    async def _remove(self, volume: Volume, *, is_unknown: bool = False) -> None:
         """The directory first: a row without one is made whole, data without a row comes back."""
         if local.needs_mount(volume.options):
             await self._detach(volume)
         try:
+            if is_unknown:
+                await offload.disk(local.detach, volume.mountpoint)
             await offload.disk(local.remove, self._root, volume.name)
         except OSError as error:
             raise EngineError(f"remove {volume.name}: {oserror.sentence(error)}") from error
         await offload.disk(self._table.delete, volume.name)
         self._volumes.pop(volume.name, None)
+        self._unreadable.discard(volume.name)
         self._holders.pop(volume.name, None)
         self._publish(volume, "destroy")
 

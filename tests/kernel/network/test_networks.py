@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import threading
@@ -11,7 +12,13 @@ from unittest import mock
 
 import pytest
 
-from engine.errors import Conflict, EngineError, Forbidden, InvalidParameter, NoSuchNetwork
+from engine.errors import (
+    EngineError,
+    Forbidden,
+    InvalidParameter,
+    NoSuchNetwork,
+    UnreadableNetwork,
+)
 from engine.ids import generate
 from engine.linux import netlink, netns
 from engine.network import bridge, catalogue, ipam, none, request, sandbox
@@ -348,9 +355,45 @@ async def test_a_row_that_cannot_be_read_is_passed_over_and_keeps_its_bridge(
     second.adopt("c" * 64, opened.endpoints, (), name="one", mode="broken")
     await second.settle()
     assert link in host.links()
-    with pytest.raises(Conflict, match="already in use"):
+    with pytest.raises(catalogue.NetworkExists):
         await second.create(NetworkRequest(name="broken"))
+    with pytest.raises(catalogue.NetworkInUse, match="broken has active endpoints"):
+        await second.remove("broken")
     await second.close("c" * 64)
+    with pytest.raises(UnreadableNetwork, match="broken not found: its record cannot be read"):
+        await second.inspect("broken")
+    for _ in range(100):  # the kernel takes the links of a namespace away in its own time
+        with contextlib.suppress(catalogue.NetworkInUse):
+            await second.remove("broken")
+            break
+        await asyncio.sleep(0.05)
+    assert link not in host.links()
+    await second.create(NetworkRequest(name="broken"))
+    await second.close_engine()
+
+
+@in_fake_host
+async def test_what_runs_keeps_its_addresses_also_if_nobody_knows_it(host: FakeHost) -> None:
+    """Its row cannot be read: the kernel says where it stands."""
+    first = await host.networks()
+    await first.create(NetworkRequest(name="aaa", enable_ipv6=True))
+    wanted = host.request("one", mode="aaa")
+    (held,) = (await first.open(wanted)).endpoints
+    await first.close_engine()
+    second = await host.networks(settle=False)
+    await second.settle({wanted.container_id: "one", "f" * 64: "elsewhere"})
+    (member,) = (await second.inspect("aaa")).members
+    assert (member.container_id, member.name) == (wanted.container_id, "one")
+    assert member.ipv4_address == f"{held.ipv4_address}/16"
+    assert member.ipv6_address == f"{held.ipv6_address}/64"
+    with pytest.raises(catalogue.NetworkInUse):
+        await second.remove("aaa")
+    (other,) = (await second.open(host.request("two", mode="aaa"))).endpoints
+    assert other.ipv4_address != held.ipv4_address
+    assert other.ipv6_address != held.ipv6_address
+    await second.close(wanted.container_id)
+    (third,) = (await second.open(host.request("three", mode="aaa"))).endpoints
+    assert (third.ipv4_address, third.ipv6_address) == (held.ipv4_address, held.ipv6_address)
     await second.close_engine()
 
 

@@ -95,6 +95,22 @@ async def test_the_next_engine_unmounts_what_nobody_holds(host: FakeHost) -> Non
 
 
 @in_fake_host
+async def test_what_is_bound_outlives_a_volume_whose_row_cannot_be_read(host: FakeHost) -> None:
+    first = await opened(host)
+    source = f"{host.folder}/source"
+    os.makedirs(f"{source}/sub")
+    await first.create("bound", "", {"type": "none", "device": source, "o": "bind"})
+    path = await first.acquire("bound", "one")
+    await offload.disk(first._table.put, "bound", b"no row", name="bound")
+    second = await opened(host)
+    await second.settle()
+    assert os.listdir(path) == ["sub"]
+    await second.remove("bound", force=True)
+    assert os.listdir(source) == ["sub"]
+    assert not os.path.exists(path)
+
+
+@in_fake_host
 async def test_a_mount_that_fails_says_why_and_no_secret(host: FakeHost) -> None:
     volumes = await opened(host)
 

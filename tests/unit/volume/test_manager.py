@@ -12,11 +12,11 @@ import pytest
 
 from engine import offload
 from engine.config import EngineConfig
-from engine.errors import InvalidParameter, NoSuchVolume, WharfError
+from engine.errors import InvalidParameter, NoSuchVolume, UnreadableVolume, WharfError
 from engine.events import EventBus
 from engine.storage.database import Database
 from engine.volume import local, manager
-from engine.volume.manager import Volumes
+from engine.volume.manager import VolumeInUse, Volumes
 from engine.volume.turns import Turns
 
 if TYPE_CHECKING:
@@ -313,6 +313,29 @@ def test_a_row_that_cannot_be_read_is_passed_over_and_keeps_its_files(tmp_path: 
             await volumes.create("broken")
         assert await offload.disk(volumes._table.get, "broken") == b"no row"
         assert await offload.disk((tmp_path / "volumes/broken/_data").is_dir)
+
+    run(tmp_path, break_it)
+    run(tmp_path, test)
+
+
+def test_one_whose_row_cannot_be_read_is_removed_by_force(tmp_path: Path) -> None:
+    async def break_it(volumes: Volumes, events: EventBus) -> None:
+        await volumes.create("broken")
+        await offload.disk(volumes._table.put, "broken", b"no row", name="broken")
+
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        with pytest.raises(UnreadableVolume, match="get broken: no such volume: its record cannot"):
+            await volumes.get("broken")
+        with pytest.raises(UnreadableVolume):
+            await volumes.remove("broken")
+        volumes.users_of = lambda name: ("c1",)
+        with pytest.raises(VolumeInUse):
+            await volumes.remove("broken", force=True)
+        volumes.users_of = lambda name: ()
+        await volumes.remove("broken", force=True)
+        assert await offload.disk(volumes._table.get, "broken") is None
+        assert not await offload.disk((tmp_path / "volumes/broken").exists)
+        assert (await volumes.create("broken")).name == "broken"
 
     run(tmp_path, break_it)
     run(tmp_path, test)
