@@ -163,6 +163,7 @@ def _container(
     root.mask(linux.get("maskedPaths") or [])
     root.write_protect(linux.get("readonlyPaths") or [])
     _make_cwd(root.fd, spec["process"].get("cwd") or "/")
+    root.seal()
     root.pivot(read_only=bool(spec["root"].get("readonly")))
     # 9. From here on every path is the container's.
     if terminal >= 0:
@@ -394,8 +395,12 @@ def _make_cwd(root: int, cwd: str) -> None:
         if exc.errno == errno.ENOTDIR:
             text = f"Cannot mkdir: {cwd} is not a directory"
             raise StepFailed("cwd", text, exc.errno) from exc
-        # A working directory that is there but may not be made or entered is chdir's to judge.
-        if exc.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+        # A working directory that is there but may not be entered is chdir's to judge.
+        if exc.errno == errno.EROFS:
+            there, missing = path.trace_in_root(root, cwd)
+            first = "/".join(["", *there, *missing[:1]])
+            raise StepFailed.of("cwd", f"mkdir {first}", exc) from exc
+        if exc.errno not in (errno.EACCES, errno.EPERM):
             raise StepFailed.of("cwd", f"mkdir {cwd}", exc) from exc
 
 

@@ -78,7 +78,15 @@ class StepFailed(Exception):
 class Root:
     """The new root while it is built. `fd` is its descriptor once it is mounted."""
 
-    __slots__ = ("_cgroup_path", "_has_cgroup_namespace", "_propagation", "_shared", "_where", "fd")
+    __slots__ = (
+        "_cgroup_path",
+        "_has_cgroup_namespace",
+        "_propagation",
+        "_sealed",
+        "_shared",
+        "_where",
+        "fd",
+    )
 
     def __init__(self, where: str, *, has_cgroup_namespace: bool, cgroup_path: str) -> None:
         self._where = where
@@ -86,6 +94,7 @@ class Root:
         self._cgroup_path = cgroup_path
         self._propagation = 0
         self._shared: dict[tuple[str, str], int] = {}
+        self._sealed: list[int] = []
         self.fd = -1
 
     def take_shared(self, entries: Iterable[Json], subpaths: dict[str, str]) -> None:
@@ -156,6 +165,10 @@ class Root:
                 self._mount_bind(source, subpath, destination, options)
             elif fstype == "cgroup":
                 self._mount_cgroup(destination, options)
+            elif fstype == "tmpfs" and options.flags & MS_RDONLY:
+                options.flags &= ~MS_RDONLY
+                self._mount_filesystem(source, destination, fstype, options)
+                self._sealed.append(path.open_in_root(self.fd, destination))
             else:
                 self._mount_filesystem(source, destination, fstype, options)
         except ValueError as exc:
@@ -398,6 +411,17 @@ class Root:
                 raise StepFailed.of("readonly", f"can't make {where!r} read-only", exc) from exc
             finally:
                 os.close(target)
+
+    def seal(self) -> None:
+        """Make each tmpfs read-only that shall be so: what had to be made in it is there by now."""
+        for fd in self._sealed:
+            try:
+                mount.set_attributes(fd, syscalls.MOUNT_ATTR_RDONLY)
+            except OSError as exc:
+                raise StepFailed.of("readonly", "can't make a tmpfs read-only", exc) from exc
+            finally:
+                os.close(fd)
+        self._sealed.clear()
 
     def pivot(self, *, read_only: bool) -> None:
         """Make the new root "/" and let go of the host's tree."""

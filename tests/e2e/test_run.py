@@ -228,6 +228,39 @@ def test_tmpfs_options(engine: Engine) -> None:
     assert line.startswith("tmpfs /t tmpfs rw,nosuid,nodev,noexec,relatime,size=64k,mode=1770")
 
 
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        (("--tmpfs", "/etc:ro"), "/etc"),
+        (("--tmpfs", "/x:ro,size=64k"), "/x"),
+        (("--mount", "type=tmpfs,dst=/x,readonly", "-v", "/x/a/b"), "/x"),
+        (("--tmpfs", "/x:ro", "--tmpfs", "/x/inner:ro", "-w", "/x/inner/deep"), "/x/inner"),
+        (("--tmpfs", "/x:ro", "-w", "/x/a/b"), "/x"),
+        (("--mount", "type=tmpfs,dst=/x,readonly", "-w", "/x/a/b"), "/x"),
+        (("--read-only", "--tmpfs", "/x:ro", "-w", "/x/a"), "/x"),
+    ],
+)
+def test_a_read_only_tmpfs_holds_what_is_mounted_and_worked_in(
+    engine: Engine, options: tuple[str, ...], place: str
+) -> None:
+    script = f"grep ' {place} ' /proc/mounts; touch {place}/t 2>&1; pwd; cat /etc/hostname"
+    lines = engine.out("run", "--rm", *options, "busybox", "sh", "-c", script).splitlines()
+    assert lines[0].startswith(f"tmpfs {place} tmpfs ro,nosuid,nodev,noexec,relatime")
+    assert lines[1].endswith("Read-only file system")
+    assert lines[2] == (options[-1] if "-w" in options else "/")
+    assert len(lines[3]) == 12
+
+
+def test_a_working_directory_below_a_read_only_bind(engine: Engine, folder: Path) -> None:
+    (folder / "there").mkdir()
+    run = ("run", "--rm", "-v", f"{folder}:/b:ro", "-w")
+    assert engine.out(*run, "/b/there", "busybox", "pwd") == "/b/there"
+    done = engine.docker(*run, "/b/there/not/deep", "busybox", "pwd", check=False)
+    assert done.returncode == 125
+    assert b"container init: mkdir /b/there/not: read-only file system" in done.stderr
+    assert not (folder / "there/not").exists()
+
+
 def test_bind_mount_both_ways(engine: Engine, folder: Path) -> None:
     (folder / "in").write_text("from outside")
     out = engine.out(
