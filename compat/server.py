@@ -81,13 +81,17 @@ def _with_configuration(line: CommandLine) -> int:
 
 def _validate(config: EngineConfig) -> None:
     """What a start would refuse later; raises ConfigurationError."""
+    from compat.daemon.listeners import ListenError, check_hosts
     from engine.container import logconfig
     from engine.errors import WharfError
 
     try:
         logconfig.check_default(config.log_driver, config.log_opts)
-    except WharfError as exc:
+        check_hosts(config)
+    except (ListenError, WharfError) as exc:
         raise ConfigurationError(str(exc)) from exc
+    if doubt := logconfig.doubts(config.log_driver, config.log_opts):
+        print(f"warning: {doubt}", file=sys.stderr)
 
 
 def _check(config: EngineConfig) -> int:

@@ -99,6 +99,8 @@ class Engine:
     async def _open(self) -> None:
         config, closing = self.config, self._closing
         logconfig.check_default(config.log_driver, config.log_opts)
+        if doubt := logconfig.doubts(config.log_driver, config.log_opts):
+            log.warning("%s", doubt)
         await offload.disk(seccomp.daemon_profile, config)
         made: list[str] = []
         closing.callback(self._unmake, made)

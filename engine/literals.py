@@ -13,7 +13,9 @@ INT64_MAX = 2**63 - 1
 _TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 _UNITS = "bkmgtp"
-_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?([a-z]{0,3})", re.IGNORECASE | re.ASCII)
+_FLOAT = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
+_INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
+_NUMERIC = "0123456789. "
 
 
 def boolean(text: str) -> bool:
@@ -23,6 +25,16 @@ def boolean(text: str) -> bool:
     if text in _FALSE:
         return False
     raise ValueError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+
+
+def integer(text: str) -> int:
+    """As strconv.Atoi."""
+    if not _INTEGER.fullmatch(text):
+        raise ValueError(f'strconv.Atoi: parsing "{text}": invalid syntax')
+    number = int(text) if len(text) < 40 else INT64_MAX + 1
+    if not -INT64_MAX <= number <= INT64_MAX:
+        raise ValueError(f'strconv.Atoi: parsing "{text}": value out of range')
+    return number
 
 
 def size_bytes(text: str) -> int:
@@ -39,10 +51,15 @@ def decimal_size_bytes(text: str) -> int:
 
 
 def _size_bytes(text: str, base: int) -> int:
-    match = _SIZE.fullmatch(text)
-    if match is None:
+    last = max(text.rfind(character) for character in _NUMERIC)
+    if last < 0:
         raise ValueError(f"invalid size: '{text}'")
-    number, suffix = match[1], match[2].lower()
+    number = text[:last] if text[last] == " " else text[: last + 1]
+    suffix = text[last + 1 :].lower()
+    if not _FLOAT.fullmatch(number):
+        raise ValueError(f'strconv.ParseFloat: parsing "{number}": invalid syntax')
+    if float(number) < 0:
+        raise ValueError(f"invalid size: '{text}'")
     unit = suffix[:1] or "b"
     if unit not in _UNITS or suffix[1:] not in {"", "b", "ib"} or suffix in {"bb", "bib"}:
         raise ValueError(f"invalid suffix: '{suffix}'")

@@ -16,7 +16,7 @@ import os
 import socket
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -199,17 +199,16 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
+def check_hosts(config: EngineConfig) -> None:
+    """Raise ListenError for a TCP host that `open_all` would refuse whatever else holds it."""
+    for host in config.hosts:
+        scheme, _, address = host.partition("://")
+        if scheme == "tcp":
+            _resolve(address, config)
+
+
 def _tcp(address: str, config: EngineConfig) -> Listener:
-    host, _, port = address.rpartition(":")
-    try:
-        candidates = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except (OSError, UnicodeError) as exc:
-        raise ListenError(f"failed to lookup {host} address in host specification") from exc
-    # Go listens on the first IPv4 address of a name if it has one.
-    family, kind, protocol, _, target = min(candidates, key=lambda c: c[0] != socket.AF_INET)
-    _refuse_insecure(f"tcp://{address}", str(target[0]), config)
+    family, kind, protocol, target = _resolve(address, config)
     listener = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -223,6 +222,23 @@ def _tcp(address: str, config: EngineConfig) -> Listener:
         reason = (exc.strerror or str(exc)).lower()
         raise ListenError(f"listen tcp {address}: bind: {reason}") from exc
     return Listener(socket=listener, address=address)
+
+
+def _resolve(
+    address: str, config: EngineConfig
+) -> tuple[socket.AddressFamily, socket.SocketKind, int, tuple[Any, ...]]:
+    """What to listen with; raises ListenError where nobody shall."""
+    host, _, port = address.rpartition(":")
+    try:
+        candidates = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (OSError, UnicodeError) as exc:
+        raise ListenError(f"failed to lookup {host} address in host specification") from exc
+    # Go listens on the first IPv4 address of a name if it has one.
+    family, kind, protocol, _, target = min(candidates, key=lambda c: c[0] != socket.AF_INET)
+    _refuse_insecure(f"tcp://{address}", str(target[0]), config)
+    return family, kind, protocol, target
 
 
 def _refuse_insecure(host: str, ip: str, config: EngineConfig) -> None:

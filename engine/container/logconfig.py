@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from engine import literals, patterns
@@ -15,9 +16,35 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_SIZE_BYTES = 20 * 1000 * 1000
 DEFAULT_MAX_FILE = 3
+_MOST_FILES = 100_000  # each is renamed when a new one begins
 
 _OPTIONS = frozenset(
     {"max-file", "max-size", "compress", "labels", "labels-regex", "env", "env-regex", "tag"}
+)
+_FIELD = re.compile(r"\{\{ *\.(\w+) *\}\}", re.ASCII)
+# Fields and methods of moby's logger.Info that make a text.
+_FIELDS = frozenset(
+    {
+        "Command",
+        "Config",
+        "ContainerArgs",
+        "ContainerCreated",
+        "ContainerEntrypoint",
+        "ContainerEnv",
+        "ContainerID",
+        "ContainerImageID",
+        "ContainerImageName",
+        "ContainerLabels",
+        "ContainerName",
+        "DaemonName",
+        "FullID",
+        "Hostname",
+        "ID",
+        "ImageFullID",
+        "ImageName",
+        "LogPath",
+        "Name",
+    }
 )
 _COMMON = frozenset({"mode", "max-buffer-size"})
 _ELSEWHERE = frozenset(
@@ -40,6 +67,7 @@ class LoggingFailure(EngineError):
     """The log cannot be opened as asked; dockerd finds out at start."""
 
     def __init__(self, cause: str) -> None:
+        self.cause = cause
         super().__init__(
             f"failed to create task for container: failed to initialize logging driver: {cause}"
         )
@@ -60,6 +88,22 @@ def check_default(driver: str, options: Mapping[str, str]) -> None:
         _check(driver, options)
     except WharfError as exc:
         raise EngineError(f"failed to set log opts: {exc}") from exc
+
+
+def doubts(driver: str, options: Mapping[str, str]) -> str:
+    """What dockerd takes from its configuration as well, and no container then starts with; ""."""
+    if driver != "json-file":
+        return ""
+    try:
+        _max_size(options)
+        _max_file(options)
+        _compress(options)
+        for name in ("labels-regex", "env-regex"):
+            _matching(options.get(name, ""), {})
+        _tag(options.get("tag", ""), container_id="", name="", image="")
+    except LoggingFailure as exc:
+        return f"log-opts: no container starts with the daemon's own: {exc.cause}"
+    return ""
 
 
 def _check(type_: str, config: Mapping[str, str]) -> None:
@@ -114,10 +158,10 @@ def _max_size(options: Mapping[str, str]) -> int:
     if text is None:
         return DEFAULT_MAX_SIZE_BYTES
     try:
-        size = literals.decimal_size_bytes(text) if text != "-1" else -1
+        size = literals.decimal_size_bytes(text)
     except ValueError as exc:
         raise LoggingFailure(str(exc)) from exc
-    if text != "-1" and size <= 0:
+    if size <= 0:
         raise LoggingFailure("max-size must be a positive number")
     return size
 
@@ -127,18 +171,25 @@ def _max_file(options: Mapping[str, str]) -> int:
     text = options.get("max-file")
     if text is None:
         return 1 if "max-size" in options else DEFAULT_MAX_FILE
-    if not text.lstrip("+-").isdecimal() or len(text) > 6:
-        raise LoggingFailure(f'strconv.Atoi: parsing "{text}": invalid syntax')
-    if int(text) < 1:
+    try:
+        number = literals.integer(text)
+    except ValueError as exc:
+        raise LoggingFailure(str(exc)) from None
+    if number < 1:
         raise LoggingFailure("max-file cannot be less than 1")
-    return int(text)
+    return min(number, _MOST_FILES)
 
 
 def _compress(options: Mapping[str, str]) -> bool:
     try:
-        return literals.boolean(options.get("compress", "false"))
+        compress = literals.boolean(options.get("compress", "false"))
     except ValueError as exc:
         raise LoggingFailure(str(exc)) from None
+    if compress and ("max-size" not in options or _max_file(options) < 2):
+        raise LoggingFailure(
+            "compress cannot be true when max-file is less than 2 or max-size is not set"
+        )
+    return compress
 
 
 def attributes(
@@ -185,6 +236,20 @@ def _tag(template: str, *, container_id: str, name: str, image: str) -> str:
         "{{.ImageName}}": image,
         "{{.DaemonName}}": "docker",
     }
+    _check_template(template)
     for word, value in words.items():
         template = template.replace(word, value)
     return template
+
+
+def _check_template(template: str) -> None:
+    """Raises LoggingFailure for what no dockerd makes a tag of."""
+    _, opened, after = template.rpartition("{{")
+    if opened and "}}" not in after:
+        raise LoggingFailure("template: log-tag:1: unclosed action")
+    for match in _FIELD.finditer(template):
+        if match[1] not in _FIELDS:
+            raise LoggingFailure(
+                f'template: log-tag:1:{match.start(1) - 1}: executing "log-tag" at <.{match[1]}>: '
+                f"can't evaluate field {match[1]} in type *logger.Info"
+            )

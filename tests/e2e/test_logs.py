@@ -25,6 +25,25 @@ def test_both_streams_apart(engine: Engine, name: str) -> None:
     assert (done.stdout, done.stderr) == (b"out\n", b"err\n")
 
 
+@pytest.mark.parametrize(
+    ("option", "cause"),
+    [
+        ("max-size=-1", "invalid size: '-1'"),
+        ("max-file=1.5", 'strconv.Atoi: parsing "1.5": invalid syntax'),
+        ("compress=yes", 'strconv.ParseBool: parsing "yes": invalid syntax'),
+        (
+            "compress=true",
+            "compress cannot be true when max-file is less than 2 or max-size is not set",
+        ),
+        ("tag={{", "template: log-tag:1: unclosed action"),
+    ],
+)
+def test_options_that_make_no_sense(engine: Engine, option: str, cause: str) -> None:
+    done = engine.docker("run", "--rm", "--log-opt", option, "busybox", "true", check=False)
+    assert done.returncode == 125
+    assert f"failed to initialize logging driver: {cause}\n" in done.stderr.decode()
+
+
 def test_tail(engine: Engine, name: str) -> None:
     engine.docker("run", "--name", name, "busybox", "seq", "1", "1000")
     assert engine.out("logs", "--tail", "3", name).split() == ["998", "999", "1000"]

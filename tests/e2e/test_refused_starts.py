@@ -39,6 +39,15 @@ NETWORK = START + 'Error initializing network controller: error creating default
             "failed to set log opts: unknown log opt 'foo' for json-file log driver",
         ),
         (
+            ("-H", "tcp://0.0.0.0:2375", "--validate"),
+            "without --tlsverify everybody who reaches this address would be root on this host "
+            "(--allow-insecure-tcp allows it all the same)",
+        ),
+        (
+            ("-H", "tcp://nosuch.invalid:2375", "--validate"),
+            "failed to lookup nosuch.invalid address in host specification",
+        ),
+        (
             ("--log-driver", "local"),
             "log-driver local: this engine writes logs by json-file only, or none",
         ),

@@ -184,8 +184,7 @@ def test_logs_are_rotated_unless_told_otherwise() -> None:
     assert (plan["max_size"], plan["max_file"]) == (20_000_000, 3)
     plan = log_plan({"max-size": "10k"})
     assert (plan["max_size"], plan["max_file"]) == (10_000, 1)
-    plan = log_plan({"max-size": "-1", "max-file": "2"})
-    assert (plan["max_size"], plan["max_file"]) == (-1, 2)
+    assert log_plan({"max-size": "1k", "max-file": "+2", "compress": "1"})["compress"] is True
 
 
 def test_attributes_of_records() -> None:
@@ -198,7 +197,29 @@ def test_attributes_of_records() -> None:
     ("options", "cause"),
     [
         ({"max-size": "x"}, "invalid size: 'x'"),
+        ({"max-size": "-1"}, "invalid size: '-1'"),
+        ({"max-size": ""}, "invalid size: ''"),
+        ({"max-size": "10x"}, "invalid suffix: 'x'"),
+        ({"max-size": " 5"}, 'strconv.ParseFloat: parsing " 5": invalid syntax'),
+        ({"max-size": "0"}, "max-size must be a positive number"),
         ({"max-file": "0"}, "max-file cannot be less than 1"),
+        ({"max-file": "1.5"}, 'strconv.Atoi: parsing "1.5": invalid syntax'),
+        ({"max-file": "9" * 20}, f'strconv.Atoi: parsing "{"9" * 20}": value out of range'),
+        ({"compress": ""}, 'strconv.ParseBool: parsing "": invalid syntax'),
+        (
+            {"compress": "true"},
+            "compress cannot be true when max-file is less than 2 or max-size is not set",
+        ),
+        (
+            {"compress": "true", "max-size": "1m"},
+            "compress cannot be true when max-file is less than 2 or max-size is not set",
+        ),
+        (
+            {"tag": "{{.Foo}}"},
+            'template: log-tag:1:2: executing "log-tag" at <.Foo>: '
+            "can't evaluate field Foo in type *logger.Info",
+        ),
+        ({"tag": "{{"}, "template: log-tag:1: unclosed action"),
         ({"env-regex": "("}, "error parsing regexp: missing closing ): `(`"),
     ],
 )
