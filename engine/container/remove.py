@@ -90,8 +90,11 @@ async def _remove_locked(rooms: Rooms, handle: Handle, *, ref: str, volumes: boo
     status = next_status(handle.state.status, Event.REMOVE, handle.id, ref=ref)
     before = handle.state
     removing = msgspec.structs.replace(before, status=status, gives_up_volumes=volumes)
-    with contextlib.suppress(NoSpace):  # a full disk: removing it is what helps
+    try:
         await rooms.store.save_state(handle, removing)
+    except NoSpace:
+        # A full disk: removing it is what helps, and its volumes too, which it may not seem to use.
+        handle.container = msgspec.structs.replace(handle.container, state=removing)
     try:
         await _remove(rooms, handle, volumes=volumes)
     except Exception as exc:

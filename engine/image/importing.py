@@ -87,7 +87,10 @@ class Importer:
         message: str,
         platform: Platform,
     ) -> ImageId:
-        layer = self._snapshots.commit_layer(staged, None, lease)
+        try:
+            layer = self._snapshots.commit_layer(staged, None, lease)
+        finally:
+            staged.discard()
         created = timestamp.format_ns(time.time_ns())
         document = encoding.image(
             config_=config,

@@ -248,9 +248,14 @@ class Images:
         importer = Importer(self.catalog, self._content, self._snapshots, self._folder)
         if ref is not None:
             check_name(ref)
-        image_id = await importer.run(
-            chunks, ref=ref, message=message, changes=changes, platform=platform
-        )
+        try:
+            image_id = await importer.run(
+                chunks, ref=ref, message=message, changes=changes, platform=platform
+            )
+        except BaseException:
+            # The layer, where the image could not be written.
+            await offload.to_the_end(self.sweep())
+            raise
         if ref is not None:
             self.publish("tag", image_id, ref.familiar)
         self.publish("import", image_id, image_id)

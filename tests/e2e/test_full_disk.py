@@ -104,3 +104,21 @@ def test_a_commit_that_fills_the_disk_leaves_nothing(engine: Wharf) -> None:
     assert free_bytes(engine) > before - (1 << 20)
     engine.docker("exec", "large", "rm", "/file")
     engine.docker("commit", "large", "committed")
+
+
+def test_volumes_go_with_their_container(engine: Wharf) -> None:
+    script = "head -c 4000000 /dev/zero > /data/file; exec sleep 1000"
+    for name in ("one", "two"):
+        engine.docker("run", "-d", "--name", name, "-v", "/data", "busybox", "sh", "-c", script)
+        eventually(
+            lambda name=name: engine.out("exec", name, "stat", "-c", "%s", "/data/file"),
+            lambda size: size == "4000000",
+        )
+    fill(engine)
+    engine.docker("rm", "-f", "-v", "one")
+    assert free_bytes(engine) > 3 << 20
+    fill(engine)
+    engine.docker("rm", "-f", "-v", "two")
+    assert engine.out("volume", "ls", "-q") == ""
+    assert free_bytes(engine) > 3 << 20
+    (engine.data_root / "filler").unlink()

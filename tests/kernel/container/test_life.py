@@ -407,6 +407,25 @@ async def test_a_start_that_cannot_be_written_is_undone(house: House) -> None:
 
 
 @in_house
+async def test_a_full_disk_does_not_keep_the_volumes(house: House) -> None:
+    """Nor the container, although no row can say that it is being removed."""
+    ref = await house.create("true", volumes=("/data",))
+    store = house.engine.containers._rooms.store
+    (point,) = (await house.view(ref)).container.mount_points
+
+    async def full(*_: object) -> None:
+        raise NoSpace("wharf.db")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "save", full)
+        await house.engine.containers.remove(ref, volumes=True)
+    assert house.engine.volumes.find(point.name) is None
+    assert not await asyncio.to_thread(os.path.exists, os.path.dirname(point.source))
+    with pytest.raises(NoSuchContainer):
+        await house.view(ref)
+
+
+@in_house
 async def test_an_undone_start_is_over_before_the_next(house: House) -> None:
     """The monitor of the first would end the group of the second, which has the same name."""
     ref = await house.create("sleep", "1000")

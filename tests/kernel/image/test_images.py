@@ -16,7 +16,7 @@ import pytest
 import zstandard
 
 from engine import offload
-from engine.errors import NoSuchImage, WharfError
+from engine.errors import NoSpace, NoSuchImage, WharfError
 from engine.events import EventBus
 from engine.image import archive, failure, store
 from engine.image.importing import ImportFailed
@@ -447,6 +447,21 @@ def test_import_of_garbage_leaves_nothing(house: House) -> None:
         await anext(house.images.import_(chunks(os.urandom(3000))))
 
     with pytest.raises(ImportFailed, match="archive/tar: invalid tar header"):
+        run(scenario)
+    assert house.is_empty()
+
+
+def test_an_import_whose_row_cannot_be_written_leaves_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise NoSpace("wharf.db")
+
+    async def scenario() -> None:
+        await anext(house.images.import_(chunks(gzip.compress(BASE.tar))))
+
+    monkeypatch.setattr(house.images.catalog, "put", fail)
+    with pytest.raises(NoSpace):
         run(scenario)
     assert house.is_empty()
 
