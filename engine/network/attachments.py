@@ -494,6 +494,9 @@ class Attachments:
             )
         except BaseException as error:
             standing.endpoints.remove(endpoint)
+            if isinstance(error, OSError):  # the link may be there, and the file not written
+                with contextlib.suppress(OSError):
+                    await offload.kernel(self._unplug, standing, endpoint, request.hosts_path)
             self.catalogue.subnets.withdraw(endpoint)
             if isinstance(error, OSError):
                 raise EngineError(f"cannot connect to network {network.name}: {error}") from error

@@ -21,7 +21,7 @@ from engine.errors import (
 )
 from engine.ids import generate
 from engine.linux import netlink, netns
-from engine.network import bridge, catalogue, ipam, none, request, sandbox
+from engine.network import bridge, catalogue, files, ipam, none, request, sandbox
 from engine.network import host as host_driver
 from engine.network.model import (
     IPAM,
@@ -217,6 +217,24 @@ async def test_a_network_that_cannot_be_left_is_not_left(host: FakeHost) -> None
     assert other.endpoints[0].ipv4_address != opened.endpoints[0].ipv4_address
     await networks.disconnect("aaa", wanted.container_id)
     assert len((await networks.inspect("aaa")).members) == 1
+    await networks.close_engine()
+
+
+@in_fake_host
+async def test_a_network_that_cannot_be_told_of_is_not_joined(host: FakeHost) -> None:
+    networks = await host.networks()
+    await networks.create(NetworkRequest(name="aaa"))
+    wanted = host.request("one")
+    await networks.open(wanted)
+    before = host.links()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with mock.patch.object(files, "add_own", refuse), pytest.raises(EngineError, match="No space"):
+        await networks.connect("aaa", EndpointConfig(), wanted, noted)
+    assert host.links() == before
+    assert not (await networks.inspect("aaa")).members
     await networks.close_engine()
 
 
