@@ -1,7 +1,7 @@
 """The one bridge from the event loop to code that blocks.
 
-Pools are small and named by what their work waits for. A caller gathers all that a phase needs
-first and crosses once; nothing inside the crossing awaits.
+Pools are small and named by what their work waits for; what may wait for ever has none. A caller
+gathers all that a phase needs first and crosses once; nothing inside the crossing awaits.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ import asyncio
 import contextvars
 import functools
 import logging
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from engine.errors import EngineError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,11 +27,15 @@ log = logging.getLogger(__name__)
 # Disk work waits for the device, unpacking keeps a core busy each (the codecs release the GIL), and
 # kernel work (netlink, cgroups, mounts) is short but may not queue behind either. What is unpacked
 # behind its download waits for the network as well, and not in the way of what is here already.
-# A path that a user named may lie on a server that never answers: who looks there waits with
-# nobody but their like.
 ARRIVALS = 4
-_SIZES = {"disk": 8, "unpack": 4, "arrival": ARRIVALS, "kernel": 8, "foreign": 8}
+_SIZES = {"disk": 8, "unpack": 4, "arrival": ARRIVALS, "kernel": 8}
 _pools: dict[str, ThreadPoolExecutor] = {}
+
+# A path that a user named may lie on a server that never answers, and whoever looks there waits as
+# long. In a pool, however large, they would come to keep all others waiting as well.
+FOREIGN_TIMEOUT_S = 120.0
+_MOST_ALONE = 512
+_alone: set[object] = set()
 
 
 def _pool(name: str) -> ThreadPoolExecutor:
@@ -67,9 +74,50 @@ async def kernel(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     return await _run("kernel", fn, *args, **kwargs)
 
 
+async def alone(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `fn`, which may never come back, in a thread of its own that nothing waits for.
+
+    Raises Unavailable where hundreds already do not.
+    """
+    if len(_alone) >= _MOST_ALONE:
+        raise Unavailable(f"{_MOST_ALONE} accesses to paths of the host have not come back yet")
+    call = functools.partial(contextvars.copy_context().run, fn, *args, **kwargs)
+    outcome: Future[T] = Future()
+    outcome.set_running_or_notify_cancel()
+    _alone.add(outcome)
+    outcome.add_done_callback(_alone.discard)
+    try:
+        # A daemon: neither the pools' end nor the interpreter's waits for it.
+        threading.Thread(target=_settle, args=(outcome, call), name="alone", daemon=True).start()
+    except RuntimeError as exc:
+        _alone.discard(outcome)
+        raise Unavailable(str(exc)) from exc
+    return await asyncio.wrap_future(outcome)
+
+
+def _settle(outcome: Future[T], call: Callable[[], T]) -> None:
+    try:
+        result = call()
+    except BaseException as exc:
+        outcome.set_exception(exc)
+    else:
+        outcome.set_result(result)
+
+
 async def foreign(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `fn`, which looks at paths of the host that users named."""
-    return await _run("foreign", fn, *args, **kwargs)
+    """Run `fn`, which looks at paths that users named; EngineError where those do not answer.
+
+    As any call that nobody waits for any more, it goes on to its end.
+    """
+    try:
+        async with asyncio.timeout(FOREIGN_TIMEOUT_S) as patience:
+            return await alone(fn, *args, **kwargs)
+    except TimeoutError as exc:
+        if not patience.expired():
+            raise
+        raise EngineError(
+            f"a path of the host has not answered for {FOREIGN_TIMEOUT_S:g} seconds"
+        ) from exc
 
 
 async def to_the_end(call: Awaitable[T], undo: Callable[[T], Awaitable[object]] | None = None) -> T:
@@ -93,7 +141,7 @@ async def to_the_end(call: Awaitable[T], undo: Callable[[T], Awaitable[object]] 
 
 
 def close() -> None:
-    """Wait for all work under way and end the pools."""
+    """Wait for all work under way, but for what runs alone, and end the pools."""
     for pool in _pools.values():
         pool.shutdown(wait=True)
     _pools.clear()

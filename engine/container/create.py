@@ -211,9 +211,12 @@ def _compose(
 async def _make(rooms: Rooms, draft: _Draft) -> Container:
     try:
         await mountpoints.mount_what_is_filled(rooms, draft.container)
-        filled = [p.name for p in draft.container.mount_points if p.is_filled]
-        async with rooms.volumes.filling(filled):
-            return await offload.disk(_make_on_disk, rooms, draft)
+        points = draft.container.mount_points
+        # What is copied to a volume's own file system may wait for a server.
+        is_far = any(rooms.volumes.is_device(p.name) for p in points)
+        run = offload.alone if is_far else offload.disk
+        async with rooms.volumes.filling(p.name for p in points if p.is_filled):
+            return await run(_make_on_disk, rooms, draft)
     except BaseException:
         await mountpoints.release(rooms, draft.container)
         await mountpoints.remove(rooms, draft.fresh_volumes)

@@ -73,7 +73,8 @@ async def _look_up(handle: Handle, name: str) -> User:
     task = handle.task
     if task is None:
         raise Conflict(f"container {handle.id} is not running")
-    return await offload.disk(_look_up_in, handle, task, name)
+    # In its own mounts, of which some may be of a server.
+    return await offload.foreign(_look_up_in, handle, task, name)
 
 
 def _look_up_in(handle: Handle, task: Task, name: str) -> User:

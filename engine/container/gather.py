@@ -1,4 +1,7 @@
-"""What has to be found out on disk and in the kernel before a spec can be written: one hop."""
+"""What has to be found out on disk and in the kernel before a spec can be written.
+
+One hop, and one before it where the container is given paths of the host: those may not answer.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine import offload
 from engine.container import (
     apparmor,
     capabilities,
     devices,
+    limits,
     modes,
     mounts,
     propagation,
@@ -48,6 +53,7 @@ class Findings:
     capabilities: tuple[str, ...]
     devices: list[oci.Device]
     device_rules: tuple[oci.DeviceRule, ...]
+    device_numbers: dict[str, tuple[int, int]]
     sources: dict[str, str]
     subpaths: dict[str, str]
     seccomp: seccomp.Filter | None
@@ -55,31 +61,69 @@ class Findings:
     apparmor_profile: str
 
 
-def gather(rooms: Rooms, container: Container) -> Findings:
-    """Blocks. Leaves behind directories that `-v` asked for, and a shared /dev/shm."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What there is of the host's own."""
+
+    devices: list[oci.Device]
+    device_rules: tuple[oci.DeviceRule, ...]
+    device_numbers: dict[str, tuple[int, int]]
+    sources: dict[str, str]
+    subpaths: dict[str, str]
+
+
+async def gather(rooms: Rooms, container: Container) -> Findings:
+    """Leaves behind directories that `-v` asked for, and a shared /dev/shm."""
+    seen = await offload.foreign(_see, rooms, container) if _names_paths(container) else None
+    return await offload.disk(_find, rooms, container, seen)
+
+
+def _names_paths(container: Container) -> bool:
+    resources = container.host_config.resources
+    is_given = (point.type is MountType.BIND or point.subpath for point in container.mount_points)
+    return any(is_given) or bool(resources.devices) or bool(limits.devices_of(resources))
+
+
+def _see(rooms: Rooms, container: Container) -> _Seen:
     host_config = container.host_config
-    options = security.parse(
-        host_config.security_opt or (), no_new_privileges=rooms.config.no_new_privileges
-    )
-    granted = grant(rooms, container)
     nodes, rules = devices.plan(
         host_config.resources.devices or (),
         host_config.resources.device_cgroup_rules or (),
         privileged=host_config.privileged,
     )
     _refuse_device_requests(container)
-    rootfs = rooms.snapshots.mounts(container.snapshot_key)
     sources = _sources(rooms, container)
+    return _Seen(
+        devices=nodes,
+        device_rules=tuple(rules),
+        device_numbers={
+            path: devices.numbers(path) for path in limits.devices_of(host_config.resources)
+        },
+        sources=sources,
+        subpaths=_subpaths(container, sources),
+    )
+
+
+def _find(rooms: Rooms, container: Container, seen: _Seen | None) -> Findings:
+    host_config = container.host_config
+    options = security.parse(
+        host_config.security_opt or (), no_new_privileges=rooms.config.no_new_privileges
+    )
+    granted = grant(rooms, container)
+    if seen is None:
+        seen = _see(rooms, container)
+    rootfs = rooms.snapshots.mounts(container.snapshot_key)
     os.makedirs(rooms.root(container.id), 0o700, exist_ok=True)
     return Findings(
         rootfs=rootfs,
         user=look_up_user(rooms, container, container.config.user),
         security=options,
         capabilities=granted,
-        devices=nodes,
-        device_rules=tuple(rules),
-        sources=sources,
-        subpaths=_subpaths(container, sources),
+        devices=seen.devices,
+        device_rules=seen.device_rules,
+        device_numbers=seen.device_numbers,
+        sources=seen.sources,
+        subpaths=seen.subpaths,
         seccomp=None
         if host_config.privileged
         else seccomp.prepare(rooms.config, options.seccomp, frozenset(granted)),

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.container import devices
 from engine.errors import InvalidParameter
 from engine.oci import runtime as oci
 
@@ -281,14 +280,32 @@ def _discarded(noun: str) -> str:
     )
 
 
-def to_oci(r: Resources, rules: tuple[oci.DeviceRule, ...] = ()) -> oci.Resources:
-    """The same limits as runtime-spec says them. Looks up device numbers on the host."""
+def devices_of(r: Resources) -> list[str]:
+    """Paths of the devices whose throughput or weight is limited."""
+    weighed = [device.path for device in r.blkio_weight_device or ()]
+    throttled = (
+        *(r.blkio_device_read_bps or ()),
+        *(r.blkio_device_write_bps or ()),
+        *(r.blkio_device_read_iops or ()),
+        *(r.blkio_device_write_iops or ()),
+    )
+    return [*weighed, *(device.path for device in throttled)]
+
+
+def to_oci(
+    r: Resources,
+    rules: tuple[oci.DeviceRule, ...] = (),
+    *,
+    numbers: Mapping[str, tuple[int, int]] | None = None,
+) -> oci.Resources:
+    """The same limits as runtime-spec says them. Pure; those of devices without `numbers`, by
+    their paths, are left out."""
     return oci.Resources(
         devices=rules,
         memory=_to_memory(r),
         cpu=_to_cpu(r),
         pids=_to_pids(r),
-        block_io=_to_block_io(r),
+        block_io=_to_block_io(r, numbers or {}),
     )
 
 
@@ -331,25 +348,26 @@ def _to_pids(r: Resources) -> oci.Pids | None:
     return oci.Pids(limit=r.pids_limit if r.pids_limit > 0 else -1)
 
 
-def _to_block_io(r: Resources) -> oci.BlockIO | None:
+def _to_block_io(r: Resources, numbers: Mapping[str, tuple[int, int]]) -> oci.BlockIO | None:
+    def throttles(wanted: tuple[ThrottleDevice, ...] | None) -> tuple[oci.ThrottleDevice, ...]:
+        return tuple(
+            oci.ThrottleDevice(major=major, minor=minor, rate=device.rate)
+            for device in wanted or ()
+            if device.path in numbers
+            for major, minor in (numbers[device.path],)
+        )
+
     block = oci.BlockIO(
         weight=r.blkio_weight or None,
         weight_device=tuple(
             oci.WeightDevice(major=major, minor=minor, weight=device.weight)
             for device in r.blkio_weight_device or ()
-            for major, minor in (devices.numbers(device.path),)
+            if device.path in numbers
+            for major, minor in (numbers[device.path],)
         ),
-        throttle_read_bps_device=_throttles(r.blkio_device_read_bps),
-        throttle_write_bps_device=_throttles(r.blkio_device_write_bps),
-        throttle_read_iops_device=_throttles(r.blkio_device_read_iops),
-        throttle_write_iops_device=_throttles(r.blkio_device_write_iops),
+        throttle_read_bps_device=throttles(r.blkio_device_read_bps),
+        throttle_write_bps_device=throttles(r.blkio_device_write_bps),
+        throttle_read_iops_device=throttles(r.blkio_device_read_iops),
+        throttle_write_iops_device=throttles(r.blkio_device_write_iops),
     )
     return block if block != oci.BlockIO() else None
-
-
-def _throttles(wanted: tuple[ThrottleDevice, ...] | None) -> tuple[oci.ThrottleDevice, ...]:
-    return tuple(
-        oci.ThrottleDevice(major=major, minor=minor, rate=device.rate)
-        for device in wanted or ()
-        for major, minor in (devices.numbers(device.path),)
-    )

@@ -42,7 +42,8 @@ async def resolve(
 ) -> tuple[tuple[MountPoint, ...], tuple[str, ...]]:
     """Every mount by destination, with its volumes made; and which volumes are new."""
     planned = _plan(rooms, container)
-    await offload.foreign(_check_sources, planned)
+    if sources := _to_be_there(planned):
+        await offload.foreign(_check_sources, sources)
     fresh: list[str] = []
     held: list[str] = []
     try:
@@ -102,15 +103,15 @@ def _anonymous(target: str, driver: str) -> MountPoint:
     )
 
 
-def _check_sources(points: Iterable[MountPoint]) -> None:
+def _to_be_there(points: Iterable[MountPoint]) -> list[str]:
     """`--mount` wants its source to be there; `-v` will make it at start."""
-    for point in points:
-        if (
-            point.type is MountType.BIND
-            and not point.created_source
-            and not os.path.lexists(point.source)
-        ):
-            raise mounts.missing_source(point.source)
+    return [p.source for p in points if p.type is MountType.BIND and not p.created_source]
+
+
+def _check_sources(sources: Iterable[str]) -> None:
+    for source in sources:
+        if not os.path.lexists(source):
+            raise mounts.missing_source(source)
 
 
 async def _resolve(

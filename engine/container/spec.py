@@ -117,7 +117,8 @@ class Surroundings:
     """What had to be found out before the spec could be written.
 
     `namespaces` maps a type to the path to join, OWN for a new one; the host's are left out.
-    `sources` maps a mount's destination to the directory or file to bind there.
+    `sources` maps a mount's destination to the directory or file to bind there, `device_numbers`
+    the path of a device that is limited to (major, minor).
     """
 
     root: str
@@ -126,6 +127,9 @@ class Surroundings:
     security: SecurityOptions
     devices: Sequence[oci.Device] = ()
     device_rules: tuple[oci.DeviceRule, ...] = ()
+    device_numbers: Mapping[str, tuple[int, int]] = field(
+        default_factory=dict[str, tuple[int, int]]
+    )
     namespaces: Mapping[str, str] = field(default_factory=dict[str, str])
     sources: Mapping[str, str] = field(default_factory=dict[str, str])
     network_files: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -348,7 +352,9 @@ def _linux(container: Container, around: Surroundings) -> oci.Linux:
         ),
         devices=tuple(around.devices),
         cgroups_path=around.cgroup_path,
-        resources=limits.to_oci(host_config.resources, around.device_rules),
+        resources=limits.to_oci(
+            host_config.resources, around.device_rules, numbers=around.device_numbers
+        ),
         rootfs_propagation=_root_propagation(container),
         sysctl={
             **sysctls.defaults(owns_network="network" in own),

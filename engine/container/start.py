@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine import offload
 from engine.container import failure, gather, limits, links, logconfig, modes, networking, spec
 from engine.container.model import State, Status, Ulimit
 from engine.container.publish import publish, publish_mount
@@ -141,7 +140,7 @@ def _listeners(sandbox: Sandbox) -> list[Listener]:
 async def _both(rooms: Rooms, container: Container) -> tuple[Findings, Sandbox]:
     """Waits for both, also where one fails: what the other made must be known to be undone."""
     found, opened = await asyncio.gather(
-        offload.foreign(gather.gather, rooms, container),
+        gather.gather(rooms, container),
         _open_sandbox(rooms, container),
         return_exceptions=True,
     )
@@ -276,6 +275,7 @@ def _bundle(
         security=found.security,
         devices=found.devices,
         device_rules=found.device_rules,
+        device_numbers=found.device_numbers,
         namespaces=_namespaces(rooms, container, sandbox),
         sources=found.sources,
         network_files={

@@ -166,7 +166,8 @@ def _check_cpu(current: Resources, changes: Resources) -> None:
 
 
 async def _apply(handle: Handle, changes: Resources) -> None:
-    # Real-time shares are written down for the next start only, as with dockerd.
+    # Real-time shares are written down for the next start only, and limits of single devices not at
+    # all, as with dockerd.
     changes = msgspec.structs.replace(changes, cpu_realtime_runtime_us=0, cpu_realtime_period_us=0)
     document = oci.document(limits.to_oci(changes))
     document.pop("devices", None)

@@ -1,13 +1,15 @@
-"""What must not be left halfway ends before a caller that is cancelled goes on."""
+"""The bridge to blocking code: what hangs waits alone, what must not be left halfway is not."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from engine import offload
+from engine.errors import EngineError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -84,5 +86,55 @@ def test_a_caller_that_waits_gets_the_result_and_the_failure() -> None:
         assert await offload.to_the_end(asyncio.sleep(0, "result")) == "result"
         with pytest.raises(OSError, match="no"):
             await offload.to_the_end(fail())
+
+    asyncio.run(main())
+
+
+def test_lookups_that_hang_wait_alone() -> None:
+    gate = threading.Event()
+
+    async def main() -> list[str]:
+        hanging = [asyncio.create_task(offload.foreign(gate.wait)) for _ in range(40)]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            answers = [await offload.foreign(str, 1), await offload.disk(str, 2)]
+        assert not any(task.done() for task in hanging)
+        gate.set()
+        assert all(await asyncio.gather(*hanging))
+        return answers
+
+    assert asyncio.run(main()) == ["1", "2"]
+    offload.close()
+
+
+def test_a_lookup_that_hangs_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload, "FOREIGN_TIMEOUT_S", 0.05)
+    gate = threading.Event()
+    with pytest.raises(EngineError, match=r"has not answered for 0\.05 seconds"):
+        asyncio.run(offload.foreign(gate.wait))
+    offload.close()  # does not wait for it either
+    gate.set()
+
+
+def test_what_a_lookup_raises_is_raised_here() -> None:
+    def late() -> None:
+        raise TimeoutError("the server's own")
+
+    with pytest.raises(TimeoutError, match="own"):
+        asyncio.run(offload.foreign(late))
+
+
+def test_hundreds_that_hang_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload, "_MOST_ALONE", 2)
+    gate = threading.Event()
+
+    async def main() -> None:
+        hanging = [asyncio.create_task(offload.alone(gate.wait)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="have not come back yet"):
+            await offload.alone(gate.wait)
+        gate.set()
+        await asyncio.gather(*hanging)
+        assert await offload.alone(str, 1) == "1"
 
     asyncio.run(main())
