@@ -17,6 +17,7 @@ from engine.container.state import ACTIVE, Event, next_status
 from engine.container.teardown import sweep, teardown
 from engine.errors import EngineError, NoSpace, NotFound, WharfError
 from engine.linux import cgroup, tree
+from engine.runtime.client import MonitorUnreached
 
 if TYPE_CHECKING:
     from engine.container.model import State
@@ -76,11 +77,16 @@ async def remove_unreadable(
 
 
 async def _end_unknown(rooms: Rooms, container_id: str) -> None:
-    task = await rooms.runtime.adopt(container_id)
+    path = os.path.join(rooms.cgroup_parent, container_id)
+    try:
+        task = await rooms.runtime.adopt(container_id)
+    except (MonitorUnreached, OSError):
+        await offload.kernel(cgroup.kill, path)
+        await rooms.runtime.end_monitor(container_id)
+        return
     if task is not None:
         # A paused one would not end.
         with contextlib.suppress(OSError):
-            path = os.path.join(rooms.cgroup_parent, container_id)
             await offload.kernel(cgroup.thaw, path)
         await task.end(_END_S)
 
@@ -124,10 +130,7 @@ async def _remove(rooms: Rooms, handle: Handle, *, volumes: bool) -> None:
                 await _remove_volume(rooms, point.name)
             await rooms.volumes.keep(point.name, container.id)
     await rooms.store.delete(handle)
-    for attachment in handle.queued:
-        with contextlib.suppress(OSError):
-            os.close(attachment.fd)
-    handle.queued.clear()
+    handle.drop_queued()
 
 
 def remove_from_disk(rooms: Rooms, container_id: str, snapshot_key: str) -> None:

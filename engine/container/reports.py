@@ -10,8 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from engine import offload
-from engine.container import exec, exit
+from engine.container import adoption, exec, exit
 from engine.container.publish import publish
 from engine.container.state import ALIVE
 from engine.errors import Unavailable
@@ -40,8 +39,8 @@ class Reports:
         self._later(container_id, "noting the exit", lambda handle: self._exited(handle, exit))
 
     def on_lost(self, container_id: str) -> None:
-        """The monitor is gone: it wrote down how its container ended, or ended it by dying."""
-        self._later(container_id, "noting a loss", lambda handle: self._exited(handle, None))
+        """The monitor is gone, and with it the container, or only the connection is."""
+        self._later(container_id, "noting a loss", self._lost)
 
     def on_exec_exit(self, container_id: str, exec_id: str, code: int, at_ns: int) -> None:
         self._ended.note(exec_id)
@@ -82,19 +81,27 @@ class Reports:
             log.info("%s of container %s is left to the next start", what, container_id)
             return None
 
-    async def _exited(self, handle: Handle, how: Exit | None) -> None:
-        """`how` is None where only the journal can tell."""
+    async def _exited(self, handle: Handle, how: Exit) -> None:
         async with handle.lock:
             if _is_of_an_earlier_run(handle):
                 return
-            if how is None and handle.state.status not in ALIVE:
-                return
-            if how is None:
-                how = await offload.disk(exit.recorded, self._rooms, handle.id)
             was_alive = handle.state.status in ALIVE
             await exit.exited(self._rooms, handle, how)
         if was_alive:
             await exit.auto_remove(self._rooms, handle)
+
+    async def _lost(self, handle: Handle) -> None:
+        async with handle.lock:
+            if _is_of_an_earlier_run(handle) or handle.state.status not in ALIVE:
+                return
+            is_known = await adoption.attempt(self._rooms, handle)
+        if is_known:
+            await exit.auto_remove(self._rooms, handle)
+        else:
+            self._rooms.work.keep_running(
+                adoption.keep_trying(self._rooms, handle),
+                what=f"looking for the monitor of container {handle.id}",
+            )
 
     # Execs that ended
 

@@ -1,8 +1,9 @@
 """After the last daemon ended, however it did: the kernel is read first, then the rows follow.
 
-Running containers are adopted through their monitors. A row that says "running" without a monitor
-gets the exit that the journal tells. A run that no row knows of was a start that never finished:
-it is undone like any failed start. What belongs to no row at all is swept away by its names.
+Running containers are adopted through their monitors (see adoption). A row that says "running"
+without a monitor gets the exit that the journal tells. A run that no row knows of was a start that
+never finished: it is undone like any failed start. What belongs to no row at all is swept away by
+its names.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine import ids, offload
-from engine.container import exit, networking, remove, update
+from engine.container import adoption, exit, networking, remove, update
 from engine.container.model import Status
 from engine.container.state import ALIVE
 from engine.container.teardown import sweep, teardown
 from engine.errors import WharfError
 from engine.linux import cgroup, tree
 from engine.runtime.client import NewerMonitor
-from engine.runtime.protocol import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from engine.container.reports import Reports
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
-    from engine.runtime.client import Task
 
 log = logging.getLogger(__name__)
 
@@ -88,17 +87,17 @@ async def _each(work: list[Awaitable[None]]) -> None:
 
 async def _adopt(rooms: Rooms, handle: Handle) -> None:
     async with handle.lock:
-        task = await rooms.runtime.adopt(handle.id)
-        if task is not None and task.exit is None and task.pid:
-            await _take_over(rooms, handle, task)
-        else:
-            how = await offload.disk(exit.recorded, rooms, handle.id)
-            await exit.exited(rooms, handle, how)
+        is_known = await adoption.attempt(rooms, handle)
+        if not is_known:
+            what = f"looking for the monitor of container {handle.id}"
+            rooms.work.keep_running(adoption.keep_trying(rooms, handle), what=what)
+        if handle.state.status in ALIVE:
+            await _hold(rooms, handle)
 
 
-async def _take_over(rooms: Rooms, handle: Handle, task: Task) -> None:
+async def _hold(rooms: Rooms, handle: Handle) -> None:
+    """What it has of networks and volumes is its own still; what is unsettled gets settled."""
     container = handle.container
-    handle.task = task
     rooms.networks.adopt(
         container.id,
         container.endpoints,
@@ -111,32 +110,6 @@ async def _take_over(rooms: Rooms, handle: Handle, task: Task) -> None:
             await rooms.volumes.acquire(point.name, container.id)
     await networking.settle(rooms, handle)
     await update.settle(rooms, handle)
-    is_frozen = await offload.kernel(cgroup.is_frozen, container.cgroup_path)
-    if is_frozen and handle.state.is_held:
-        await offload.kernel(cgroup.thaw, container.cgroup_path)  # that commit is no more
-        is_frozen = False
-    status = Status.PAUSED if is_frozen else Status.RUNNING
-    state = msgspec.structs.replace(handle.state, status=status, pid=task.pid, is_held=False)
-    if state != handle.state:
-        await rooms.store.save_state(handle, state)
-    await _correct_execs(rooms, handle, task)
-
-
-async def _correct_execs(rooms: Rooms, handle: Handle, task: Task) -> None:
-    """An exec that the monitor does not know any more has ended; the journal says how."""
-    running = [each for each in handle.execs.values() if each.is_running]
-    if not running:
-        return
-    known = (await task.state())["execs"]
-    journal = await offload.disk(rooms.runtime.recorded, handle.id)
-    codes = {
-        entry.facts.get("exec_id"): entry.facts.get("code", 137)
-        for entry in journal
-        if entry.event == Entry.EXEC_EXITED
-    }
-    for each in running:
-        if each.id not in known:
-            await exit.exec_exited(rooms, handle, each.id, int(codes.get(each.id, 137)))
 
 
 async def _settle(rooms: Rooms, handle: Handle) -> None:

@@ -354,10 +354,7 @@ async def _failed(rooms: Rooms, handle: Handle, exc: Exception) -> WharfError:
     """Undo all, write down why, and return what the client shall read."""
     code, error = _explain(exc)
     await _end(handle)
-    for attachment in handle.queued:
-        with contextlib.suppress(OSError):
-            os.close(attachment.fd)
-    handle.queued.clear()
+    handle.drop_queued()
     await teardown(rooms, handle.container)
     state = msgspec.structs.replace(
         handle.state, error=str(error), exit_code=code, pid=0, oom_killed=False

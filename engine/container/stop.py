@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
+import signal
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +16,7 @@ from engine import offload
 from engine.container import signals
 from engine.container.model import Status, WaitCondition
 from engine.container.publish import publish
-from engine.container.state import ACTIVE, Event, next_status
+from engine.container.state import ALIVE, Event, next_status
 from engine.errors import EngineError, WharfError
 from engine.linux import cgroup, oserror
 
@@ -80,14 +82,14 @@ async def send(rooms: Rooms, handle: Handle, signo: int) -> None:
     is_thawed = False
     async with handle.lock:
         state = handle.state
-        if state.status not in ACTIVE or handle.task is None:
+        if state.status not in ALIVE:
             return
         if _ends(handle, signo) and not state.is_manually_stopped:
             await rooms.store.save_state(
                 handle, msgspec.structs.replace(handle.state, is_manually_stopped=True)
             )
         try:
-            await handle.task.signal(signo)
+            await _signal(handle, signo)
         except ProcessLookupError:
             return  # it ended by itself; its exit is on the way
         if state.status is Status.PAUSED and _ends(handle, signo):
@@ -97,6 +99,25 @@ async def send(rooms: Rooms, handle: Handle, signo: int) -> None:
     publish(rooms.events, handle.container, "kill", signal=str(signo))
     if is_thawed and signo != signals.SIGKILL:  # what is killed does not live to go on
         publish(rooms.events, handle.container, "unpause")
+
+
+async def _signal(handle: Handle, signo: int) -> None:
+    """Also without a monitor. Raises ProcessLookupError."""
+    if handle.task is not None and handle.is_connected:
+        await handle.task.signal(signo)
+    else:
+        await offload.kernel(_signal_in, handle.container.cgroup_path, handle.state.pid, signo)
+
+
+def _signal_in(group: str, pid: int, signo: int) -> None:
+    """Only if it is in that group: the number may be another's by now."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        if pid not in cgroup.processes(group):
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        signal.pidfd_send_signal(pidfd, signo)
+    finally:
+        os.close(pidfd)
 
 
 def _ends(handle: Handle, signo: int) -> bool:
@@ -111,17 +132,29 @@ async def kill(rooms: Rooms, handle: Handle) -> None:
     await send(rooms, handle, signals.SIGKILL)
     if await _within(waiting, _PROMPT_S):
         return
-    task = handle.task
-    if task is not None and await task.is_silent(_SILENCE_S):
-        log.error("the monitor of container %s hangs; it ends with its container", handle.id)
-        await offload.kernel(cgroup.kill, handle.container.cgroup_path)
-        task.end_monitor()
+    await _end_silent(rooms, handle)
     if await _within(waiting, _KILL_WAIT_S):
         return
     log.warning("container %s outlives SIGKILL; ending its whole group", handle.id)
     await offload.kernel(cgroup.kill, handle.container.cgroup_path)
     if not await _within(waiting, _LAST_WAIT_S):
         raise EngineError("tried to kill container, but did not receive an exit event")
+
+
+async def _end_silent(rooms: Rooms, handle: Handle) -> None:
+    """A monitor that tells nothing ends with its container; that is reported, as any loss."""
+    task = handle.task
+    if task is not None and handle.is_connected:
+        if await task.is_silent(_SILENCE_S):
+            log.error("the monitor of container %s hangs; it ends with its container", handle.id)
+            await offload.kernel(cgroup.kill, handle.container.cgroup_path)
+            task.end_monitor()
+        return
+    async with handle.lock:  # else it may be another run's by now
+        if handle.state.status in ALIVE and not handle.is_connected:
+            log.error("the monitor of container %s is lost; it ends with its container", handle.id)
+            await offload.kernel(cgroup.kill, handle.container.cgroup_path)
+            await rooms.runtime.end_monitor(handle.id)
 
 
 async def pause(rooms: Rooms, handle: Handle) -> None:

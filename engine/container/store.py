@@ -10,7 +10,9 @@ takes `handle.container`, which is always a whole value that is on disk.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -84,6 +86,18 @@ class Handle:
     @property
     def state(self) -> State:
         return self.container.state
+
+    def drop_queued(self) -> None:
+        """Hang up on the clients that wait for a start."""
+        for attachment in self.queued:
+            with contextlib.suppress(OSError):
+                os.close(attachment.fd)
+        self.queued.clear()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a monitor to speak with; a container may run without (see adoption)."""
+        return self.task is not None and self.task.is_connected
 
 
 class Store:

@@ -75,9 +75,14 @@ def reap(pidfd: int) -> int | None:
 
 
 def has_ended(pidfd: int) -> bool:
+    return wait(pidfd, 0)
+
+
+def wait(pidfd: int, timeout_s: float) -> bool:
+    """Whether the process has ended by then."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(poll.poll(timeout_s * 1000))
 
 
 def send_signal(pidfd: int, signo: int) -> bool:

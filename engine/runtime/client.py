@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from engine import offload
 from engine.errors import EngineError
-from engine.linux import cgroup
+from engine.linux import cgroup, process
 from engine.runtime import protocol
 from engine.runtime.connection import (
-    ANSWER_TIMEOUT_S,
     AnswerT,
     Connection,
     MonitorGone,
@@ -45,6 +44,7 @@ __all__ = [
     "Entry",
     "Exit",
     "Listener",
+    "MonitorUnreached",
     "NewerMonitor",
     "Runtime",
     "RuntimeEvents",
@@ -57,6 +57,8 @@ log = logging.getLogger(__name__)
 # Until a program runs there are disks to wait for, with mounts to be made from them.
 _BIRTH_TIMEOUT_S = 120.0
 _KILL_TIMEOUT_S = 5.0
+# A monitor answers in microseconds; another try follows, and boot waits for this one.
+_ADOPTION_TIMEOUT_S = 3.0
 _NO_FDS: list[int] = []
 # As every line of a journal does.
 _ENTRY_BEGINS = protocol.dump(Entry(event="", at_ns=0).to_json()).encode().partition(b":")[0]
@@ -73,6 +75,13 @@ class NewerMonitor(EngineError):
         )
         self.container_id = container_id
         self.version = version
+
+
+class MonitorUnreached(EngineError):
+    """A monitor that lives does not answer now. It may later."""
+
+    def __init__(self, container_id: str) -> None:
+        super().__init__(f"the monitor of container {container_id} does not answer")
 
 
 class Attachment:
@@ -148,7 +157,8 @@ class Listener:
 class RuntimeEvents(Protocol):
     """What the runtime reports unasked, called on the event loop; must not block or raise.
 
-    `on_lost`: a monitor ended before it told an exit; its journal may have that.
+    `on_lost`: a connection ended before an exit was told. The monitor may be gone, and its journal
+    have the exit, or it lives and `Runtime.adopt` finds it again.
     """
 
     def on_exit(self, container_id: str, exit: Exit) -> None: ...
@@ -288,6 +298,10 @@ class Task:
             self.end_monitor()
         self.close()
 
+    @property
+    def is_connected(self) -> bool:
+        return self._connection.is_open
+
     def close(self) -> None:
         """Let go of the monitor, which goes on."""
         self._runtime.drop(self)
@@ -392,12 +406,9 @@ class Task:
         self._greeted.set()
         self._over.set()
         self._runtime.drop(self)
-        if self.exit is None and not self._quiet:
-            # A container without its monitor has no log, no streams and nobody to reap it.
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            self._runtime.events.on_lost(self.id)
         self._close_pidfd()
+        if self.exit is None and not self._quiet:
+            self._runtime.events.on_lost(self.id)
 
 
 class Runtime:
@@ -454,26 +465,36 @@ class Runtime:
                 os.close(fd)
 
     async def adopt(self, container_id: str) -> Task | None:
-        """Connect to the living monitor of a container; None if there is none, or if it hangs.
+        """Connect to the living monitor of a container; None if there is none.
 
         One of an earlier version is as good as our own. Raises NewerMonitor for one of a later
-        version that has broken with ours; it goes on. Raises OSError where this process is short of
-        something, which says nothing about the monitor.
+        version that has broken with ours; it goes on. Raises MonitorUnreached for one that does not
+        answer, OSError where this process is short of something: neither says that it is dead.
         """
-        sock = await offload.kernel(_connect, self._folder(container_id))
+        folder = self._folder(container_id)
+        sock = await offload.kernel(_connect, container_id, folder)
         if sock is None:
             return None
         task = Task(self, container_id, sock)
         self._tasks.add(task)
         try:
-            return await asyncio.wait_for(task.adopt(), ANSWER_TIMEOUT_S)
-        except NewerMonitor:
+            return await asyncio.wait_for(task.adopt(), _ADOPTION_TIMEOUT_S)
+        except (RuntimeFailure, TimeoutError) as exc:
+            task.close()
+            # It has ended just now if nobody listens any more; else it is our end that broke.
+            if isinstance(exc, MonitorGone) and not await offload.kernel(
+                _is_listening, container_id, folder
+            ):
+                return None
+            raise MonitorUnreached(container_id) from exc
+        except BaseException:
             task.close()
             raise
-        except (RuntimeFailure, TimeoutError) as exc:
-            log.warning("no answer from the monitor of container %s: %s", container_id, exc)
-            task.close()
-            return None
+
+    async def end_monitor(self, container_id: str) -> None:
+        """Kill the monitor of a container that is not connected, and report it lost."""
+        await offload.kernel(_end_monitors, container_id)
+        self.events.on_lost(container_id)
 
     def recorded(self, container_id: str) -> list[Entry]:
         """The journal of a container's last run, oldest first; reads a file."""
@@ -579,20 +600,54 @@ def _make_folder(exec_root: str) -> None:
     os.makedirs(os.path.join(exec_root, "containers"), mode=0o700, exist_ok=True)
 
 
-def _connect(folder: str) -> socket.socket | None:
+def _connect(container_id: str, folder: str) -> socket.socket | None:
+    """None if nobody listens. Raises MonitorUnreached where too many wait to be let in."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        sock.setblocking(False)
         # The path of a Unix socket is limited to 107 bytes; by its folder's descriptor it is short.
         folder_fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
         try:
-            sock.settimeout(ANSWER_TIMEOUT_S)
             sock.connect(f"/proc/self/fd/{folder_fd}/monitor.sock")
         finally:
             os.close(folder_fd)
-    except (FileNotFoundError, ConnectionRefusedError, TimeoutError):
+    except (FileNotFoundError, ConnectionRefusedError):
         sock.close()
         return None
+    except BlockingIOError as exc:
+        sock.close()
+        raise MonitorUnreached(container_id) from exc
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _is_listening(container_id: str, folder: str) -> bool:
+    sock = _connect(container_id, folder)
+    if sock is not None:
+        sock.close()
+    return sock is not None
+
+
+def _end_monitors(container_id: str) -> None:
+    """By the name that a monitor gives itself. Who takes it without being one asks for it."""
+    name = f"{protocol.title_of(container_id)}\n"
+    ended: list[int] = []
+    try:
+        for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
+            with contextlib.suppress(OSError):
+                if _comm(pid) == name:
+                    ended.append(os.pidfd_open(pid))
+                    if _comm(pid) == name:  # the same still, and not another with its number
+                        signal.pidfd_send_signal(ended[-1], signal.SIGKILL)
+        for pidfd in ended:
+            process.wait(pidfd, _KILL_TIMEOUT_S)
+    finally:
+        for pidfd in ended:
+            os.close(pidfd)
+
+
+def _comm(pid: int) -> str:
+    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+        return file.read()

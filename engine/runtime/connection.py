@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_S = 10.0
-"""A monitor answers in microseconds what it need not wait for; one that does not in this time is
-taken for dead.
-"""
+"""A monitor answers in microseconds what it need not wait for; nobody waits longer than this."""
 
 AnswerT = TypeVar("AnswerT", bound=protocol.Answer)
 

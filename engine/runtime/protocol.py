@@ -256,6 +256,11 @@ class Entry(Document):
         self.facts = facts or {}
 
 
+def title_of(container_id: str) -> str:
+    """What the monitor of a container is called in ps and top."""
+    return f"wharf-{container_id[:9]}"
+
+
 # Messages
 
 

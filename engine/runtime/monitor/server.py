@@ -59,7 +59,7 @@ def _create(control: int, folder: str) -> handover.Handover | None:
     for standard in (0, 1, 2):
         os.dup2(null, standard)
     os.close(null)
-    set_name(f"wharf-{os.path.basename(folder)[:9]}")
+    set_name(protocol.title_of(os.path.basename(folder)))
     # The container becomes a child of this process when its maker ends.
     syscalls.set_child_subreaper(True)
     maker = os.fork()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from engine.linux import cgroup
-from engine.runtime.client import Entry, Exit, Runtime, RuntimeFailure
+from engine.runtime.client import Entry, Exit, MonitorUnreached, Runtime, RuntimeFailure
+from engine.runtime.protocol import Channel
 from tests.kernel.runtime.harness import (
     Box,
     Recorder,
@@ -408,6 +410,48 @@ def test_what_ended_while_no_daemon_listened_is_recorded(in_box: InBox) -> None:
     in_box(scenario)
 
 
+def test_a_monitor_that_stands_still_is_not_dead(in_box: InBox) -> None:
+    async def scenario(box: Box) -> None:
+        bundle = box.bundle("sleep", "100")
+        task = await box.start(bundle)
+        task.close()
+        os.kill(task.monitor_pid, signal.SIGSTOP)
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("engine.runtime.client._ADOPTION_TIMEOUT_S", 0.1)
+                for _ in range(8):  # more than its queue has room for
+                    with pytest.raises(MonitorUnreached):
+                        await box.runtime.adopt(bundle.id)
+        finally:
+            os.kill(task.monitor_pid, signal.SIGCONT)
+        again = await box.runtime.adopt(bundle.id)
+        assert again is not None
+        assert again.pid == task.pid
+
+    in_box(scenario)
+
+
+def test_a_monitor_that_cannot_be_looked_for_is_not_dead(in_box: InBox) -> None:
+    def exhausted(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def scenario(box: Box) -> None:
+        bundle = box.bundle("sleep", "100")
+        task = await box.start(bundle)
+        task.close()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "open", exhausted)
+            with pytest.raises(OSError, match="Too many open files"):
+                await box.runtime.adopt(bundle.id)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Channel, "receive", exhausted)
+            with pytest.raises(MonitorUnreached):
+                await box.runtime.adopt(bundle.id)
+        assert await box.runtime.adopt(bundle.id) is not None
+
+    in_box(scenario)
+
+
 def test_a_killed_launcher_is_replaced_and_nothing_notices(in_box: InBox) -> None:
     async def scenario(box: Box) -> None:
         bundle = box.bundle("sleep", "100")
@@ -423,13 +467,14 @@ def test_a_killed_launcher_is_replaced_and_nothing_notices(in_box: InBox) -> Non
     in_box(scenario)
 
 
-def test_a_killed_monitor_takes_its_container_along(in_box: InBox) -> None:
+def test_a_killed_monitor_is_reported_and_known_to_be_dead(in_box: InBox) -> None:
     async def scenario(box: Box) -> None:
         bundle = box.bundle("sleep", "100")
         task = await box.start(bundle)
         os.kill(task.monitor_pid, signal.SIGKILL)
-        await until(lambda: bool(box.events.lost) and not is_alive(task.pid))
+        await until(lambda: bool(box.events.lost))
         assert box.events.lost == [bundle.id]
+        assert await box.runtime.adopt(bundle.id) is None
         assert not box.events.exit_of(bundle.id).done()
 
     in_box(scenario)

@@ -11,7 +11,7 @@ import pytest
 
 from engine import offload
 from engine.runtime import protocol
-from engine.runtime.client import NewerMonitor, Runtime
+from engine.runtime.client import MonitorUnreached, NewerMonitor, Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,5 +73,17 @@ def test_a_newer_monitor_is_refused_not_taken_for_dead(tmp_path: Path) -> None:
         asyncio.run(_adopt(tmp_path, hello))
 
 
-def test_one_that_breaks_off_is_taken_for_dead(tmp_path: Path) -> None:
-    assert asyncio.run(_adopt(tmp_path, b"\xff" * 8)) is None
+def test_one_that_breaks_off_is_not_taken_for_dead_while_it_listens(tmp_path: Path) -> None:
+    with pytest.raises(MonitorUnreached):
+        asyncio.run(_adopt(tmp_path, b"\xff" * 8))
+
+
+def test_one_that_nobody_listens_for_is_dead(tmp_path: Path) -> None:
+    folder = tmp_path / "containers" / ID
+    folder.mkdir(parents=True)
+    runtime = Runtime(str(tmp_path), events=None)  # type: ignore[arg-type]
+    assert asyncio.run(runtime.adopt(ID)) is None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as ended, contextlib.chdir(folder):
+        ended.bind("monitor.sock")
+        ended.listen()
+    assert asyncio.run(runtime.adopt(ID)) is None

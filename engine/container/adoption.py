@@ -1,0 +1,123 @@
+"""Containers that run, and of whose monitor this engine has no hold: found again, or known to end.
+
+A monitor that does not answer is not dead. This process may be short of descriptors, the machine
+busy, or somebody may have stopped the monitor for a while; its container runs meanwhile, and goes
+on. So a try that fails says nothing, and another follows, until the monitor answers or is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine import offload
+from engine.container import exit
+from engine.container.model import Status
+from engine.container.state import ALIVE
+from engine.linux import cgroup
+from engine.runtime.client import MonitorUnreached, NewerMonitor, RuntimeFailure
+from engine.runtime.protocol import Entry
+
+if TYPE_CHECKING:
+    from engine.container.rooms import Rooms
+    from engine.container.store import Handle
+    from engine.runtime.client import Task
+
+log = logging.getLogger(__name__)
+
+_FIRST_DELAY_S = 0.25
+_LONGEST_DELAY_S = 30.0
+
+
+async def attempt(rooms: Rooms, handle: Handle) -> bool:
+    """One try, the lock held by the caller; False where another has to follow.
+
+    One that has ended is settled as the journal tells it. Raises NewerMonitor.
+    """
+    if handle.state.status not in ALIVE or handle.is_connected:
+        return True
+    try:
+        task = await rooms.runtime.adopt(handle.id)
+        if task is not None and task.exit is None and task.pid:
+            await _take_over(rooms, handle, task)
+        else:
+            how = await offload.disk(exit.recorded, rooms, handle.id)
+            await exit.exited(rooms, handle, how)
+            handle.drop_queued()
+    except NewerMonitor:
+        raise
+    except (MonitorUnreached, OSError) as exc:
+        log.warning("the monitor of container %s is not reached: %s", handle.id, exc)
+        return False
+    except Exception:
+        log.exception("container %s could not be taken over", handle.id)
+        return False
+    return True
+
+
+async def keep_trying(rooms: Rooms, handle: Handle) -> None:
+    """Try again and again, more and more seldom, until it is known how it stands."""
+    delay_s = _FIRST_DELAY_S
+    while True:
+        await asyncio.sleep(delay_s)
+        delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+        try:
+            # Not to be torn in the middle when the engine closes.
+            what = f"taking over container {handle.id}"
+            if await rooms.work.do(_try_again(rooms, handle), what=what):
+                return
+        except NewerMonitor as exc:
+            log.error("%s", exc)
+            return
+
+
+async def _try_again(rooms: Rooms, handle: Handle) -> bool:
+    async with handle.lock:
+        is_known = await attempt(rooms, handle)
+    if is_known:
+        await exit.auto_remove(rooms, handle)
+    return is_known
+
+
+async def _take_over(rooms: Rooms, handle: Handle, task: Task) -> None:
+    """Believe what kernel and monitor say, the task last: without it there is another try."""
+    try:
+        is_frozen = await offload.kernel(cgroup.is_frozen, handle.container.cgroup_path)
+        if is_frozen and handle.state.is_held and not handle.holds:
+            await offload.kernel(cgroup.thaw, handle.container.cgroup_path)  # the commit is no more
+            is_frozen = False
+        status = Status.PAUSED if is_frozen else Status.RUNNING
+        is_held = handle.state.is_held and is_frozen
+        state = msgspec.structs.replace(handle.state, status=status, pid=task.pid, is_held=is_held)
+        if state != handle.state:
+            await rooms.store.save_state(handle, state)
+        await _correct_execs(rooms, handle, task)
+    except BaseException:
+        task.close()
+        raise
+    handle.task = task
+    queued, handle.queued = handle.queued, []
+    for attachment in queued:
+        with contextlib.suppress(RuntimeFailure):
+            await task.attach(attachment)
+
+
+async def _correct_execs(rooms: Rooms, handle: Handle, task: Task) -> None:
+    """An exec that the monitor does not know any more has ended; the journal says how."""
+    running = [each for each in handle.execs.values() if each.is_running]
+    if not running:
+        return
+    known = (await task.state())["execs"]
+    journal = await offload.disk(rooms.runtime.recorded, handle.id)
+    codes = {
+        entry.facts.get("exec_id"): entry.facts.get("code", 137)
+        for entry in journal
+        if entry.event == Entry.EXEC_EXITED
+    }
+    for each in running:
+        if each.id not in known:
+            await exit.exec_exited(rooms, handle, each.id, int(codes.get(each.id, 137)))
