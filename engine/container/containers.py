@@ -159,7 +159,7 @@ class Containers:
         )
 
     async def _restart(self, handle: Handle, ref: str, signo: int, seconds: float | None) -> None:
-        handle.is_restarting = True
+        handle.restarts_under_way += 1
         try:
             if handle.state.status in ACTIVE:
                 await stop.stop(self._rooms, handle, signo=signo, timeout_s=seconds)
@@ -170,7 +170,7 @@ class Containers:
         except WharfError as exc:
             raise type_of(exc)(f"Cannot restart container {ref}: {exc}") from exc
         finally:
-            handle.is_restarting = False
+            handle.restarts_under_way -= 1
             await exit.auto_remove(self._rooms, handle)  # what --rm waited for, if it failed
 
     async def pause(self, ref: str) -> None:
@@ -390,7 +390,7 @@ class Containers:
 
     async def exec_create(self, ref: str, config: ExecConfig) -> str:
         handle = self._rooms.store.find(ref)
-        await self.reports.forget_execs()
+        await self._rooms.store.forget_execs()
         return await exec.create(self._rooms, handle, config, ref=ref)
 
     async def exec_check(self, exec_id: str) -> Exec:
@@ -492,7 +492,7 @@ class Containers:
 
     async def restore(self) -> None:
         """Adopt what runs, take note of what ended, sweep the rest; before anything is served."""
-        await restore.restore(self._rooms, self.reports)
+        await restore.restore(self._rooms)
 
     async def stop_all(self, timeout_s: float) -> None:
         """End every container in its own way and time, all at once.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KEPT_S = 300
-"""How long an exec that ended can be inspected (moby execCommandGC: five minutes and more)."""
-
 START_TIMEOUT_S = 10.0
 """How long a size waits for the start of what it is for (moby ContainerExecResize)."""
 
@@ -59,7 +55,9 @@ async def create(rooms: Rooms, handle: Handle, config: ExecConfig, *, ref: str) 
             raise InvalidParameter(str(exc)) from exc
     config = msgspec.structs.replace(config, linked_env=links.environment(rooms, handle.container))
     exec = Exec(id=ids.generate(), container_id=handle.id, config=config)
-    await rooms.store.save_exec(handle, exec)
+    async with handle.lock:  # it may have ended meanwhile, or be gone with all its rows
+        next_status(handle.state.status, Event.EXEC, handle.id, ref=ref)
+        await rooms.store.save_exec(handle, exec)
     publish(rooms.events, handle.container, f"exec_create: {_words(config)}", execID=exec.id)
     return exec.id
 
@@ -294,21 +292,3 @@ def _tell_started(handle: Handle, exec: Exec) -> None:
 def running(handle: Handle) -> tuple[str, ...]:
     """What inspect lists: the execs that have not ended."""
     return tuple(exec.id for exec in handle.execs.values() if exec.exit_code is None)
-
-
-class Ended:
-    """When execs ended, so that they can be forgotten after a while."""
-
-    def __init__(self) -> None:
-        self._at: dict[str, float] = {}
-
-    def note(self, exec_id: str) -> None:
-        self._at[exec_id] = time.monotonic()
-
-    def due(self) -> list[str]:
-        """Those that ended long enough ago; each is given once."""
-        limit = time.monotonic() - KEPT_S
-        due = [exec_id for exec_id, at in self._at.items() if at <= limit]
-        for exec_id in due:
-            del self._at[exec_id]
-        return due

@@ -115,7 +115,7 @@ async def exec_exited(rooms: Rooms, handle: Handle, exec_id: str, code: int) -> 
 
 async def auto_remove(rooms: Rooms, handle: Handle) -> None:
     """`--rm`: also its anonymous volumes. Not between the halves of a restart."""
-    if not handle.container.host_config.auto_remove or handle.is_restarting:
+    if not handle.container.host_config.auto_remove or handle.restarts_under_way:
         return
     if handle.state.status in ACTIVE or handle.is_gone:
         return

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from engine.container import adoption, exec, exit
+from engine.container import adoption, exit
 from engine.container.publish import publish
 from engine.container.state import ALIVE
 from engine.errors import Unavailable
@@ -32,7 +32,6 @@ class Reports:
 
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
-        self._ended = exec.Ended()
         self._ending: dict[str, asyncio.Future[object]] = {}  # execs whose end is being written
 
     def on_exit(self, container_id: str, exit: Exit) -> None:
@@ -43,8 +42,6 @@ class Reports:
         self._later(container_id, "noting a loss", self._lost)
 
     def on_exec_exit(self, container_id: str, exec_id: str, code: int, at_ns: int) -> None:
-        self._ended.note(exec_id)
-
         async def note(handle: Handle) -> None:
             async with handle.lock:
                 await exit.exec_exited(self._rooms, handle, exec_id, code)
@@ -110,20 +107,6 @@ class Reports:
         ending = self._ending.get(exec_id)
         if ending is not None:
             await asyncio.wait([ending])
-
-    def remember_execs(self) -> None:
-        """After boot: those that ended before are forgotten in their time too."""
-        for handle in self._rooms.store.all():
-            for known in handle.execs.values():
-                if known.exit_code is not None:
-                    self._ended.note(known.id)
-
-    async def forget_execs(self) -> None:
-        """Forget those that ended long enough ago."""
-        due = set(self._ended.due())
-        for handle in self._rooms.store.all() if due else ():
-            if doomed := due & set(handle.execs):
-                await self._rooms.store.delete_execs(handle, doomed)
 
 
 def _is_of_an_earlier_run(handle: Handle) -> bool:

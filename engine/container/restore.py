@@ -27,7 +27,6 @@ from engine.runtime.client import NewerMonitor
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from engine.container.reports import Reports
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
 
@@ -36,7 +35,7 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 32
 
 
-async def restore(rooms: Rooms, reports: Reports) -> None:
+async def restore(rooms: Rooms) -> None:
     """All of it; what it does grows with what ran, not with what is there."""
     handles = rooms.store.all()
     await _each([_adopt(rooms, h) for h in handles if h.state.status in ALIVE])
@@ -57,7 +56,6 @@ async def restore(rooms: Rooms, reports: Reports) -> None:
             and h.state.status in (Status.CREATED, Status.EXITED)
         ]
     )
-    reports.remember_execs()
 
 
 async def _each(work: list[Awaitable[None]]) -> None:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+EXEC_KEPT_S = 300
+"""How long an exec that ended can be inspected (moby execCommandGC: five minutes and more)."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_container = msgspec.msgpack.Decoder(Container).decode
 _decode_exec = msgspec.msgpack.Decoder(Exec).decode
@@ -55,10 +59,10 @@ class Handle:
         "execs",
         "holds",
         "is_gone",
-        "is_restarting",
         "is_torn_down",
         "lock",
         "queued",
+        "restarts_under_way",
         "stops_under_way",
         "task",
         "waiters",
@@ -77,7 +81,7 @@ class Handle:
         self.is_gone = False
         self.is_torn_down = False  # its last run has left nothing, as far as this engine saw it end
         self.stops_under_way = 0  # how many ask it to stop and wait for its end
-        self.is_restarting = False  # between the stop and the start of a restart
+        self.restarts_under_way = 0  # how many are between their stop and their start
 
     @property
     def id(self) -> ContainerId:
@@ -111,6 +115,7 @@ class Store:
         self._by_name: dict[str, Handle] = {}
         self._by_exec: dict[str, Handle] = {}
         self._unreadable: dict[str, str] = {}  # the names by the ids
+        self._exec_ends: dict[str, float] = {}  # when those that ended did, as far as is known here
 
     async def load(self) -> None:
         """Read all rows.
@@ -121,10 +126,15 @@ class Store:
         containers, self._unreadable, execs = await offload.disk(self._read)
         for container in containers:
             self._remember(Handle(container))
+        orphans: list[str] = []
         for exec in execs:
             handle = self._handles.get(exec.container_id)
             if handle is not None:
                 self.remember_exec(handle, exec)
+            elif exec.container_id not in self._unreadable:
+                orphans.append(exec.id)
+        if orphans:
+            await offload.disk(self._delete_exec_rows, orphans)
 
     def _read(self) -> tuple[list[Container], dict[str, str], list[Exec]]:
         containers, unreadable = rows.read(self._containers, _decode_container)
@@ -237,7 +247,7 @@ class Store:
         self._handles.pop(handle.id, None)
         self._by_name.pop(handle.container.name, None)
         for exec_id in handle.execs:
-            self._by_exec.pop(exec_id, None)
+            self._forget_exec(exec_id)
         handle.is_gone = True
 
     async def delete_unreadable(self, container_id: str) -> bool:
@@ -270,9 +280,11 @@ class Store:
         return handle, handle.execs[ref]
 
     async def save_exec(self, handle: Handle, exec: Exec) -> None:
+        """The lock is held by the caller, so that no row outlives its container's."""
+        if handle.is_gone:
+            return
         await offload.disk(self._execs.put, exec.id, _encode(exec))
-        if not handle.is_gone:
-            self.remember_exec(handle, exec)
+        self.remember_exec(handle, exec)
 
     async def note_exec(self, handle: Handle, exec: Exec) -> None:
         """As `save_exec`, of what has happened whether or not it can be written.
@@ -289,13 +301,25 @@ class Store:
     def remember_exec(self, handle: Handle, exec: Exec) -> None:
         handle.execs[exec.id] = exec
         self._by_exec[exec.id] = handle
+        if exec.exit_code is not None:
+            self._exec_ends.setdefault(exec.id, time.monotonic())
 
-    async def delete_execs(self, handle: Handle, exec_ids: Iterable[str]) -> None:
-        doomed = [exec_id for exec_id in exec_ids if exec_id in handle.execs]
+    async def forget_execs(self) -> None:
+        """Forget the execs that ended long enough ago, however they did."""
+        limit = time.monotonic() - EXEC_KEPT_S
+        doomed = [exec_id for exec_id, at in self._exec_ends.items() if at <= limit]
+        if not doomed:
+            return
         await offload.disk(self._delete_exec_rows, doomed)
         for exec_id in doomed:
-            handle.execs.pop(exec_id, None)
-            self._by_exec.pop(exec_id, None)
+            handle = self._by_exec.get(exec_id)
+            if handle is not None:
+                handle.execs.pop(exec_id, None)
+            self._forget_exec(exec_id)
+
+    def _forget_exec(self, exec_id: str) -> None:
+        self._by_exec.pop(exec_id, None)
+        self._exec_ends.pop(exec_id, None)
 
     def _delete_exec_rows(self, exec_ids: Iterable[str]) -> None:
         with self._database.transaction():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from engine.container import exec
 from engine.container.model import (
     AttachOptions,
     Config,
@@ -31,6 +32,7 @@ from engine.errors import (
     InvalidParameter,
     NoSpace,
     NoSuchContainer,
+    WharfError,
 )
 from engine.linux import cgroup
 from tests.kernel.container.engine import in_house, read_all, socket_pair
@@ -391,6 +393,72 @@ async def test_an_exit_that_cannot_be_written_keeps_nobody_waiting(house: House)
         patch.setattr(store, "save", _full_disk)
         assert (await house.within(ended)).exit_code == 3
     assert (await house.view(ref)).container.state.status is Status.EXITED
+
+
+@in_house
+async def test_of_two_restarts_the_one_that_fails_does_not_let_the_other_lose_it(
+    house: House,
+) -> None:
+    """`--rm` waits for the last of them."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise EngineError("no")
+
+    containers = house.engine.containers
+    ref = await house.start("sleep", "1000", host=HostConfig(auto_remove=True))
+    lasting = asyncio.create_task(containers.restart(ref, timeout_s=1))
+    await asyncio.sleep(0.2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.container.stop.stop", refuse)
+        with pytest.raises(EngineError, match="no"):
+            await containers.restart(ref)
+    await lasting
+    assert (await house.view(ref)).container.state.status is Status.RUNNING
+
+
+@in_house
+async def test_execs_that_could_not_start_are_forgotten_in_time(house: House) -> None:
+    containers = house.engine.containers
+    store = containers._rooms.store
+    ref = await house.start("sleep", "1000")
+    failing = await containers.exec_create(ref, ExecConfig(cmd=("/not/there",)))
+    with pytest.raises(WharfError, match="no such file"):
+        await containers.exec_start(failing, detach=True)
+    killed = await containers.exec_create(ref, ExecConfig(cmd=("sleep", "1000")))
+    await containers.exec_start(killed, detach=True)
+    await containers.kill(ref)
+    await containers.start(ref)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.container.store.EXEC_KEPT_S", 0)
+        fresh = await containers.exec_create(ref, ExecConfig(cmd=("true",)))
+    assert [key for key, _ in store._execs.items()] == [fresh]
+    assert list(store.find(ref).execs) == [fresh]
+
+
+@in_house
+async def test_no_exec_outlives_its_container(house: House) -> None:
+    """Neither one made while the container goes, nor one that an engine before left behind."""
+    containers = house.engine.containers
+    store = containers._rooms.store
+    ref = await house.start("sleep", "1000")
+    handle = store.find(ref)
+    left = await containers.exec_create(ref, ExecConfig(cmd=("true",)))
+    row = store._execs.get(left)
+    assert row is not None
+    await handle.lock.acquire()
+    late = asyncio.create_task(containers.exec_create(ref, ExecConfig(cmd=("true",))))
+    await asyncio.sleep(0.1)
+    removing = asyncio.create_task(containers.remove(ref, force=True))
+    await asyncio.sleep(0)
+    handle.lock.release()
+    await asyncio.gather(late, removing, return_exceptions=True)
+    assert store._execs.items() == []
+    with pytest.raises(Conflict):
+        await exec.create(containers._rooms, handle, ExecConfig(cmd=("true",)), ref=ref)
+    store._execs.put(left, row)
+    await house.engine.close()
+    await house.open()
+    assert house.engine.containers._rooms.store._execs.items() == []
 
 
 @in_house
