@@ -15,6 +15,8 @@ from engine.errors import Unavailable, WharfError
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from engine.linux.fd import OwnedFd
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -28,9 +30,26 @@ class Work:
         self._endless: set[asyncio.Task[object]] = set()
         self._is_open = True
 
-    async def do(self, coroutine: Coroutine[object, object, T], *, what: str) -> T:
-        """Run to the end and return its result; cancelling this call stops only the waiting."""
-        task = self._spawn(coroutine, what)
+    async def do(
+        self,
+        coroutine: Coroutine[object, object, T],
+        *,
+        what: str,
+        given: OwnedFd | None = None,
+    ) -> T:
+        """Run to the end and return its result; cancelling this call stops only the waiting.
+
+        What was `given` to the work and is not taken by its end is closed, also where it never
+        begins: refused, or cancelled before its first step, a coroutine runs no `finally`.
+        """
+        try:
+            task = self._spawn(coroutine, what)
+        except Unavailable:
+            if given is not None:
+                given.close()
+            raise
+        if given is not None:
+            task.add_done_callback(lambda _: given.close())
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from engine.container.model import AttachOptions
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
+    from engine.linux.fd import OwnedFd
 
 _REPLAY_TIMEOUT_S = 30
 
@@ -39,23 +40,22 @@ def parse_keys(text: str) -> bytes:
 
 
 async def attach(
-    rooms: Rooms, handle: Handle, options: AttachOptions, fd: int, prefix: bytes
+    rooms: Rooms, handle: Handle, options: AttachOptions, client: OwnedFd, prefix: bytes
 ) -> None:
-    """Serve the client at `fd`, which is ours from here on. Returns once it is handed over.
+    """Serve the client, which is ours from here on. Returns once it is handed over.
 
     Before the container runs the client is kept in a queue and sees its first byte.
     """
     try:
         if options.logs:
             try:
-                await _replay(rooms, handle, options, fd)
+                await _replay(rooms, handle, options, client.fileno())
             except (ConnectionError, TimeoutError):
                 return  # the client has left, or takes nothing: there is nobody to tell
         if options.stream and _is_to_stay(handle, options):
-            fd = await _hand_over(rooms, handle, options, fd, prefix)
+            await _hand_over(rooms, handle, options, client, prefix)
     finally:
-        if fd >= 0:
-            os.close(fd)
+        client.close()
     publish(rooms.events, handle.container, "attach")
 
 
@@ -68,28 +68,27 @@ def _is_to_stay(handle: Handle, options: AttachOptions) -> bool:
 
 
 async def _hand_over(
-    rooms: Rooms, handle: Handle, options: AttachOptions, fd: int, prefix: bytes
-) -> int:
-    """-1 once someone else owns the descriptor, which it returns otherwise."""
+    rooms: Rooms, handle: Handle, options: AttachOptions, client: OwnedFd, prefix: bytes
+) -> None:
     config = handle.container.config
-    attachment = Attachment(
-        fd,
-        stdin=options.stdin and config.open_stdin,
-        stdout=options.stdout,
-        stderr=options.stderr,
-        detach_keys=parse_keys(options.detach_keys),
-        multiplexed=not config.tty,
-        prefix=prefix,
-    )
+    detach_keys = parse_keys(options.detach_keys)
     async with handle.lock:
         next_status(handle.state.status, Event.ATTACH, handle.id)
+        attachment = Attachment(
+            client.take(),
+            stdin=options.stdin and config.open_stdin,
+            stdout=options.stdout,
+            stderr=options.stderr,
+            detach_keys=detach_keys,
+            multiplexed=not config.tty,
+            prefix=prefix,
+        )
         if handle.task is None:
             _drop_departed(handle)
             handle.queued.append(attachment)
-            return -1
+            return
         with contextlib.suppress(RuntimeFailure):  # it ended just now: so does the stream
             await handle.task.attach(attachment)
-        return -1
 
 
 def _drop_departed(handle: Handle) -> None:

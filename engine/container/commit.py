@@ -64,7 +64,10 @@ async def _files(rooms: Rooms, handle: Handle) -> AsyncGenerator[Iterator[bytes]
     """The tar of its own files. Whoever removes a container says so first, and only then takes its
     files away: if nobody did by the end, all that was read was there."""
     upper = rooms.snapshots.upper(handle.container.snapshot_key)
-    root = await offload.disk(os.open, upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    root = await offload.to_the_end(
+        offload.disk(os.open, upper, flags), undo=lambda fd: offload.disk(os.close, fd)
+    )
     try:
         yield pack.layer(root)
     finally:

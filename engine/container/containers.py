@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -56,6 +55,7 @@ from engine.errors import (
     WharfError,
 )
 from engine.linux import cgroup
+from engine.linux.fd import OwnedFd
 from engine.runtime.client import RuntimeFailure
 
 if TYPE_CHECKING:
@@ -363,14 +363,16 @@ class Containers:
 
     async def attach(self, ref: str, options: AttachOptions, fd: int, prefix: bytes = b"") -> None:
         """`fd` is taken over, whatever happens."""
+        client = OwnedFd(fd)
         try:
             handle = self._rooms.store.find(ref)
         except WharfError:
-            _close(fd)
+            client.close()
             raise
         await self._do(
-            attach.attach(self._rooms, handle, options, fd, prefix),
+            attach.attach(self._rooms, handle, options, client, prefix),
             f"attaching to container {handle.id}",
+            client,
         )
 
     async def resize(self, ref: str, height: int, width: int) -> None:
@@ -410,10 +412,11 @@ class Containers:
         prefix: bytes = b"",
     ) -> None:
         """`fd` is taken over, whatever happens; None to detach. Returns when the process runs."""
+        client = OwnedFd(_NO_FD if fd is None else fd)
         try:
             handle, known = self._rooms.store.find_exec(exec_id)
         except WharfError:
-            _close(fd)
+            client.close()
             raise
         await self._do(
             exec.start(
@@ -421,10 +424,11 @@ class Containers:
                 handle,
                 known,
                 console_size=console_size if tty else None,
-                fd=_NO_FD if fd is None or detach else fd,
+                client=OwnedFd(_NO_FD) if detach else client,
                 prefix=prefix,
             ),
             f"starting exec {exec_id}",
+            client,
         )
 
     async def exec_resize(self, exec_id: str, height: int, width: int) -> None:
@@ -522,13 +526,13 @@ class Containers:
         except WharfError as exc:
             log.warning("container %s could not be stopped: %s", handle.id, exc)
 
-    async def _do(self, coroutine: Coroutine[object, object, None], what: str) -> None:
-        await self._rooms.work.do(coroutine, what=what)
-
-
-def _close(fd: int | None) -> None:
-    if fd is not None and fd >= 0:
-        os.close(fd)
+    async def _do(
+        self,
+        coroutine: Coroutine[object, object, None],
+        what: str,
+        given: OwnedFd | None = None,
+    ) -> None:
+        await self._rooms.work.do(coroutine, what=what, given=given)
 
 
 def type_of(exc: WharfError) -> type[WharfError]:

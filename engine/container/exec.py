@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
     from engine.container.user import User
+    from engine.linux.fd import OwnedFd
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +101,10 @@ async def start(
     exec: Exec,
     *,
     console_size: tuple[int, int] | None,
-    fd: int,
+    client: OwnedFd,
     prefix: bytes,
 ) -> None:
-    """Run it; `fd` is the client's socket, -1 to detach, ours from here on.
+    """Run it; `client` is its socket, none to detach, ours from here on.
 
     Returns once the process runs: its streams are the monitor's affair.
     """
@@ -115,15 +115,13 @@ async def start(
         )
         _check_process(handle, exec.config)
         user = await _look_up(handle, exec.config.user or handle.container.config.user)
-        given, fd = fd, -1  # the runtime's from here on, whatever comes
-        pid = await _run(rooms, handle, exec, user, console_size, given, prefix)
+        pid = await _run(rooms, handle, exec, user, console_size, client, prefix)
     except (WharfError, OSError) as exc:
         code, error = _explain(exc)
         await _note_failure(rooms, handle, exec, code, error)
         raise error from exc
     finally:
-        if fd >= 0:
-            os.close(fd)
+        client.close()
     async with handle.lock:
         known = handle.execs.get(exec.id)
         if known is not None:  # it may have ended already, which its process does not change
@@ -158,39 +156,39 @@ async def _run(
     exec: Exec,
     user: User,
     console_size: tuple[int, int] | None,
-    fd: int,
+    client: OwnedFd,
     prefix: bytes,
 ) -> int:
-    """The pid on the host. `fd` is closed or handed over."""
+    """The pid on the host."""
     config = exec.config
     task = handle.task
     if task is None:
-        if fd >= 0:
-            os.close(fd)
         raise Conflict(f"container {handle.id} is not running")
-    attachment = _attachment(config, fd, prefix)
     process = _process(rooms, handle, config, user, console_size)
+    is_attached = bool(client)
+    attachment = _attachment(config, client, prefix)  # the runtime's from here on, whatever comes
     return await task.exec(
         exec.id,
         oci.document(process),
-        stdin=config.attach_stdin and fd >= 0,
-        stdout=config.attach_stdout and fd >= 0,
-        stderr=config.attach_stderr and fd >= 0,
+        stdin=config.attach_stdin and is_attached,
+        stdout=config.attach_stdout and is_attached,
+        stderr=config.attach_stderr and is_attached,
         tty=config.tty,
         console_size=console_size or config.console_size,
         attachment=attachment,
     )
 
 
-def _attachment(config: ExecConfig, fd: int, prefix: bytes) -> Attachment | None:
-    if fd < 0:
+def _attachment(config: ExecConfig, client: OwnedFd, prefix: bytes) -> Attachment | None:
+    detach_keys = attach.parse_keys(config.detach_keys)
+    if not client:
         return None
     return Attachment(
-        fd,
+        client.take(),
         stdin=config.attach_stdin,
         stdout=config.attach_stdout,
         stderr=config.attach_stderr,
-        detach_keys=attach.parse_keys(config.detach_keys),
+        detach_keys=detach_keys,
         multiplexed=not config.tty,
         prefix=prefix,
     )

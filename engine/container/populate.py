@@ -94,13 +94,24 @@ class _Level:
         os.close(self.target)
 
 
+def _top(source: int, target: int) -> _Level:
+    with contextlib.ExitStack() as stack:
+        own_source = os.dup(source)
+        stack.callback(os.close, own_source)
+        own_target = os.dup(target)
+        stack.callback(os.close, own_target)
+        level = _Level(own_source, own_target, "")
+        stack.pop_all()
+    return level
+
+
 def _copy_tree(source: int, target: int) -> None:
     """Directories are a stack, not a recursion: an image may nest them by the thousand.
 
     A directory gets its own attributes last, when nothing more is made in it.
     """
     links = _Links(target)
-    levels = [_Level(os.dup(source), os.dup(target), "")]
+    levels = [_top(source, target)]
     try:
         while levels:
             level = levels[-1]

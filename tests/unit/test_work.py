@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 
 import pytest
 
 from engine.errors import Unavailable
+from engine.linux.fd import OwnedFd
 from engine.work import Work
 
 
@@ -61,6 +64,52 @@ def test_a_failure_nobody_waits_for_is_logged(caplog: pytest.LogCaptureFixture) 
 
     asyncio.run(main())
     assert "the job failed" in caplog.text
+
+
+def test_what_was_given_to_work_is_closed_once_whatever_comes() -> None:
+    async def main() -> None:
+        work = Work()
+        taken: list[int] = []
+
+        async def take(client: OwnedFd) -> None:
+            taken.append(client.take())
+
+        async def close(client: OwnedFd) -> None:
+            client.close()
+            raise Unavailable("of its own")
+
+        for job in (take, close):
+            client = OwnedFd(os.open(os.devnull, os.O_RDONLY))
+            with contextlib.suppress(Unavailable):
+                await work.do(job(client), what="job", given=client)
+            await asyncio.sleep(0)
+            assert not client
+        assert _is_open(taken[0])
+        os.close(taken[0])
+
+        client = OwnedFd(os.open(os.devnull, os.O_RDONLY))
+        fd = client.fileno()
+        caller = asyncio.create_task(work.do(take(client), what="late", given=client))
+        await asyncio.sleep(0)  # its work is to begin with the next turn
+        for task in work._tasks:
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        assert len(taken) == 1
+        assert not _is_open(fd)
+
+        await work.close(0)
+        client = OwnedFd(os.open(os.devnull, os.O_RDONLY))
+        fd = client.fileno()
+        with pytest.raises(Unavailable):
+            await work.do(take(client), what="refused", given=client)
+        assert not _is_open(fd)
+
+    asyncio.run(main())
+
+
+def _is_open(fd: int) -> bool:
+    return os.path.exists(f"/proc/self/fd/{fd}")
 
 
 def test_nothing_begins_after_the_end() -> None:
