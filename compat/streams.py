@@ -13,7 +13,7 @@ import os
 import socket
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
@@ -48,17 +48,26 @@ class Taken(web.StreamResponse):
 class Hijacked:
     """The connection as a descriptor, owned by whoever gets it, and what was read of it before.
 
-    `finish` has to be awaited before the handler returns: behind TLS the descriptor is one end
-    of a pair, and the handler's task carries the bytes between.
+    Behind TLS the descriptor is one end of a pair, and the bytes between it and the client are
+    carried from the beginning on: leaving the context waits until whoever has it closes it. A
+    handler that fails, or is cancelled, cuts the client off.
     """
 
     fd: int
     prefix: bytes
-    pump: _Pump | None = None
+    pump: asyncio.Task[None] | None = None
 
-    async def finish(self) -> None:
-        if self.pump is not None:
-            await self.pump.run()
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if self.pump is None:
+            return
+        if kind is not None:
+            self.pump.cancel()
+            await asyncio.wait([self.pump])
+        else:
+            await self.pump
 
 
 def wants_upgrade(request: web.Request) -> bool:
@@ -85,7 +94,7 @@ async def hijack(
 ) -> Hijacked:
     """Answer with a head and take the connection from the server.
 
-    Raises ClientGone. After this the handler returns `Taken()`.
+    Raises ClientGone. What comes back is entered at once; after it the handler returns `Taken()`.
     """
     connection = request.protocol
     transport = request.transport
@@ -126,7 +135,9 @@ def _hijack_tls(protocol: Connection, transport: asyncio.Transport, answer: byte
     prefix = protocol.take()
     pump = _Pump(transport, ours)
     transport.write(answer)
-    return Hijacked(theirs.detach(), prefix, pump)
+    running = asyncio.ensure_future(pump.run())
+    running.add_done_callback(lambda _: pump.close())  # also if it is cancelled before it begins
+    return Hijacked(theirs.detach(), prefix, running)
 
 
 class _Pump:
@@ -150,8 +161,10 @@ class _Pump:
         finally:
             inward.cancel()
             await asyncio.wait([inward])
-            self._ours.close()
-            self._writer.close()
+
+    def close(self) -> None:
+        self._ours.close()
+        self._writer.close()
 
     async def _inward(self) -> None:
         loop = asyncio.get_running_loop()

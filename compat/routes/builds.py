@@ -25,8 +25,8 @@ async def grpc(call: Call) -> web.StreamResponse:
     """BuildKit's connection: taken, so that buildx does not look for a builder elsewhere."""
     if not streams.wants_upgrade(call.request):
         raise PageNotFound
-    taken = await streams.hijack(call.request, protocol="h2c")
-    await asyncio.gather(_refuse(taken.fd, taken.prefix), taken.finish())
+    async with await streams.hijack(call.request, protocol="h2c") as taken:
+        await _refuse(taken.fd, taken.prefix)
     return streams.Taken()
 
 

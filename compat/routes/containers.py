@@ -281,9 +281,9 @@ async def attach(call: Call) -> web.StreamResponse:
         await params.read_all(call.request)  # some clients send a document; it is not stdin
     except WharfError as exc:
         return _refused(exc)
-    taken = await streams.hijack(call.request, terminal.stream_type(call, tty=container.config.tty))
-    await call.engine.containers.attach(call.ref, options, taken.fd, taken.prefix)
-    await taken.finish()
+    content_type = terminal.stream_type(call, tty=container.config.tty)
+    async with await streams.hijack(call.request, content_type) as taken:
+        await call.engine.containers.attach(call.ref, options, taken.fd, taken.prefix)
     return streams.Taken()
 
 

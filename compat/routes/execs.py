@@ -35,22 +35,22 @@ async def start(call: Call) -> web.StreamResponse:
         )
         return done(200)
     content_type = terminal.stream_type(call, tty=body.tty)
-    taken = await streams.hijack(call.request, content_type, call.headers)
-    spare = os.dup(taken.fd)  # a failure to start is told on the stream, whoever owns it by then
-    try:
-        await call.engine.containers.exec_start(
-            call.ref,
-            detach=False,
-            tty=body.tty,
-            console_size=size,
-            fd=taken.fd,
-            prefix=taken.prefix,
-        )
-    except WharfError as exc:
-        await streams.tell(spare, _told(exc, tty=body.tty))
-    finally:
-        os.close(spare)
-    await taken.finish()
+    async with await streams.hijack(call.request, content_type, call.headers) as taken:
+        # A failure to start is told on the stream, whoever owns it by then.
+        spare = os.dup(taken.fd)
+        try:
+            await call.engine.containers.exec_start(
+                call.ref,
+                detach=False,
+                tty=body.tty,
+                console_size=size,
+                fd=taken.fd,
+                prefix=taken.prefix,
+            )
+        except WharfError as exc:
+            await streams.tell(spare, _told(exc, tty=body.tty))
+        finally:
+            os.close(spare)
     return streams.Taken()
 
 

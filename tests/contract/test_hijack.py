@@ -260,6 +260,69 @@ def test_behind_tls_the_bytes_are_pumped(
     asyncio.run(run())
 
 
+def talk_tls(tmp_path: Path, certificate: Path, conversation: Talk, fake: Any) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate)
+    client = ssl.create_default_context(cafile=str(certificate))
+
+    async def run() -> None:
+        path = str(tmp_path / "tls.sock")
+        async with fake_engine.serving(fake, path, tls=server), asyncio.timeout(10):
+            reader, writer = await asyncio.open_unix_connection(
+                path, ssl=client, server_hostname="d"
+            )
+            await conversation(reader, writer)
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_behind_tls_what_is_told_before_the_handover_goes_out_at_once(
+    tmp_path: Path, certificate: Path
+) -> None:
+    """A log that is longer than all buffers on the way."""
+    fake = fake_engine.engine()
+    told = b"line\n" * 2**21
+
+    async def replay(ref: str, options: object, fd: int, prefix: bytes) -> None:
+        with socket.socket(fileno=fd) as sock:
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_sendall(sock, told)
+
+    fake.containers.attach = replay
+
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(ATTACH)
+        assert await reader.readexactly(len(ANSWER)) == ANSWER
+        assert await reader.read() == told
+
+    talk_tls(tmp_path, certificate, conversation, fake)
+
+
+def test_behind_tls_an_attach_that_fails_ends_the_connection(
+    tmp_path: Path, certificate: Path
+) -> None:
+    """Also where somebody has the descriptor still."""
+    from engine.errors import Conflict
+
+    fake = fake_engine.engine()
+    left: list[socket.socket] = []
+
+    async def refuse(ref: str, options: object, fd: int, prefix: bytes) -> None:
+        left.append(socket.socket(fileno=fd))
+        raise Conflict("it is paused by now")
+
+    fake.containers.attach = refuse
+
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(ATTACH)
+        assert (await reader.read()).startswith(ANSWER)
+        with left[0]:
+            assert left[0].recv(1) == b""
+
+    talk_tls(tmp_path, certificate, conversation, fake)
+
+
 async def _echo(fd: int, prefix: bytes, count: int) -> None:
     loop = asyncio.get_running_loop()
     with socket.socket(fileno=fd) as sock:
