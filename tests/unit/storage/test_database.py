@@ -7,9 +7,11 @@ import stat
 import threading
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from engine.errors import NoSpace
+from engine.storage import rows
 from engine.storage.database import Database, NameTaken, NewerDatabase
 
 if TYPE_CHECKING:
@@ -24,6 +26,19 @@ def database(tmp_path: Path) -> Iterator[Database]:
     opened = Database(str(tmp_path / "d" / "wharf.db"))
     yield opened
     opened.close()
+
+
+def test_a_row_that_is_no_document_cannot_be_read_and_harms_no_other(database: Database) -> None:
+    """Its body may be of any type that SQLite has, after whatever happened to the file."""
+    table = database.table("image")
+    table.put("good", b"1", name="n")
+    statement = "INSERT INTO document (noun, key, name, body) VALUES (?, ?, ?, {})"
+    for key, value in (("text", "'a'"), ("number", "7")):
+        database.execute(statement.format(value), "image", key, f"{key}-name")
+    found, unreadable = rows.read(table, msgspec.json.Decoder(int).decode)
+    assert found == {"good": 1}
+    assert unreadable == {"text", "number"}
+    assert table.name_of("text") == "text-name"
 
 
 def test_rows_of_nouns_do_not_mix(database: Database) -> None:
