@@ -319,8 +319,9 @@ class Containers:
         columns = top.parse(ps_args)
         next_status(handle.state.status, Event.TOP, handle.id, ref=ref)
         path = handle.container.cgroup_path
-        # On the disk's side: names of users may come from far away (nsswitch.conf).
-        shown = await offload.disk(lambda: top.table(columns, top.read(cgroup.processes(path))))
+        # Names of users may come from far away (nsswitch.conf), and a process that waits for a
+        # server may keep its command line to itself.
+        shown = await offload.foreign(lambda: top.table(columns, top.read(cgroup.processes(path))))
         publish(self._rooms.events, handle.container, "top")
         return shown
 
