@@ -164,13 +164,15 @@ _JOINING = {
 }
 
 
-def _shared(rooms: Rooms, mode: str, kind: str) -> Handle:
+def _shared(rooms: Rooms, container: Container, mode: str, kind: str) -> Handle:
     """The running container whose namespace is joined; dockerd's refusals otherwise."""
     try:
         handle = rooms.store.find(modes.other(mode) or "")
     except NoSuchContainer as exc:
         raise Unclassified(f"{_JOINING[kind]}: {exc}") from exc
     target = handle.container
+    if kind == "network" and target.id == container.id:
+        raise EngineError("cannot join own network namespace")
     if target.state.status is Status.RESTARTING:
         raise Conflict(f"{_JOINING[kind]}: {ContainerRestarting(target.id)}")
     if target.state.status not in ALIVE:
@@ -194,7 +196,7 @@ def _open_shared(rooms: Rooms, container: Container) -> dict[str, int]:
         opened: dict[str, int] = {}
         for kind, mode in _process_modes(container):
             if modes.other(mode) is not None:
-                opened[kind] = _open_namespace(_shared(rooms, mode, kind), kind)
+                opened[kind] = _open_namespace(_shared(rooms, container, mode, kind), kind)
                 undo.callback(os.close, opened[kind])
         undo.pop_all()
     return opened
@@ -228,7 +230,7 @@ def _as_its_donor(rooms: Rooms, container: Container) -> Container:
     mode = container.host_config.network_mode
     if modes.other(mode) is None:
         return container
-    donor = _shared(rooms, mode, "network").container.config
+    donor = _shared(rooms, container, mode, "network").container.config
     config = msgspec.structs.replace(
         container.config, hostname=donor.hostname, domainname=donor.domainname
     )
@@ -339,7 +341,7 @@ def _namespaces(rooms: Rooms, container: Container, sandbox: Sandbox) -> dict[st
         found["uts"] = spec.OWN
     for kind, mode in _process_modes(container):
         if modes.other(mode) is not None:
-            found[kind] = f"/proc/{_shared(rooms, mode, kind).state.pid}/ns/{kind}"
+            found[kind] = f"/proc/{_shared(rooms, container, mode, kind).state.pid}/ns/{kind}"
         elif mode != "host":
             found[kind] = spec.OWN
     if host_config.cgroupns_mode == "private":

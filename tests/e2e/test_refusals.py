@@ -228,3 +228,9 @@ def test_events_until_the_epoch_are_those_until_now(engine: Engine, name: str) -
     engine.docker("create", "--name", name, "busybox")
     seen = engine.call("GET", "/events?until=0").body.decode().splitlines()
     assert any(f'"name":"{name}"' in line and '"Action":"create"' in line for line in seen)
+
+
+def test_a_network_of_ones_own(engine: Engine, name: str) -> None:
+    engine.docker("create", "--name", name, "--network", f"container:{name}", "busybox")
+    reply = engine.call("POST", f"/containers/{name}/start")
+    assert (reply.status, reply.message) == (500, "cannot join own network namespace")
