@@ -15,6 +15,7 @@ from engine.linux import syscalls
 
 _IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 _BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_MAGICLINKS
+_SAME_MOUNT = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_XDEV
 _PLAINLY = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
 # The kernel answers EAGAIN when a rename anywhere on the host raced a "..": ask again, but a
 # container that renames without end may not hold us here without end.
@@ -43,6 +44,11 @@ def open_beneath(root: int, path: str, flags: int = syscalls.O_PATH, mode: int =
 def open_plainly(root: int, path: str, flags: int = syscalls.O_PATH) -> int:
     """Like open_beneath, but any link on the way is an error too (ELOOP)."""
     return _openat2(root, path, flags, 0, _PLAINLY)
+
+
+def open_in_mount(root: int, path: str, flags: int) -> int:
+    """Like open_plainly, but any mount on the way is an error too, a bind as well (EXDEV)."""
+    return _openat2(root, path, flags, 0, _SAME_MOUNT)
 
 
 def find_plainly(root: int, path: bytes, flags: int = syscalls.O_PATH) -> int | None:

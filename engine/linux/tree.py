@@ -25,7 +25,6 @@ def remove(path: str) -> None:
         fd = os.open(path, _FLAGS)
     except FileNotFoundError:
         return
-    device = os.fstat(fd).st_dev
     names = [path]
     pending: list[list[str]] = []
     above: list[tuple[int, int]] = []
@@ -35,7 +34,7 @@ def remove(path: str) -> None:
             if pending[-1]:
                 names.append(pending[-1].pop())
                 above.append(_identity(fd))
-                fd = _down(fd, names[-1], device)
+                fd = _down(fd, names[-1])
                 pending.append(_empty(fd))
                 continue
             pending.pop()
@@ -65,12 +64,14 @@ def _identity(fd: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _down(fd: int, name: str, device: int) -> int:
+def _down(fd: int, name: str) -> int:
     """The child in place of `fd`."""
-    child = os.open(name, _FLAGS, dir_fd=fd)
-    if os.fstat(child).st_dev != device:
-        os.close(child)
-        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), name)
+    try:
+        child = paths.open_in_mount(fd, name, _FLAGS)
+    except OSError as exc:
+        if exc.errno == errno.EXDEV:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), name) from exc
+        raise
     os.close(fd)
     return child
 

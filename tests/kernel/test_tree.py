@@ -20,7 +20,10 @@ syscalls.mount("", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE, None)
 """
 REMOVED = """
 doomed = sys.argv[1]
-syscalls.mount("tmpfs", doomed + "/a/mounted", "tmpfs", 0, None)
+if sys.argv[2] == "tmpfs":
+    syscalls.mount("tmpfs", doomed + "/a/mounted", "tmpfs", 0, None)
+else:
+    syscalls.mount(doomed + "/../kept", doomed + "/a/mounted", None, syscalls.MS_BIND, None)
 open(doomed + "/a/mounted/precious", "w").close()
 try:
     tree.remove(doomed)
@@ -46,9 +49,9 @@ assert tree.usage(sys.argv[1]) == 10, tree.usage(sys.argv[1])
 """
 
 
-def run(program: str, folder: Path) -> None:
+def run(program: str, folder: Path, *words: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PRIVATE + program, str(folder)],
+        [sys.executable, "-c", PRIVATE + program, str(folder), *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -57,9 +60,11 @@ def run(program: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_mount_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["tmpfs", "bind"])
+def test_a_mount_is_refused(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "kept").mkdir()
     (tmp_path / "doomed" / "a" / "mounted").mkdir(parents=True)
-    run(REMOVED, tmp_path / "doomed")
+    run(REMOVED, tmp_path / "doomed", kind)
 
 
 def test_files_of_the_same_number_on_two_file_systems_both_count(tmp_path: Path) -> None:
