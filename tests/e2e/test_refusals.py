@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 
@@ -234,3 +235,14 @@ def test_a_network_of_ones_own(engine: Engine, name: str) -> None:
     engine.docker("create", "--name", name, "--network", f"container:{name}", "busybox")
     reply = engine.call("POST", f"/containers/{name}/start")
     assert (reply.status, reply.message) == (500, "cannot join own network namespace")
+
+
+def test_two_values_come_in_any_order(engine: Engine) -> None:
+    """dockerd keeps them in a map, and so tells them in another order each time."""
+    filters = quote('{"all":["false"],"label":["nosuch"]}')
+    reply = engine.call("POST", f"/v1.41/volumes/prune?filters={filters}")
+    assert reply.status == 400
+    assert reply.message in {
+        f"invalid filter 'all=[{values}]': only one value is expected"
+        for values in ("false true", "true false")
+    }
