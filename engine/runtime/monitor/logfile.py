@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PARTIAL_BYTES = 16 << 10
 _MODE = 0o640
 _PACK_BYTES = 256 << 10
+_LAST_PACKERS_S = 2.0
 
 # Bytes that stand for themselves in a JSON string as Go's encoder writes it, newline apart.
 _PLAIN = bytes(b for b in range(0x20, 0x7F) if b not in b'"\\<>&') + b"\x7f\n"
@@ -208,14 +209,35 @@ class LogFile:
         """A packer goes on; the log is somebody else's to write to once it has ended."""
         for stream in self._encoders:
             self.finish(stream)
-        if self._kept:
-            # The last file grows beyond its limit by what was in the pipes.
-            self._write(self._kept)
-            self._kept = b""
+        self._write_kept()
         if self._fd >= 0:
             with contextlib.suppress(OSError):  # what a server on the net says of earlier writes
                 os.close(self._fd)
             self._fd = -1
+
+    def _write_kept(self) -> None:
+        """The last of it, in as many files as it may have, if the packers are not too slow."""
+        if not self._kept:
+            return
+        self._kept = self._newest(self._kept)
+        deadline = time.monotonic() + _LAST_PACKERS_S
+        while self._kept and process.wait(self.packer, max(0.0, deadline - time.monotonic())):
+            self.on_packed()
+        if self._kept:
+            # The last file grows beyond its limit by what was in the pipes.
+            self._write(self._kept)
+            self._kept = b""
+
+    def _newest(self, records: bytes) -> bytes:
+        """What is left of them when all were written: the rest would be dropped with its file."""
+        begins = [0]
+        while end := self._end_of_file(records, begins[-1]):
+            begins.append(end)
+        return records[begins[-self._max_file :][0] :]
+
+    def _end_of_file(self, records: bytes, begin: int) -> int:
+        """Where the records end that fill a new file; 0 if they do not."""
+        return records.find(b"\n", begin + self._max_size - 1) + 1
 
     def end_packer(self) -> None:
         """Do without, if it has not ended: the file stays as it is, and is read all the same."""

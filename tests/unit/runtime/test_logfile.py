@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import json
@@ -167,7 +168,8 @@ def test_rotated_files_are_packed_if_asked_for(tmp_path: Path) -> None:
 def test_the_next_rotation_waits_for_the_packer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What comes meanwhile is kept; a log that is closed does not wait."""
+    """What comes meanwhile is kept; a log that is closed does not wait for long."""
+    monkeypatch.setattr(logfile, "_LAST_PACKERS_S", 0.1)
     sleeper = subprocess.Popen(["sleep", "1000"])
     monkeypatch.setattr(
         LogFile, "_start_packer", lambda self: setattr(self, "packer", os.pidfd_open(sleeper.pid))
@@ -183,6 +185,23 @@ def test_the_next_rotation_waits_for_the_packer(
     log.end_packer()
     assert sleeper.wait() == -9
     assert log.packer == -1
+
+
+@pytest.mark.parametrize("count", [60, 3000])
+def test_a_burst_at_the_end_keeps_to_the_limits(tmp_path: Path, count: int) -> None:
+    limits = {"max_size": 1000, "max_file": 3, "compress": True}
+    log = LogFile({"path": str(tmp_path / "log"), **limits})
+    log.write(1, b"".join(b"line %04d\n" % number for number in range(count)))
+    log.close()
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
+    log.end_packer()
+    files = [(tmp_path / name).read_bytes() for name in ("log.2.gz", "log.1.gz", "log")]
+    texts = [gzip.decompress(data) for data in files[:2]] + [files[2]]
+    assert all(len(text) < 1200 for text in texts)
+    lines = [record["log"] for record in records(b"".join(texts))]
+    assert lines == [f"line {number:04d}\n" for number in range(count - len(lines), count)]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.EIO])
