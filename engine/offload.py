@@ -7,6 +7,7 @@ gathers all that a phase needs first and crosses once; nothing inside the crossi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import logging
@@ -121,7 +122,7 @@ async def foreign(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T
 
 
 async def to_the_end(call: Awaitable[T], undo: Callable[[T], Awaitable[object]] | None = None) -> T:
-    """Await `call`; a caller cancelled meanwhile goes on only when it has ended.
+    """Await `call`; a caller cancelled meanwhile, however often, goes on only when it has ended.
 
     For work in a thread, which cannot be stopped and must not run beside its own clean-up. `undo`
     takes back what the call made for a caller that is not there to have it.
@@ -130,11 +131,13 @@ async def to_the_end(call: Awaitable[T], undo: Callable[[T], Awaitable[object]] 
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait((task,))
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):  # once more: it has been told
+                await asyncio.wait((task,))
         has_result = not task.cancelled() and task.exception() is None
         if has_result and undo is not None:
             try:
-                await undo(task.result())
+                await to_the_end(undo(task.result()))
             except Exception:  # the caller is to hear that it was cancelled
                 log.exception("cannot undo what was made for a caller that has left")
         raise

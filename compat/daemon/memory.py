@@ -9,14 +9,25 @@ daemon has nothing better to do.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 
+from engine import offload
 from engine.linux import syscalls
 
 _EVERY_S = 10.0
 _SLACK_BYTES = 8 << 20  # less is not worth the look
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+async def keep_small() -> None:
+    """Look again and again, until cancelled."""
+    keeper = await offload.disk(Keeper)
+    while True:
+        await asyncio.sleep(_EVERY_S)
+        with contextlib.suppress(OSError):  # of descriptors there may be none just now
+            await offload.disk(keeper.look)
 
 
 class Keeper:
@@ -25,14 +36,10 @@ class Keeper:
     def __init__(self) -> None:
         self._floor = self._seen = resident_bytes()
 
-    async def run(self) -> None:
-        while True:
-            await asyncio.sleep(_EVERY_S)
-            self.look()
-
     def look(self) -> bool:
         """Whether it was worth it. Takes some milliseconds, but not while the process grows."""
         before, self._seen = self._seen, resident_bytes()
+        self._floor = min(self._floor, self._seen)
         if self._seen > before + _SLACK_BYTES or self._seen <= self._floor + _SLACK_BYTES:
             return False
         gc.collect()

@@ -62,7 +62,7 @@ async def serve(config: EngineConfig, listeners: Sequence[Listener]) -> None:
         gc.freeze()
         log.info("Daemon has completed initialization")
         systemd.notify("READY=1")
-        keeping = asyncio.create_task(memory.Keeper().run())
+        keeping = asyncio.create_task(memory.keep_small())
         await stop.wait()
         keeping.cancel()
         systemd.notify("STOPPING=1")
