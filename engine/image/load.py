@@ -129,6 +129,8 @@ class Loader:
         if not has_names:
             for image_id in ids:
                 channel.send(Progress(stream=f"Loaded image ID: {image_id}\n"))
+        if not ids:
+            channel.send(Progress())  # an archive of no image is answered, if with nothing
 
     def _announce(self, name: Reference, image_id: ImageId, channel: Channel) -> None:
         former = self._catalog.of_reference(name)

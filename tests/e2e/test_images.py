@@ -274,3 +274,8 @@ def test_a_corrupt_archive(engine: Engine, tag: str) -> None:
     done = engine.docker("load", input=data[: len(data) // 2], check=False)
     assert done.returncode == 1
     assert engine.docker("image", "inspect", f"{tag}:1", check=False).returncode == 1
+
+
+def test_an_archive_of_no_image(engine: Engine) -> None:
+    archive = images.tar({"manifest.json": images.file(b"[]")})
+    assert engine.docker("load", input=archive).stdout == b"\n"
