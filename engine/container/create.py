@@ -32,7 +32,6 @@ from engine.container.model import (
     Created,
     MountPoint,
     MountType,
-    RestartPolicyName,
 )
 from engine.container.modes import other
 from engine.container.publish import publish
@@ -116,8 +115,7 @@ def _warnings(request: CreateRequest, image: Image | None) -> list[str]:
                 f"The requested image's platform ({own}) does not match the detected host "
                 f"platform ({host}) and no specific platform was requested"
             )
-    if request.host_config.restart_policy.name is not RestartPolicyName.NO:
-        warnings.append("Restart policies are kept but not acted upon by this version.")
+    warnings += validate.doubts_about(request.host_config.restart_policy)
     check = request.config.healthcheck
     if check is not None and check.test not in ((), ("NONE",)):
         warnings.append("Health checks are kept but not run by this version.")

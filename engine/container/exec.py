@@ -12,7 +12,7 @@ from engine import ids, offload
 from engine.container import attach, environment, failure, gather, links, spec, view
 from engine.container.model import Exec, ExecConfig
 from engine.container.publish import publish
-from engine.container.state import Event, next_status
+from engine.container.state import ALIVE, Event, next_status
 from engine.errors import (
     Conflict,
     EngineError,
@@ -68,11 +68,17 @@ def _words(config: ExecConfig) -> str:
 
 
 async def _look_up(handle: Handle, name: str) -> User:
-    task = handle.task
-    if task is None:
-        raise Conflict(f"container {handle.id} is not running")
+    task = _task(handle)
     # In its own mounts, of which some may be of a server.
     return await offload.foreign(_look_up_in, handle, task, name)
+
+
+def _task(handle: Handle) -> Task:
+    if handle.task is not None:
+        return handle.task
+    if handle.state.status in ALIVE:
+        raise EngineError(f"the monitor of container {handle.id} does not answer")
+    raise Conflict(f"container {handle.id} is not running")
 
 
 def _look_up_in(handle: Handle, task: Task, name: str) -> User:
@@ -110,16 +116,17 @@ async def start(
     """
     try:
         await _claim(rooms, handle, exec)
-        publish(
-            rooms.events, handle.container, f"exec_start: {_words(exec.config)}", execID=exec.id
-        )
-        _check_process(handle, exec.config)
-        user = await _look_up(handle, exec.config.user or handle.container.config.user)
-        pid = await _run(rooms, handle, exec, user, console_size, client, prefix)
-    except (WharfError, OSError) as exc:
-        code, error = _explain(exc)
-        await _note_failure(rooms, handle, exec, code, error)
-        raise error from exc
+        try:
+            publish(
+                rooms.events, handle.container, f"exec_start: {_words(exec.config)}", execID=exec.id
+            )
+            _check_process(handle, exec.config)
+            user = await _look_up(handle, exec.config.user or handle.container.config.user)
+            pid = await _run(rooms, handle, exec, user, console_size, client, prefix)
+        except (WharfError, OSError) as exc:
+            code, error = _explain(exc)
+            await _note_failure(rooms, handle, exec, code)
+            raise error from exc
     finally:
         client.close()
     async with handle.lock:
@@ -161,9 +168,7 @@ async def _run(
 ) -> int:
     """The pid on the host."""
     config = exec.config
-    task = handle.task
-    if task is None:
-        raise Conflict(f"container {handle.id} is not running")
+    task = _task(handle)
     process = _process(rooms, handle, config, user, console_size)
     is_attached = bool(client)
     attachment = _attachment(config, client, prefix)  # the runtime's from here on, whatever comes
@@ -236,12 +241,8 @@ def _explain(exc: Exception) -> failure.StartFailure:
     return failure.of_exec(str(exc))
 
 
-async def _note_failure(
-    rooms: Rooms, handle: Handle, exec: Exec, code: int, error: Exception
-) -> None:
-    """Unless it was refused because another started it, or it ended another way."""
-    if isinstance(error, Conflict):
-        return
+async def _note_failure(rooms: Rooms, handle: Handle, exec: Exec, code: int) -> None:
+    """Unless it ended another way."""
     async with handle.lock:
         known = handle.execs.get(exec.id)
         if known is not None and known.exit_code is None and known.pid == 0:

@@ -213,6 +213,9 @@ _COLUMNS: dict[str, Column] = {
     "vsize": ("VSZ", lambda p: str(p.virtual_bytes // 1024)),
     "rss": ("RSS", lambda p: str(p.resident_bytes // 1024)),
     "rssize": ("RSS", lambda p: str(p.resident_bytes // 1024)),
+    "wchan": ("WCHAN", lambda p: p.waits_in[:6]),
+    "f": ("F", lambda p: str(p.flags >> 6 & 7)),
+    "psr": ("PSR", lambda p: str(p.processor)),
     "stime": ("STIME", _started),
     "start": ("STARTED", lambda p: time.strftime("%H:%M:%S", time.localtime(p.started_s))),
     "start_time": ("START", _started),
@@ -352,9 +355,10 @@ def _split_format(word: str) -> tuple[str, str | None]:
 def _by_flags(flags: str, columns: tuple[Column, ...]) -> tuple[Column, ...]:
     """The set of columns that a word of letters chooses; letters that choose processes do not."""
     letters = flags.removeprefix("-")
-    unknown = set(letters) - set("aAdefFgHjlNTuwx")
+    unknown = set(letters) - set("aAdefFgHjlNuwx")
     if unknown:
-        raise EngineError("ps: error: unsupported option (BSD syntax)")
+        what = "SysV option" if flags.startswith("-") else "option (BSD syntax)"
+        raise EngineError(f"ps: error: unsupported {what}")
     if not letters:
         return columns
     known: tuple[tuple[str, tuple[Column, ...]], ...]
@@ -372,6 +376,7 @@ def _by_formats(formats: list[str]) -> tuple[Column, ...]:
     for text in formats:
         for part in text.split(","):
             name, separator, title = part.partition("=")
+            name = name.partition(":")[0]  # behind it is a width
             if name not in _COLUMNS:
                 raise EngineError(f'ps: error: unknown user-defined format specifier "{name}"')
             own, value = _COLUMNS[name]

@@ -62,6 +62,7 @@ async def update(
     if policy is not None:
         validate.check_restart_policy(policy)
     changes, warnings = limits.verify(changes, rooms.host, is_update=True)
+    warnings += validate.doubts_about(policy) if policy is not None else []
     async with handle.lock:
         next_status(handle.state.status, Event.UPDATE, handle.id)
         try:

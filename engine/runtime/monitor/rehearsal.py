@@ -10,6 +10,7 @@ from __future__ import annotations
 import _socket
 import gc
 import os
+import resource
 import socket
 
 from engine.linux import syscalls
@@ -18,6 +19,8 @@ from engine.runtime.monitor.server import Server, set_name
 
 # CPython adapts a function after it was called eight times, each place in it after a few more.
 _TIMES = 24
+_DESCRIPTORS = 20  # of one time, at most
+_OTHER_DESCRIPTORS = 64
 
 
 def rehearse(children: int, name: str) -> None:
@@ -25,7 +28,9 @@ def rehearse(children: int, name: str) -> None:
 
     Leaves descriptors open; the caller closes them.
     """
-    for _ in range(_TIMES):
+    # As often as there is room for: without it a monitor costs a little more, and nothing else.
+    room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_DESCRIPTORS
+    for _ in range(min(_TIMES, max(0, room // _DESCRIPTORS))):
         _rehearse_once(children, name)
     gc.collect()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from engine.container.model import ExecConfig, Status
-from engine.errors import NoSuchContainer
+from engine.errors import Conflict, EngineError, NoSuchContainer
 from engine.linux import cgroup
 from engine.runtime import client
 from engine.runtime.protocol import Channel
@@ -99,6 +99,22 @@ def test_what_cannot_be_adopted_can_be_ended(verb: str) -> None:
             await _until(lambda: not any(os.path.exists(f"/proc/{p}") for p in (pid, monitor)))
 
     test()
+
+
+@in_house
+async def test_an_exec_says_that_the_monitor_does_not_answer(house: House) -> None:
+    """It has an exit code then: clients take none for success."""
+    ref = await house.start("sleep", "1000")
+    async with _found_standing_still(house, ref):
+        containers = house.engine.containers
+        exec_id = await containers.exec_create(ref, ExecConfig(cmd=("true",)))
+        with pytest.raises(EngineError, match=r"^the monitor of container .* does not answer$"):
+            await containers.exec_start(exec_id, detach=True)
+        known = _handle(house, ref).execs[exec_id]
+        assert (known.is_running, known.exit_code) == (False, 126)
+        with pytest.raises(Conflict, match="has already run"):
+            await containers.exec_start(exec_id, detach=True)
+        assert _handle(house, ref).execs[exec_id].exit_code == 126
 
 
 @in_house

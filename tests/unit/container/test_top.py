@@ -85,7 +85,7 @@ def test_the_long_format() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["-eo pid,comm", "-eopid,comm", "-o pid -o comm", "o pid,comm"]
+    "arguments", ["-eo pid,comm", "-o pid:20,comm", "-eopid,comm", "-o pid -o comm", "o pid,comm"]
 )
 def test_chosen_columns(arguments: str) -> None:
     assert rows(arguments) == {"PID": "7", "COMMAND": "prog"}
@@ -103,7 +103,8 @@ def test_titles_may_be_renamed_but_not_into_a_pid() -> None:
         ("-o pid,xxx", 'ps: error: unknown user-defined format specifier "xxx"'),
         ("-o comm", "Couldn't find PID field in ps output"),
         ("--nope", "ps: error: unknown gnu long option"),
-        ("-Z!", "ps: error: unsupported option (BSD syntax)"),
+        ("-T", "ps: error: unsupported SysV option"),
+        ("Z!", "ps: error: unsupported option (BSD syntax)"),
     ],
 )
 def test_what_ps_refuses(arguments: str, sentence: str) -> None:
