@@ -10,13 +10,14 @@ import msgspec
 
 from engine.container import links, modes
 from engine.container.state import ALIVE
-from engine.errors import Conflict, EngineError, WharfError
+from engine.errors import Conflict, EngineError, NoSuchNetwork, WharfError
 from engine.network.model import SandboxRequest
 
 if TYPE_CHECKING:
     from engine.container.model import Container, Endpoint, EndpointConfig
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
+    from engine.network.model import Network
 
 log = logging.getLogger(__name__)
 
@@ -89,17 +90,31 @@ async def disconnect(rooms: Rooms, handle: Handle, ref: str, *, force: bool) -> 
     async with handle.lock:
         _refuse_gone(handle)
         before = handle.container
-        network = rooms.networks.find(ref)
-        kept = tuple(e for e in before.endpoints if e.network_name != network.name)
+        is_alive = before.state.status in ALIVE
+        network = _to_leave(rooms, ref, may_be_gone=force or not is_alive)
+        name = network.name if network else ref
+        kept = tuple(e for e in before.endpoints if e.network_name != name)
         without = msgspec.structs.replace(before, endpoints=kept)
-        if before.state.status in ALIVE:
-            await _leave(rooms, handle, network.id, without, force=force)
-        elif len(kept) == len(before.endpoints):
-            raise EngineError(
-                f"container {before.id} is not connected to the network {network.name}"
-            )
+        left = next((e for e in before.endpoints if e.network_name == name), None)
+        # Another network may have the name of one that is gone, and that one be left by force.
+        by_row = left.network_id if left and (force or network is None) else ""
+        network_id = by_row or (network.id if network else "")
+        if is_alive and network_id:
+            await _leave(rooms, handle, network_id, without, force=force)
+        elif left is None:
+            raise EngineError(f"container {before.id} is not connected to the network {name}")
         else:
             await rooms.store.save(handle, without)
+
+
+def _to_leave(rooms: Rooms, ref: str, *, may_be_gone: bool) -> Network | None:
+    """As in dockerd, what does not run or is made to leaves also a network that is gone (None)."""
+    try:
+        return rooms.networks.find(ref)
+    except NoSuchNetwork:
+        if not may_be_gone:
+            raise
+        return None
 
 
 async def _leave(

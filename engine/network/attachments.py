@@ -8,6 +8,7 @@ is cancelled meanwhile gets the crossing undone before it hears of it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from engine import ids, offload
-from engine.errors import EngineError, Forbidden, WharfError
+from engine.errors import EngineError, Forbidden, NoSuchNetwork, WharfError
 from engine.linux import conntrack, oserror
 from engine.network import bridge, files, firewall, host, names, ports, sandbox, settings
 from engine.network.model import (
@@ -170,8 +171,12 @@ class Attachments:
         """Tell of the networks that a container came to; a start that failed before never did."""
         standing = self._standing.get(container_id)
         if standing is not None and settings.joined(standing.mode) is None:
-            networks = [self.catalogue.find(e.network_id) for e in standing.endpoints]
-            self._publish(networks, "connect", container_id)
+            self._publish(self._networks(standing), "connect", container_id)
+
+    def _networks(self, standing: _Standing) -> list[Network]:
+        """Those that it stands on, but for what was adopted and is not known any more."""
+        found = (self.catalogue.get(e.network_id) for e in standing.endpoints)
+        return [network for network in found if network is not None]
 
     async def _join(self, request: SandboxRequest, ref: str) -> Sandbox:
         other = self._standing[self._find(ref)]
@@ -245,8 +250,7 @@ class Attachments:
             raise EngineError(f"cannot make the sandbox: {reason}") from error
 
     async def _need_links(self, standing: _Standing, *, again: bool) -> None:
-        for endpoint in standing.endpoints:
-            network = self.catalogue.find(endpoint.network_id)
+        for network in self._networks(standing):
             if network.link and (again or not self.catalogue.has_link(network)):
                 await self.catalogue.set_up(network)
 
@@ -396,8 +400,7 @@ class Attachments:
         if standing is None:
             return
         self._forget(container_id)
-        found = [self.catalogue.get(e.network_id) for e in standing.endpoints]
-        self._publish([n for n in found if n is not None], "disconnect", container_id)
+        self._publish(self._networks(standing), "disconnect", container_id)
 
     def _carry_away(self, container_id: str, links: Sequence[str]) -> None:
         """In a worker thread: firewall, links, namespace; all tried, the first failure raised."""
@@ -488,16 +491,17 @@ class Attachments:
         try:
             await note(endpoint)
             await self._need_links(standing, again=False)
+            unplug = self._unplugging(standing, endpoint, request.hosts_path)
             await offload.to_the_end(
                 offload.kernel(self._plug, request, standing, endpoint),
-                lambda _: offload.kernel(self._unplug, standing, endpoint, request.hosts_path),
+                lambda _: offload.kernel(unplug),
             )
         except BaseException as error:
-            standing.endpoints.remove(endpoint)
             if isinstance(error, OSError):  # the link may be there, and the file not written
+                unplug = self._unplugging(standing, endpoint, request.hosts_path)
                 with contextlib.suppress(OSError):
-                    await offload.kernel(self._unplug, standing, endpoint, request.hosts_path)
-            self.catalogue.subnets.withdraw(endpoint)
+                    await offload.to_the_end(offload.kernel(unplug))
+            self._take_off(request.container_id, endpoint)
             if isinstance(error, OSError):
                 raise EngineError(f"cannot connect to network {network.name}: {error}") from error
             raise
@@ -524,39 +528,76 @@ class Attachments:
 
     async def disconnect(
         self, ref: str, container_id: str, *, force: bool, hosts_path: str
-    ) -> Network:
-        network = self.catalogue.find(ref)
-        if network.driver == host.NAME:
+    ) -> None:
+        """With `force` also off a network that is gone, by its id."""
+        network = self._find_to_leave(ref, force=force)
+        if network is not None and network.driver == host.NAME:
             raise host.CannotDisconnect
+        network_id, name = (network.id, network.name) if network else (ref, ref)
         standing = self._standing.get(container_id)
-        found = [e for e in standing.endpoints if e.network_id == network.id] if standing else []
+        found = [e for e in standing.endpoints if e.network_id == network_id] if standing else []
         if standing is None or not found:
-            raise NotConnected(container_id, network.name)
-        place = standing.endpoints.index(found[0])
-        del standing.endpoints[place]
+            raise NotConnected(container_id, name)
+        # It stands there until the kernel has let go of it: nobody removes the network before.
+        is_left = True
+        unplug = self._unplugging(standing, found[0], hosts_path)
         try:
-            await offload.to_the_end(offload.kernel(self._unplug, standing, found[0], hosts_path))
+            await offload.to_the_end(offload.kernel(unplug))
         except OSError as error:
+            is_left = force
             if not force:
-                standing.endpoints.insert(place, found[0])
                 raise EngineError(
-                    f"container {container_id} failed to leave network {network.name}: "
+                    f"container {container_id} failed to leave network {name}: "
                     f"{oserror.reason(error)}"
                 ) from error
         finally:
-            if found[0] not in standing.endpoints:
-                self.catalogue.subnets.withdraw(found[0])
-        self._publish([network], "disconnect", container_id)
-        return network
+            if is_left:
+                self._take_off(container_id, found[0])
+        if network is not None:
+            self._publish([network], "disconnect", container_id)
 
-    def _unplug(self, standing: _Standing, endpoint: Endpoint, hosts_path: str) -> None:
-        """In a worker thread: the link with its routes, then the file that named the addresses."""
-        if standing.path is not None and self.catalogue.find(endpoint.network_id).link:
-            sandbox.disconnect(
-                standing.path, self._link(endpoint), self._routes_of_the_living(standing)
-            )
-        if hosts_path:
-            files.drop_own(hosts_path, (endpoint.ipv4_address, endpoint.ipv6_address))
+    def _find_to_leave(self, ref: str, *, force: bool) -> Network | None:
+        """None where there is none any more and that is no reason to stay."""
+        try:
+            return self.catalogue.find(ref)
+        except NoSuchNetwork:
+            if not force:
+                raise
+            return None
+
+    def _take_off(self, container_id: str, endpoint: Endpoint) -> None:
+        """Give its addresses back, unless the whole sandbox was let go of meanwhile."""
+        standing = self._standing.get(container_id)
+        if standing is not None and endpoint in standing.endpoints:
+            standing.endpoints.remove(endpoint)
+            self.catalogue.subnets.withdraw(endpoint)
+
+    def _unplugging(
+        self, standing: _Standing, endpoint: Endpoint, hosts_path: str
+    ) -> Callable[[], None]:
+        """What a worker thread has to do, all of it known: it asks for no network any more."""
+        others = [e for e in standing.endpoints if e is not endpoint]
+        routes = self._routes_of_the_living(
+            _Standing(standing.name, standing.mode, standing.path, others, standing.ports)
+        )
+        network = self.catalogue.get(endpoint.network_id)
+        has_link = bool(network.link if network else endpoint.mac_address)
+        link = self._link(endpoint) if has_link else ""
+        return functools.partial(_unplug, standing.path, link, routes, endpoint, hosts_path)
+
+
+def _unplug(
+    where: str | None,
+    link: str,
+    routes: Sequence[Address],
+    endpoint: Endpoint,
+    hosts_path: str,
+) -> None:
+    """In a worker thread: the link with its routes, then the file that named the addresses."""
+    if where is not None and link:
+        sandbox.disconnect(where, link, routes)
+    if hosts_path:
+        files.drop_own(hosts_path, (endpoint.ipv4_address, endpoint.ipv6_address))
 
 
 def _forget_flows(addresses: Sequence[str]) -> None:

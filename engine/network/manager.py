@@ -238,8 +238,9 @@ class Networks:
 
     async def disconnect(
         self, ref: str, container_id: str, *, force: bool = False, hosts_path: str = ""
-    ) -> Network:
-        """Take a running container off a network; `force` goes on where the kernel refuses."""
-        return await self._attachments.disconnect(
-            ref, container_id, force=force, hosts_path=hosts_path
-        )
+    ) -> None:
+        """Take a running container off a network.
+
+        `force` goes on where the kernel refuses, and where the network itself is gone.
+        """
+        await self._attachments.disconnect(ref, container_id, force=force, hosts_path=hosts_path)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from engine.container.model import HostConfig, Resources
-from engine.errors import NoSpace
+from engine.errors import EngineError, NoSpace, NoSuchNetwork
 from engine.linux import cgroup, netns
 from engine.network.model import EndpointConfig, NetworkRequest
 from tests.kernel.container import changing_engine
@@ -195,3 +195,33 @@ async def test_limits_that_the_kernel_refuses_are_those_from_before(house: House
     container = (await house.view(ref)).container
     assert container.host_config.resources.memory_bytes == 64 * MIB
     assert not container.has_unsettled_limits
+
+
+@in_house
+async def test_a_network_that_is_gone_is_left_by_force(house: House) -> None:
+    """And what could not start because of it starts again."""
+    networks, containers = house.engine.networks, house.engine.containers
+    for name in ("aaa", "bbb"):
+        await networks.create(NetworkRequest(name=name))
+    ref = await house.create("sleep", "1000", host=HostConfig(network_mode="bbb"))
+    await containers.connect(ref, "aaa", EndpointConfig())
+    await containers.start(ref)
+    catalogue = networks._catalogue
+    gone = catalogue.find("aaa")
+    del catalogue._networks[gone.id]
+    with pytest.raises(NoSuchNetwork, match="network aaa not found"):
+        await containers.disconnect(ref, "aaa")
+    await containers.disconnect(ref, "aaa", force=True)
+    catalogue._networks[gone.id] = gone
+    _is_consistent(house, ref)
+    await containers.connect(ref, "aaa", EndpointConfig())
+    await containers.stop(ref, timeout_s=0)
+    del catalogue._networks[gone.id]
+    with pytest.raises(NoSuchNetwork, match="network aaa not found"):
+        await containers.start(ref)
+    with pytest.raises(EngineError, match="is not connected to the network nosuch"):
+        await containers.disconnect(ref, "nosuch")
+    await containers.disconnect(ref, "aaa")
+    await containers.start(ref)
+    catalogue._networks[gone.id] = gone
+    _is_consistent(house, ref)

@@ -34,7 +34,12 @@ from engine.network.model import (
 from tests.kernel.network.fake_host import NEIGHBOUR, UPLINK, FakeHost, in_fake_host
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from ipaddress import IPv4Address, IPv6Address
+
     from engine.network.model import Endpoint
+
+    Address = IPv4Address | IPv6Address
 
 
 @in_fake_host
@@ -235,6 +240,88 @@ async def test_a_network_that_cannot_be_told_of_is_not_joined(host: FakeHost) ->
         await networks.connect("aaa", EndpointConfig(), wanted, noted)
     assert host.links() == before
     assert not (await networks.inspect("aaa")).members
+    await networks.close_engine()
+
+
+@in_fake_host
+async def test_a_network_is_not_removed_while_somebody_leaves_it(host: FakeHost) -> None:
+    networks = await host.networks()
+    await networks.create(NetworkRequest(name="aaa"))
+    wanted = host.request("one")
+    await networks.open(wanted)
+    before = host.links()
+    await networks.connect("aaa", EndpointConfig(), wanted, noted)
+    under_way, may_go_on = threading.Event(), threading.Event()
+    disconnect = sandbox.disconnect
+
+    def slowly(where: str, link: str, gateways: Sequence[Address]) -> None:
+        under_way.set()
+        may_go_on.wait(10)
+        disconnect(where, link, gateways)
+
+    with mock.patch.object(sandbox, "disconnect", slowly):
+        leaving = asyncio.create_task(networks.disconnect("aaa", wanted.container_id))
+        await asyncio.to_thread(under_way.wait, 10)
+        with pytest.raises(catalogue.NetworkInUse):
+            await networks.remove("aaa")
+        assert await networks.prune() == ()
+        may_go_on.set()
+        await leaving
+    assert host.links() == before
+    await networks.remove("aaa")
+    await networks.close_engine()
+
+
+@in_fake_host
+async def test_a_network_is_not_removed_while_joining_it_is_undone(host: FakeHost) -> None:
+    networks = await host.networks()
+    await networks.create(NetworkRequest(name="aaa"))
+    wanted = host.request("one")
+    await networks.open(wanted)
+    before = host.links()
+    under_way, may_go_on = threading.Event(), threading.Event()
+    disconnect = sandbox.disconnect
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def slowly(where: str, link: str, gateways: Sequence[Address]) -> None:
+        under_way.set()
+        may_go_on.wait(10)
+        disconnect(where, link, gateways)
+
+    with (
+        mock.patch.object(files, "add_own", refuse),
+        mock.patch.object(sandbox, "disconnect", slowly),
+    ):
+        joining = asyncio.create_task(networks.connect("aaa", EndpointConfig(), wanted, noted))
+        await asyncio.to_thread(under_way.wait, 10)
+        with pytest.raises(catalogue.NetworkInUse):
+            await networks.remove("aaa")
+        may_go_on.set()
+        with pytest.raises(EngineError, match="No space"):
+            await joining
+    assert host.links() == before
+    await networks.remove("aaa")
+    await networks.close_engine()
+
+
+@in_fake_host
+async def test_a_network_that_is_gone_is_left_by_force(host: FakeHost) -> None:
+    networks = await host.networks()
+    await networks.create(NetworkRequest(name="aaa"))
+    await networks.create(NetworkRequest(name="bbb"))
+    wanted = host.request("one")
+    await networks.open(wanted)
+    before = host.links()
+    endpoint = await networks.connect("aaa", EndpointConfig(), wanted, noted)
+    del networks._catalogue._networks[endpoint.network_id]
+    with pytest.raises(NoSuchNetwork):
+        await networks.disconnect(endpoint.network_id, wanted.container_id)
+    await networks.connect("bbb", EndpointConfig(), wanted, noted)
+    await networks.disconnect("bbb", wanted.container_id)
+    await networks.disconnect(endpoint.network_id, wanted.container_id, force=True)
+    assert host.links() == before
     await networks.close_engine()
 
 
