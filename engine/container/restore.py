@@ -96,6 +96,9 @@ async def _adopt(rooms: Rooms, handle: Handle) -> None:
 async def _hold(rooms: Rooms, handle: Handle) -> None:
     """What it has of networks and volumes is its own still; what is unsettled gets settled."""
     container = handle.container
+    names = [p.name for p in container.mount_points if p.name and p.driver]
+    for name in names:
+        rooms.volumes.still_holds(name, container.id)
     rooms.networks.adopt(
         container.id,
         container.endpoints,
@@ -103,11 +106,19 @@ async def _hold(rooms: Rooms, handle: Handle) -> None:
         name=container.name,
         mode=container.host_config.network_mode,
     )
-    for point in container.mount_points:
-        if point.name and point.driver:
-            await rooms.volumes.acquire(point.name, container.id)
-    await networking.settle(rooms, handle)
-    await update.settle(rooms, handle)
+    await asyncio.gather(
+        *(_try(container.id, rooms.volumes.acquire(name, container.id)) for name in names)
+    )
+    await _try(container.id, networking.settle(rooms, handle))
+    await _try(container.id, update.settle(rooms, handle))
+
+
+async def _try(container_id: str, step: Awaitable[object]) -> None:
+    """A container that runs goes on with all but what fails."""
+    try:
+        await step
+    except Exception:
+        log.exception("container %s runs, and not all that it has is as it was", container_id)
 
 
 async def _settle(rooms: Rooms, handle: Handle) -> None:

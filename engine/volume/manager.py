@@ -352,6 +352,10 @@ class Volumes:
             await self._acquire(volume, container_id)
             return volume.mountpoint
 
+    def still_holds(self, name: str, container_id: str) -> None:
+        """At boot: what runs has the volume in it, whether or not it can be had once more."""
+        self._holders.setdefault(name, set()).add(container_id)
+
     @contextlib.asynccontextmanager
     async def filling(self, names: Iterable[str]) -> AsyncGenerator[None]:
         """Nobody else fills one of these volumes meanwhile."""

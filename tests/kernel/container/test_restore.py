@@ -10,16 +10,23 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest import mock
 
 import msgspec
 import pytest
 
-from engine.container.model import ExecConfig, ListQuery, Status
+from engine.container import update
+from engine.container.model import ExecConfig, HostConfig, ListQuery, Status
 from engine.engine import AlreadyRunning, Engine
 from engine.errors import NoSuchContainer, UnreadableContainer
 from engine.ids import ContainerId
-from engine.linux import cgroup
+from engine.linux import cgroup, mountinfo, syscalls
 from tests.kernel.container.engine import House, in_house, leftovers
+
+if TYPE_CHECKING:
+    from engine.container.rooms import Rooms
+    from engine.container.store import Handle
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
 
@@ -157,6 +164,37 @@ def test_only_a_commit_s_own_pause_ends_with_its_engine(is_frozen: bool, is_held
         await house.engine.containers.remove(ref, force=True)
 
     test()
+
+
+@in_house
+async def test_a_volume_that_cannot_be_had_again_takes_no_other_along(house: House) -> None:
+    volumes = house.engine.volumes
+    for name in ("one", "two"):
+        device = house.root / name
+        await asyncio.to_thread(device.mkdir)
+        await volumes.create(name, "", {"type": "none", "device": str(device), "o": "bind"})
+    host = HostConfig(binds=("one:/one", "two:/two"))
+    ref = await house.start("sleep", "1000", host=host)
+    one, two = [(await volumes.get(name)).mountpoint for name in ("one", "two")]
+    await house.engine.close()
+    syscalls.umount2(one)
+    await asyncio.to_thread((house.root / "one").rmdir)
+    settled: list[str] = []
+    settle = update.settle
+
+    async def watched(rooms: Rooms, handle: Handle) -> None:
+        settled.append(handle.id)
+        await settle(rooms, handle)
+
+    with mock.patch.object(update, "settle", watched):
+        await house.open()
+    assert settled == [ref]
+    assert not mountinfo.is_target(one)
+    assert mountinfo.is_target(two)
+    assert house.engine.volumes._holders == {"one": {ref}, "two": {ref}}
+    await house.engine.containers.stop(ref, timeout_s=0)
+    assert not mountinfo.is_target(two)
+    assert house.engine.volumes._holders == {}
 
 
 @in_house
