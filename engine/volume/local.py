@@ -86,6 +86,7 @@ def sweep(root: str) -> None:
         for name in os.listdir(root):
             with contextlib.suppress(OSError):  # it stays for the next time
                 if name.startswith(_RUBBISH):
+                    detach(mountpoint(root, name))
                     tree.remove(os.path.join(root, name))
                 else:
                     filling.finish(mountpoint(root, name))
@@ -177,11 +178,23 @@ def _is_address(text: str) -> bool:
 def detach(path: str) -> None:
     """Unmount all that is on `path`; nothing there is no error.
 
-    Whoever removes the directory next must not come upon anything mounted there.
+    Whoever removes the directory next must not come upon anything mounted there. As in dockerd,
+    who still has a file of it open, or another mount in it, keeps that and the name is free.
     """
     try:
         while True:
-            syscalls.umount2(path)
+            _unmount(path)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOENT):
             raise
+
+
+def _unmount(path: str) -> None:
+    try:
+        syscalls.umount2(path)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        # What is mounted below goes along, but not where a bound directory shares it from.
+        syscalls.mount(None, path, None, syscalls.MS_REC | syscalls.MS_PRIVATE, None)
+        syscalls.umount2(path, syscalls.MNT_DETACH)

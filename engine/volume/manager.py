@@ -286,11 +286,10 @@ class Volumes:
 
     async def _remove(self, volume: Volume, *, is_unknown: bool = False) -> None:
         """The directory first: a row without one is made whole, data without a row comes back."""
-        if local.needs_mount(volume.options):
-            await self._detach(volume)
         try:
-            if is_unknown:
-                await offload.disk(local.detach, volume.mountpoint)
+            if is_unknown or local.needs_mount(volume.options):
+                # Before it is rubbish: under its name it can be removed another time.
+                await offload.foreign(local.detach, volume.mountpoint)
             await offload.disk(local.remove, self._root, volume.name)
         except OSError as error:
             raise EngineError(f"remove {volume.name}: {oserror.sentence(error)}") from error

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+from unittest import mock
 
 import pytest
 
 from engine import offload
 from engine.errors import EngineError
 from engine.events import EventBus
+from engine.linux import syscalls
 from engine.storage.database import Database
+from engine.volume import local
 from engine.volume.manager import Volumes
 from tests.kernel.network.fake_host import FakeHost, in_fake_host
 
@@ -108,6 +112,73 @@ async def test_what_is_bound_outlives_a_volume_whose_row_cannot_be_read(host: Fa
     await second.remove("bound", force=True)
     assert os.listdir(source) == ["sub"]
     assert not os.path.exists(path)
+
+
+@in_fake_host
+async def test_a_busy_volume_is_unmounted_all_the_same(host: FakeHost) -> None:
+    volumes = await opened(host)
+    volume = await volumes.create("ram", "", {"type": "tmpfs", "device": "tmpfs"})
+    for verb in (volumes.release("ram", "one"), volumes.remove("ram")):
+        await volumes.acquire("ram", "one")
+        volumes._holders["ram"] = {"one"} if verb.__name__ == "release" else set()
+        with open(f"{volume.mountpoint}/file", "w+", encoding="ascii") as file:
+            await verb
+            assert not await is_mounted(volume.mountpoint)
+            file.write("goes on")
+    assert os.listdir(f"{host.folder}/data/volumes") == []
+
+
+@in_fake_host
+async def test_what_is_bound_with_its_mounts_keeps_them(host: FakeHost) -> None:
+    """Also where both sides tell each other of their mounts."""
+    volumes = await opened(host)
+    source = f"{host.folder}/source"
+    os.makedirs(f"{source}/sub")
+    syscalls.mount(source, source, None, syscalls.MS_BIND, None)
+    syscalls.mount(None, source, None, syscalls.MS_SHARED, None)
+    syscalls.mount("tmpfs", f"{source}/sub", "tmpfs", 0, None)
+    volume = await volumes.create("bound", "", {"type": "none", "device": source, "o": "rbind"})
+    await volumes.acquire("bound", "one")
+    assert await is_mounted(f"{volume.mountpoint}/sub")
+    await volumes.release("bound", "one")
+    assert not await is_mounted(volume.mountpoint)
+    assert await is_mounted(f"{source}/sub")
+    syscalls.umount2(source, syscalls.MNT_DETACH)
+
+
+@in_fake_host
+async def test_a_volume_that_stays_mounted_stays_a_volume(
+    host: FakeHost,
+) -> None:
+    volumes = await opened(host)
+    volume = await volumes.create("ram", "", {"type": "tmpfs", "device": "tmpfs"})
+    await volumes.acquire("ram", "one")
+    volumes._holders.clear()
+
+    def refuse(path: str) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with (
+        mock.patch.object(local, "detach", refuse),
+        pytest.raises(EngineError, match="remove ram: operation not permitted"),
+    ):
+        await volumes.remove("ram")
+    assert volumes.find("ram") is not None
+    assert await is_mounted(volume.mountpoint)
+    await volumes.remove("ram")
+    assert not os.path.exists(volume.mountpoint)
+
+
+@in_fake_host
+async def test_rubbish_with_something_mounted_goes_at_boot(host: FakeHost) -> None:
+    volumes = await opened(host)
+    await volumes.create("ram", "", {"type": "tmpfs", "device": "tmpfs"})
+    await volumes.acquire("ram", "one")
+    root = f"{host.folder}/data/volumes"
+    os.rename(f"{root}/ram", f"{root}/.removed-0123456789abcdef")
+    await offload.disk(volumes._table.delete, "ram")
+    await opened(host)
+    assert os.listdir(root) == []
 
 
 @in_fake_host
