@@ -367,7 +367,7 @@ class Volumes:
         if local.needs_mount(volume.options):
             assert volume.options is not None
             try:
-                await offload.disk(local.attach, volume.options, volume.mountpoint)
+                await offload.foreign(local.attach, volume.options, volume.mountpoint)
             except OSError as error:
                 raise EngineError(
                     f"error while mounting volume '{volume.mountpoint}': {oserror.reason(error)}"
@@ -390,8 +390,8 @@ class Volumes:
 
     async def _detach(self, volume: Volume) -> None:
         try:
-            await offload.disk(local.detach, volume.mountpoint)
-        except OSError as error:
+            await offload.foreign(local.detach, volume.mountpoint)
+        except (OSError, WharfError) as error:
             log.warning("volume %s stays mounted: %s", volume.name, error)
 
     def _publish(self, volume: Volume, action: str) -> None:

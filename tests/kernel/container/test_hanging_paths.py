@@ -83,6 +83,30 @@ def test_starts_that_hang_keep_no_other_waiting(silent: Silent) -> None:
     test()
 
 
+def test_volumes_that_hang_keep_no_other_waiting(silent: Silent) -> None:
+    @in_house
+    async def test(house: House) -> None:
+        options = {"type": "none", "o": "bind", "device": f"{silent.path}/x"}
+        hanging: list[asyncio.Task[object]] = []
+        for number in range(_MORE_THAN_A_POOL_HAS):
+            await house.engine.volumes.create(f"far{number}", "", options)
+            # One waits at its start, the next already where it is to begin as a copy.
+            host = HostConfig(binds=(f"far{number}:{('/data', '/bin')[number % 2]}",))
+            hanging.append(asyncio.create_task(house.start("true", host=host)))
+        try:
+            await asyncio.sleep(0.5)
+            async with asyncio.timeout(20):
+                assert (await house.run("echo", "x", volumes=("/data",))) == (0, "x\n")
+                await house.engine.volumes.remove((await house.engine.volumes.create()).name)
+            assert not any(task.done() for task in hanging)
+        finally:
+            silent.refuse()
+            outcomes = await asyncio.gather(*hanging, return_exceptions=True)
+        assert all(isinstance(outcome, EngineError) for outcome in outcomes)
+
+    test()
+
+
 def test_a_start_that_hangs_is_given_up_in_time(silent: Silent) -> None:
     @in_house
     async def test(house: House) -> None:
