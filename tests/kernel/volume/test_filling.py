@@ -6,6 +6,8 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ import pytest
 
 from engine.container import populate
 from engine.container.model import Config, CreateRequest, HostConfig
-from engine.linux import attributes
+from engine.linux import attributes, syscalls
 from engine.volume import filling, local
 from tests.kernel.container.engine import House, in_house
 
@@ -192,6 +194,108 @@ def test_what_is_called_like_a_copy_is_a_file_like_any_other(tmp_path: Path) -> 
     (data / filling.UNFINISHED).touch()
     _populate(tmp_path)
     assert sorted(os.listdir(data)) == sorted((filling.DECIDED, filling.UNFINISHED))
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Two volumes that are one directory, on which a file system is mounted."""
+    device = tmp_path / "device"
+    device.mkdir()
+    names = [str(tmp_path / name) for name in ("one/_data", "two/_data")]
+    for name in names:
+        os.makedirs(name)
+        syscalls.mount(str(device), name, None, syscalls.MS_BIND, None)
+    yield names[0], names[1]
+    for name in names:
+        syscalls.umount2(name)
+
+
+def _made(fd: int, *names: str) -> None:
+    for name in names:
+        os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=fd))
+
+
+def test_two_volumes_on_one_device_begin_as_one_of_them(two: tuple[str, str]) -> None:
+    """Neither takes the other's folder for rubbish; who is first decides."""
+    under_way, may_go_on = threading.Event(), threading.Event()
+
+    def slow(fd: int) -> None:
+        os.mkdir("etc", dir_fd=fd)
+        under_way.set()
+        may_go_on.wait(10)
+        _made(fd, "etc/passwd", "slow")
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(filling.fill, two[0], slow)
+        under_way.wait(10)
+        filling.fill(two[1], lambda fd: _made(fd, "quick"))
+        assert "quick" in os.listdir(two[0])
+        may_go_on.set()
+        first.result()
+    assert os.listdir(two[0]) == ["quick"]
+
+
+def test_who_comes_while_it_is_put_in_place_waits(
+    two: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, may_go_on = threading.Event(), threading.Event()
+    move = filling._move
+
+    def slowly(name: str, source: int, target: int) -> None:
+        under_way.set()
+        may_go_on.wait(10)
+        move(name, source, target)
+
+    monkeypatch.setattr(filling, "_move", slowly)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(filling.fill, two[0], lambda fd: _made(fd, "a", "b"))
+        under_way.wait(10)
+        second = pool.submit(filling.fill, two[1], lambda fd: _made(fd, "c"))
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.2)
+        may_go_on.set()
+        first.result()
+        second.result()
+    assert sorted(os.listdir(two[0])) == ["a", "b"]
+
+
+def test_many_at_once_on_one_device(two: tuple[str, str]) -> None:
+    def fill(number: int) -> None:
+        names = [f"{number}-{part}" for part in range(5)]
+        filling.fill(two[number % 2], lambda fd: _made(fd, *names))
+        found = [name for name in os.listdir(two[0]) if not filling._is_ours(name)]
+        assert len(found) == 5
+
+    for _ in range(20):
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(fill, range(8)))
+        assert len({name.split("-")[0] for name in os.listdir(two[0])}) == 1
+        for name in os.listdir(two[0]):
+            os.unlink(f"{two[0]}/{name}")
+
+
+@pytest.mark.parametrize("where", ["beside", "inside"])
+def test_the_copy_is_on_the_disk_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    local.create(str(tmp_path), "v1")
+    steps: list[str] = []
+    syncfs, rename = syscalls.syncfs, syscalls.renameat2
+
+    def sync(fd: int) -> None:
+        steps.append("sync")
+        syncfs(fd)
+
+    def to(source: int, name: str, target: int, new: str, flags: int) -> None:
+        steps.append(new)
+        rename(source, name, target, new, flags)
+
+    monkeypatch.setattr(syscalls, "syncfs", sync)
+    monkeypatch.setattr(syscalls, "renameat2", to)
+    if where == "inside":
+        monkeypatch.setattr(filling, "_can_move", lambda beside, target: False)
+    filling.fill(local.mountpoint(str(tmp_path), "v1"), lambda fd: _made(fd, "a"))
+    assert steps == ["sync", filling.DECIDED, "a"]
 
 
 @in_house
