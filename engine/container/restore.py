@@ -38,7 +38,12 @@ _AT_ONCE = 32
 async def restore(rooms: Rooms) -> None:
     """All of it; what it does grows with what ran, not with what is there."""
     handles = rooms.store.all()
-    await _each([_adopt(rooms, h) for h in handles if h.state.status in ALIVE])
+    alive = [handle for handle in handles if handle.state.status in ALIVE]
+    # Before one of them turns out to have ended, and lets go of what another has as well.
+    for handle in alive:
+        for name in _volumes(handle):
+            rooms.volumes.still_holds(name, handle.id)
+    await _each([_adopt(rooms, handle) for handle in alive])
     await _each([_settle(rooms, h) for h in handles if h.state.status is Status.RESTARTING])
     unread = {each: rooms.store.unreadable_name(each) for each in rooms.store.unreadable()}
     await rooms.networks.settle(unread=unread)
@@ -96,9 +101,6 @@ async def _adopt(rooms: Rooms, handle: Handle) -> None:
 async def _hold(rooms: Rooms, handle: Handle) -> None:
     """What it has of networks and volumes is its own still; what is unsettled gets settled."""
     container = handle.container
-    names = [p.name for p in container.mount_points if p.name and p.driver]
-    for name in names:
-        rooms.volumes.still_holds(name, container.id)
     rooms.networks.adopt(
         container.id,
         container.endpoints,
@@ -107,10 +109,17 @@ async def _hold(rooms: Rooms, handle: Handle) -> None:
         mode=container.host_config.network_mode,
     )
     await asyncio.gather(
-        *(_try(container.id, rooms.volumes.acquire(name, container.id)) for name in names)
+        *(
+            _try(container.id, rooms.volumes.acquire(name, container.id))
+            for name in _volumes(handle)
+        )
     )
     await _try(container.id, networking.settle(rooms, handle))
     await _try(container.id, update.settle(rooms, handle))
+
+
+def _volumes(handle: Handle) -> list[str]:
+    return [p.name for p in handle.container.mount_points if p.name and p.driver]
 
 
 async def _try(container_id: str, step: Awaitable[object]) -> None:

@@ -16,7 +16,7 @@ from unittest import mock
 import msgspec
 import pytest
 
-from engine.container import update
+from engine.container import adoption, update
 from engine.container.model import ExecConfig, HostConfig, ListQuery, Status
 from engine.engine import AlreadyRunning, Engine
 from engine.errors import NoSuchContainer, UnreadableContainer
@@ -195,6 +195,35 @@ async def test_a_volume_that_cannot_be_had_again_takes_no_other_along(house: Hou
     await house.engine.containers.stop(ref, timeout_s=0)
     assert not mountinfo.is_target(two)
     assert house.engine.volumes._holders == {}
+
+
+@in_house
+async def test_what_ended_meanwhile_lets_go_of_no_volume_of_another(house: House) -> None:
+    volumes = house.engine.volumes
+    volume = await volumes.create("ram", "", {"type": "tmpfs", "device": "tmpfs"})
+    host = HostConfig(binds=("ram:/data",))
+    ended = await house.create("true", host=host)
+    ref = await house.start("sleep", "1000", host=host)
+    await asyncio.to_thread(Path(volume.mountpoint, "theirs").touch)
+    store = house.engine.containers._rooms.store
+    handle = store.find(ended)
+    state = msgspec.structs.replace(handle.state, status=Status.RUNNING, pid=1, started_ns=1)
+    await store.save_state(handle, state)
+    await house.engine.close()
+    attempt, is_over = adoption.attempt, asyncio.Event()
+
+    async def in_turn(rooms: Rooms, handle: Handle) -> bool:
+        if handle.id == ref:
+            await is_over.wait()
+        is_known = await attempt(rooms, handle)
+        is_over.set()
+        return is_known
+
+    with mock.patch.object(adoption, "attempt", in_turn):
+        await house.open()
+    assert (await house.view(ended)).container.state.status is Status.EXITED
+    assert os.listdir(volume.mountpoint) == ["theirs"]
+    assert house.engine.volumes._holders == {"ram": {ref}}
 
 
 @in_house
