@@ -51,6 +51,7 @@ from engine.errors import (
     Conflict,
     EngineError,
     InvalidParameter,
+    NoSuchContainer,
     UnreadableContainer,
     WharfError,
 )
@@ -215,10 +216,12 @@ class Containers:
         if not ref or not new_name:
             raise InvalidParameter("Neither old nor new names may be empty")
         handle = self._rooms.store.find(ref)
-        await self._do(self._rename(handle, new_name), f"renaming container {handle.id}")
+        await self._do(self._rename(handle, ref, new_name), f"renaming container {handle.id}")
 
-    async def _rename(self, handle: Handle, new_name: str) -> None:
+    async def _rename(self, handle: Handle, ref: str, new_name: str) -> None:
         async with handle.lock:
+            if handle.is_gone:
+                raise NoSuchContainer(ref)
             old = handle.container.name
             if new_name.removeprefix("/") == old:
                 raise InvalidParameter(

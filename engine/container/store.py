@@ -2,9 +2,13 @@
 
     find(ref) → Handle          a handle is one container's place in memory, its lock and its task
     save(handle, container)     the row first, then the belief
+    note(handle, container)     the belief, whatever becomes of the row
 
-A `Handle` lives from create to remove. What changes a container holds its lock; what only reads
-takes `handle.container`, which is always a whole value that is on disk.
+A `Handle` lives from create to remove. What changes a container holds its lock, and may have waited
+for it until the container was gone: then nothing of it is written again. What only reads takes
+`handle.container`, always a whole value. It is on disk as well, but for what has happened and could
+not be written (`note`, a removal on a full disk): that is true all the same, and the next boot
+learns it from the kernel and the journal.
 """
 
 from __future__ import annotations
@@ -217,19 +221,26 @@ class Store:
         return handle
 
     async def save(self, handle: Handle, container: Container) -> None:
-        """Write the row, then believe it. A name that is taken raises ContainerNameInUse."""
+        """Write the row, then believe it; the lock is held by the caller.
+
+        Raises ContainerNameInUse for a name that is taken, NoSuchContainer where it is gone.
+        """
+        if handle.is_gone:
+            raise NoSuchContainer(handle.id)
         try:
             await offload.disk(
                 self._containers.put, container.id, _encode(container), name=container.name
             )
         except NameTaken as exc:
             raise ContainerNameInUse(container.name, exc.holder) from exc
-        self._by_name.pop(handle.container.name, None)
+        self._forget_name(handle)
         handle.container = container
         self._by_name[container.name] = handle
 
     async def note(self, handle: Handle, container: Container) -> bool:
         """As `save`, of what has happened whether or not it can be written; False if it was not."""
+        if handle.is_gone:
+            return False
         try:
             await self.save(handle, container)
         except Exception:
@@ -245,7 +256,7 @@ class Store:
         """Remove the row with its execs, then the memory of it."""
         await offload.disk(self._delete_rows, handle.id, tuple(handle.execs))
         self._handles.pop(handle.id, None)
-        self._by_name.pop(handle.container.name, None)
+        self._forget_name(handle)
         for exec_id in handle.execs:
             self._forget_exec(exec_id)
         handle.is_gone = True
@@ -270,6 +281,12 @@ class Store:
     def _remember(self, handle: Handle) -> None:
         self._handles[handle.id] = handle
         self._by_name[handle.container.name] = handle
+
+    def _forget_name(self, handle: Handle) -> None:
+        """Once the row let go of it, another container may have taken the name."""
+        name = handle.container.name
+        if self._by_name.get(name) is handle:
+            del self._by_name[name]
 
     # Execs
 
