@@ -267,10 +267,8 @@ class Store:
         return self._unreadable.pop(container_id, None) is not None
 
     def _delete_rows(self, container_id: str, exec_ids: Iterable[str]) -> None:
-        with self._database.transaction():
-            self._containers.delete(container_id)
-            for exec_id in exec_ids:
-                self._execs.delete(exec_id)
+        execs = [(self._execs, exec_id) for exec_id in exec_ids]
+        self._database.delete([(self._containers, container_id), *execs])
 
     def _delete_rows_of_unreadable(self, container_id: str) -> None:
         execs, _ = rows.read(self._execs, _decode_exec)
@@ -339,6 +337,4 @@ class Store:
         self._exec_ends.pop(exec_id, None)
 
     def _delete_exec_rows(self, exec_ids: Iterable[str]) -> None:
-        with self._database.transaction():
-            for exec_id in exec_ids:
-                self._execs.delete(exec_id)
+        self._database.delete((self._execs, exec_id) for exec_id in exec_ids)

@@ -270,10 +270,8 @@ class Catalog:
             image = known.images.get(image_id)
             if image is None:
                 raise NoSuchImage(image_id)
-            with self._database.transaction():
-                for name in known.references.get(image_id, ()):
-                    self._tag_rows.delete(str(name))
-                self._image_rows.delete(image_id)
+            tags = [(self._tag_rows, str(name)) for name in known.references.get(image_id, ())]
+            self._database.delete([*tags, (self._image_rows, image_id)])
             known.drop(image_id)
             self._known = known
             released = self._release(image)

@@ -124,9 +124,7 @@ class Sources:
             here = frozenset(layers()) if known else frozenset()
             gone = [key for key in known if key not in here]
             if gone:
-                with self._database.transaction():
-                    for key in gone:
-                        self._table.delete(key)
+                self._database.delete((self._table, key) for key in gone)
 
 
 def _is_same(one: Source, other: Source) -> bool:

@@ -10,8 +10,9 @@ their versions, is the affair of each noun.
 A full disk must not keep anyone from freeing it, so that room is taken beforehand:
 
 - the write-ahead log is grown once at the start and written over from its beginning ever after;
-- one row, the ballast, holds pages that are given up when changing or deleting a row finds no
-  other, and is made again once there is room. New rows never get them;
+- one row, the ballast, holds pages that are given up when changing a row or deleting some finds no
+  other, and is made again after a deletion, alone or in a transaction, that leaves room for it. New
+  rows never get them, nor does a transaction that does more than delete;
 - while the database is closed, and its log gone, a file beside it keeps the log's room.
 """
 
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING
 from engine.errors import Conflict, EngineError, NoSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class Database:
         self._lock = threading.RLock()
         self._depth = 0
         self._has_ballast = True
+        self._has_deleted = False  # in the transaction that is open
         self._connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, cached_statements=64
         )
@@ -147,19 +149,18 @@ class Database:
             (*_BALLAST, size),
         )
 
-    def _give_up_ballast(self) -> None:
+    def _use_reserve(self) -> None:
         log.warning("%s: the disk is full; using the reserve", self._path)
-        self._connection.execute("DELETE FROM document WHERE noun=? AND key=?", _BALLAST)
+        self.execute("DELETE FROM document WHERE noun=? AND key=?", *_BALLAST)
         self._has_ballast = False
 
-    def restore_ballast(self) -> None:
+    def _restore_ballast(self) -> None:
         """Take the room again that was given up, if there is any by now."""
-        with self._lock:
-            if self._has_ballast or self._depth:
-                return
-            with contextlib.suppress(sqlite3.OperationalError):
-                self._put_ballast(_BALLAST_BYTES)
-                self._has_ballast = True
+        if self._has_ballast:
+            return
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._put_ballast(_BALLAST_BYTES)
+            self._has_ballast = True
 
     def _keep_log_room(self) -> None:
         """Closing removed the log; whoever fills the disk meanwhile must leave it its room."""
@@ -185,7 +186,8 @@ class Database:
         """
         with self._lock:
             if self._depth == 0:
-                self._connection.execute("BEGIN IMMEDIATE")
+                self.execute("BEGIN IMMEDIATE")
+                self._has_deleted = False
             self._depth += 1
             try:
                 yield
@@ -197,6 +199,8 @@ class Database:
             self._depth -= 1
             if self._depth == 0:
                 self._commit()
+                if self._has_deleted:
+                    self._restore_ballast()
 
     def _commit(self) -> None:
         try:
@@ -225,13 +229,30 @@ class Database:
                     raise
                 if not may_use_reserve or self._depth or not self._has_ballast:
                     raise NoSpace(self._path) from exc
+            self._use_reserve()
+            return self.execute(statement, *values)
+
+    def delete(self, rows: Iterable[tuple[Table, str]]) -> None:
+        """Remove all these rows (table and key), or none of them; not there is fine.
+
+        On a full disk too. Raises NoSpace where not even the reserve is enough, or is not to be had
+        because a transaction is open already.
+        """
+        doomed = tuple(rows)
+        with self._lock:
             try:
-                self._give_up_ballast()
-                return self._connection.execute(statement, values).fetchall()
-            except sqlite3.OperationalError as exc:
-                if not _is_full(exc):
+                self._delete(doomed)
+            except NoSpace:
+                if self._depth or not self._has_ballast:
                     raise
-                raise NoSpace(self._path) from exc
+                self._use_reserve()
+                self._delete(doomed)
+
+    def _delete(self, doomed: Iterable[tuple[Table, str]]) -> None:
+        with self.transaction():
+            for table, key in doomed:
+                self.execute("DELETE FROM document WHERE noun=? AND key=?", table.noun, key)
+            self._has_deleted = True
 
     def close(self) -> None:
         with self._lock:
@@ -309,10 +330,7 @@ class Table:
 
     def delete(self, key: str) -> None:
         """Remove the row; none there is fine."""
-        self._database.execute(
-            "DELETE FROM document WHERE noun=? AND key=?", self.noun, key, may_use_reserve=True
-        )
-        self._database.restore_ballast()
+        self._database.delete([(self, key)])
 
     def items(self) -> list[tuple[str, bytes]]:
         """All rows, by key."""

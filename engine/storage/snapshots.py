@@ -402,9 +402,7 @@ class Snapshots:
         """The links go too; only what takes time is left to do."""
         if not doomed:
             return Released()
-        with self._database.transaction():
-            for found in doomed:
-                self._layer_rows.delete(found.chain_id)
+        self._database.delete((self._layer_rows, found.chain_id) for found in doomed)
         self._stacks.remove(doomed)
         free = {f.folder: f for f in doomed if not self._stacks.is_folder(f.folder)}
         for found in free.values():

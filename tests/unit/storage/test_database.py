@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import stat
 import threading
@@ -186,6 +187,48 @@ def test_the_reserve_is_taken_again_once_there_is_room(database: Database) -> No
             insert_until_full(table)
         table.put("a", b"3" * 100_000)
         delete_all(table)
+
+
+def test_what_is_removed_together_may_use_the_reserve(database: Database) -> None:
+    """Rows of several nouns go at once; where the disk has no page left for that, the reserve has.
+
+    A table whose removals are written down takes pages by them.
+    """
+    containers, execs = database.table("container"), database.table("exec")
+    for number in range(40):
+        containers.insert(f"c{number}", b"1")
+        execs.insert(f"e{number}", b"2")
+    database.execute("CREATE TABLE removed (key TEXT, filler BLOB)")
+    database.execute(
+        "CREATE TRIGGER write_down AFTER DELETE ON document WHEN OLD.noun IN ('container', 'exec') "
+        "BEGIN INSERT INTO removed VALUES (OLD.key, zeroblob(4000)); END"
+    )
+    pages = database.execute("PRAGMA page_count")[0][0]
+    database.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(NoSpace):
+        insert_until_full(database.table("image"))
+    rows = [(containers, key) for key, _ in containers.items()]
+    with pytest.raises(NoSpace), database.transaction():
+        database.delete(rows)
+    assert len(containers.items()) == 40
+    database.delete([*rows, *((execs, key) for key, _ in execs.items())])
+    assert (containers.items(), execs.items()) == ([], [])
+
+
+@pytest.mark.parametrize("is_in_transaction", [False, True])
+def test_a_removal_gives_the_reserve_its_room_again(
+    database: Database, is_in_transaction: bool
+) -> None:
+    table = database.table("container")
+    table.insert("a", b"1")
+    pages = database.execute("PRAGMA page_count")[0][0]
+    database.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(NoSpace):
+        insert_until_full(table)
+    table.put("a", b"3" * 100_000)
+    with database.transaction() if is_in_transaction else contextlib.nullcontext():
+        database.delete((table, key) for key, _ in table.items())
+    assert database.table("reserve").get("ballast") == bytes(512 << 10)
 
 
 def test_the_log_keeps_the_room_it_has(tmp_path: Path) -> None:
