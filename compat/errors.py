@@ -36,6 +36,8 @@ STATUS: Mapping[type[Exception], int] = {
 _REASONS: Mapping[int, str] = {
     errno.ENOSPC: "no space left on device",
     errno.EDQUOT: "disk quota exceeded",
+    errno.EMFILE: "too many open files",
+    errno.ENFILE: "too many open files in system",
 }
 
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
 from compat.connection import ClientGone, Connection
+from engine.linux.fd import OwnedFd
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Iterator, Mapping
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
@@ -46,21 +47,27 @@ class Taken(web.StreamResponse):
 
 @dataclass(frozen=True, slots=True)
 class Hijacked:
-    """The connection as a descriptor, owned by whoever gets it, and what was read of it before.
+    """The connection as a descriptor, for whoever takes it, and what was read of it before.
+
+    Leaving the context closes what nobody took, and the spare one, on which something can still be
+    said whoever has the connection by then.
 
     Behind TLS the descriptor is one end of a pair, and the bytes between it and the client are
     carried from the beginning on: leaving the context waits until whoever has it closes it. A
     handler that fails, or is cancelled, cuts the client off.
     """
 
-    fd: int
+    fd: OwnedFd
     prefix: bytes
+    spare: OwnedFd
     pump: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        self.spare.close()
+        self.fd.close()
         if self.pump is None:
             return
         if kind is not None:
@@ -91,10 +98,12 @@ async def hijack(
     headers: Mapping[str, str] | None = None,
     *,
     protocol: str = "tcp",
+    has_spare: bool = False,
 ) -> Hijacked:
     """Answer with a head and take the connection from the server.
 
-    Raises ClientGone. What comes back is entered at once; after it the handler returns `Taken()`.
+    Raises ClientGone, and OSError for want of descriptors, while that can still be answered. What
+    comes back is entered at once; after it the handler returns `Taken()`.
     """
     connection = request.protocol
     transport = request.transport
@@ -104,40 +113,57 @@ async def hijack(
     answer = head(request, content_type, protocol) + more.encode() + b"\r\n"
     await connection.drain()  # of an earlier answer
     if transport.get_extra_info("sslcontext") is not None:
-        return _hijack_tls(connection, transport, answer)
-    return await _hijack_socket(connection, transport, answer)
+        return _hijack_tls(connection, transport, answer, has_spare=has_spare)
+    return await _hijack_socket(connection, transport, answer, has_spare=has_spare)
 
 
 async def _hijack_socket(
-    protocol: Connection, transport: asyncio.Transport, answer: bytes
+    protocol: Connection, transport: asyncio.Transport, answer: bytes, *, has_spare: bool
 ) -> Hijacked:
-    duplicate = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
-    prefix = protocol.take()
-    # The transport gives up its own descriptor only; the connection lives on in the duplicate.
-    transport.set_protocol(asyncio.Protocol())
-    transport.abort()
-    try:
-        duplicate.setblocking(False)
-        await asyncio.get_running_loop().sock_sendall(duplicate, answer)
-    except OSError as exc:
-        duplicate.close()
-        raise ClientGone from exc
-    except BaseException:
-        duplicate.close()
-        raise
-    return Hijacked(duplicate.detach(), prefix)
+    with ExitStack() as undo:
+        fd = OwnedFd(os.dup(transport.get_extra_info("socket").fileno()))
+        undo.callback(fd.close)
+        spare = OwnedFd(os.dup(fd.fileno()) if has_spare else -1)
+        undo.callback(spare.close)
+        prefix = protocol.take()
+        # The transport gives up its own descriptor only; the connection lives on in the duplicate.
+        transport.set_protocol(asyncio.Protocol())
+        transport.abort()
+        with borrowed(fd) as connection:
+            try:
+                await asyncio.get_running_loop().sock_sendall(connection, answer)
+            except OSError as exc:
+                raise ClientGone from exc
+        undo.pop_all()
+    return Hijacked(fd, prefix, spare)
 
 
-def _hijack_tls(protocol: Connection, transport: asyncio.Transport, answer: bytes) -> Hijacked:
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
+def _hijack_tls(
+    protocol: Connection, transport: asyncio.Transport, answer: bytes, *, has_spare: bool
+) -> Hijacked:
+    with ExitStack() as undo:
+        ours, theirs = (undo.enter_context(end) for end in socket.socketpair())
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        spare = OwnedFd(os.dup(theirs.fileno()) if has_spare else -1)
+        undo.pop_all()
     prefix = protocol.take()
     pump = _Pump(transport, ours)
     transport.write(answer)
     running = asyncio.ensure_future(pump.run())
     running.add_done_callback(lambda _: pump.close())  # also if it is cancelled before it begins
-    return Hijacked(theirs.detach(), prefix, running)
+    return Hijacked(OwnedFd(theirs.detach()), prefix, spare, running)
+
+
+@contextmanager
+def borrowed(fd: OwnedFd) -> Iterator[socket.socket]:
+    """To speak on a connection that stays whose it is; takes no descriptor."""
+    connection = socket.socket(fileno=fd.fileno())
+    try:
+        connection.setblocking(False)
+        yield connection
+    finally:
+        connection.detach()
 
 
 class _Pump:
@@ -246,13 +272,8 @@ async def copy(response: web.StreamResponse, chunks: AsyncGenerator[bytes, None]
             await response.write(chunk)
 
 
-async def tell(fd: int, data: bytes) -> None:
+async def tell(fd: OwnedFd, data: bytes) -> None:
     """Say something on a connection that is no longer the server's, if it can still be said."""
-    duplicate = socket.socket(fileno=os.dup(fd))
-    try:
-        duplicate.setblocking(False)
-        with suppress(OSError, TimeoutError):
-            async with asyncio.timeout(10):
-                await asyncio.get_running_loop().sock_sendall(duplicate, data)
-    finally:
-        duplicate.close()
+    with suppress(OSError, TimeoutError), borrowed(fd) as connection:
+        async with asyncio.timeout(10):
+            await asyncio.get_running_loop().sock_sendall(connection, data)

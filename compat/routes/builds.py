@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from compat.routes.route import Call
+    from engine.linux.fd import OwnedFd
 
 _SENTENCE = "building images is not supported by this engine yet"
 _SILENCE_S = 60
@@ -30,12 +30,12 @@ async def grpc(call: Call) -> web.StreamResponse:
     return streams.Taken()
 
 
-async def _refuse(fd: int, data: bytes) -> None:
+async def _refuse(fd: OwnedFd, data: bytes) -> None:
     """Until the client has heard enough, or is silent for long."""
     loop = asyncio.get_running_loop()
     refusal = http2.Refusal(_SENTENCE)
     with (
-        socket.socket(fileno=fd) as connection,
+        streams.borrowed(fd) as connection,
         suppress(OSError, TimeoutError, http2.NotHttp2),
     ):
         while True:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from compat import streams
@@ -35,9 +34,9 @@ async def start(call: Call) -> web.StreamResponse:
         )
         return done(200)
     content_type = terminal.stream_type(call, tty=body.tty)
-    async with await streams.hijack(call.request, content_type, call.headers) as taken:
-        # A failure to start is told on the stream, whoever owns it by then.
-        spare = os.dup(taken.fd)
+    # A failure to start is told on the stream, whoever owns it by then.
+    taking = streams.hijack(call.request, content_type, call.headers, has_spare=True)
+    async with await taking as taken:
         try:
             await call.engine.containers.exec_start(
                 call.ref,
@@ -48,9 +47,7 @@ async def start(call: Call) -> web.StreamResponse:
                 prefix=taken.prefix,
             )
         except WharfError as exc:
-            await streams.tell(spare, _told(exc, tty=body.tty))
-        finally:
-            os.close(spare)
+            await streams.tell(taken.spare, _told(exc, tty=body.tty))
     return streams.Taken()
 
 

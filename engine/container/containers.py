@@ -365,9 +365,11 @@ class Containers:
         attach.check(handle, options, ref=ref)
         return handle.container
 
-    async def attach(self, ref: str, options: AttachOptions, fd: int, prefix: bytes = b"") -> None:
+    async def attach(
+        self, ref: str, options: AttachOptions, fd: OwnedFd, prefix: bytes = b""
+    ) -> None:
         """`fd` is taken over, whatever happens."""
-        client = OwnedFd(fd)
+        client = OwnedFd(fd.take())
         try:
             handle = self._rooms.store.find(ref)
         except WharfError:
@@ -412,11 +414,11 @@ class Containers:
         detach: bool = False,
         tty: bool = False,
         console_size: tuple[int, int] | None = None,
-        fd: int | None = None,
+        fd: OwnedFd | None = None,
         prefix: bytes = b"",
     ) -> None:
         """`fd` is taken over, whatever happens; None to detach. Returns when the process runs."""
-        client = OwnedFd(_NO_FD if fd is None else fd)
+        client = OwnedFd(_NO_FD if fd is None else fd.take())
         try:
             handle, known = self._rooms.store.find_exec(exec_id)
         except WharfError:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable
 
+    from engine.linux.fd import OwnedFd
+
 ID = "4f" * 32
 EXEC_ID = "ab" * 32
 
@@ -124,9 +126,11 @@ class Containers:
         self._find(ref)
         return self.container
 
-    async def attach(self, ref: str, options: model.AttachOptions, fd: int, prefix: bytes) -> None:
+    async def attach(
+        self, ref: str, options: model.AttachOptions, fd: OwnedFd, prefix: bytes
+    ) -> None:
         self.asked.append(("attach", options))
-        self._talk_back(fd, prefix)
+        self._talk_back(fd.take(), prefix)
 
     def _talk_back(self, fd: int, prefix: bytes) -> None:
         self._task = asyncio.ensure_future(_talk_back(fd, prefix))
@@ -141,10 +145,12 @@ class Containers:
         if ref != EXEC_ID:
             raise NoSuchExec(ref)
 
-    async def exec_start(self, ref: str, *, fd: int | None, prefix: bytes, **asked: Any) -> None:
+    async def exec_start(
+        self, ref: str, *, fd: OwnedFd | None, prefix: bytes, **asked: Any
+    ) -> None:
         self.asked.append(("exec_start", asked))
         if fd is not None:
-            self._talk_back(fd, prefix)
+            self._talk_back(fd.take(), prefix)
 
     async def exec_inspect(self, ref: str) -> model.Exec:
         await self.exec_check(ref)

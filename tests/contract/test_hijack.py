@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
+import os
 import shutil
 import socket
 import ssl
 import struct
 import subprocess
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
 
-from compat import http2
+from compat import http2, streams
 from compat.connection import Connection
 from tests.contract import fake_engine
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from engine.linux.fd import OwnedFd
 
 ATTACH = (
     b"POST /v1.51/containers/web/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: d\r\n"
@@ -182,10 +187,8 @@ def test_a_failure_to_start_is_told_in_a_frame(tmp_path: Path) -> None:
 
     fake = fake_engine.engine()
 
-    async def exec_start(ref: str, *, fd: int, **asked: object) -> None:
-        import os
-
-        os.close(fd)
+    async def exec_start(ref: str, *, fd: OwnedFd, **asked: object) -> None:
+        fd.close()
         raise InvalidParameter('exec: "x": executable file not found in $PATH')
 
     fake.containers.exec_start = exec_start
@@ -200,6 +203,49 @@ def test_a_failure_to_start_is_told_in_a_frame(tmp_path: Path) -> None:
         assert await reader.read() == struct.pack(">BxxxL", 1, len(text)) + text
 
     talk(tmp_path, conversation, fake)
+
+
+def test_a_connection_that_nobody_took_is_closed(tmp_path: Path) -> None:
+    from engine.errors import EngineError
+
+    fake = fake_engine.engine()
+
+    async def attach(*asked: object) -> None:
+        raise EngineError("no")
+
+    fake.containers.attach = attach
+
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(ATTACH)
+        assert await reader.read() == ANSWER
+
+    talk(tmp_path, conversation, fake)
+
+
+def test_want_of_descriptors_is_answered_while_that_is_possible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def dup(fd: int) -> int:
+        if made:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        made.append(os.dup(fd))
+        return made[0]
+
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            f"POST /exec/{fake_engine.EXEC_ID}/start HTTP/1.1\r\nHost: d\r\n"
+            "Upgrade: tcp\r\nConnection: Upgrade\r\n\r\n".encode()
+        )
+        assert (await reader.readline()).startswith(b"HTTP/1.1 500 ")
+        answer = await reader.readuntil(b"}\n")
+        assert answer.endswith(b'\r\n\r\n{"message":"too many open files"}\n')
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(made[0])
+
+    monkeypatch.setattr(streams, "os", SimpleNamespace(dup=dup))
+    talk(tmp_path, conversation)
 
 
 def test_versions_before_1_42_know_one_content_type(tmp_path: Path) -> None:
@@ -238,8 +284,8 @@ def test_behind_tls_the_bytes_are_pumped(
     fake = fake_engine.engine()
     megabyte = b"x" * 2**20
 
-    async def echo(ref: str, options: object, fd: int, prefix: bytes) -> None:
-        fake.echo = asyncio.ensure_future(_echo(fd, prefix, len(megabyte) + 5))
+    async def echo(ref: str, options: object, fd: OwnedFd, prefix: bytes) -> None:
+        fake.echo = asyncio.ensure_future(_echo(fd.take(), prefix, len(megabyte) + 5))
 
     fake.containers.attach = echo
 
@@ -284,8 +330,8 @@ def test_behind_tls_what_is_told_before_the_handover_goes_out_at_once(
     fake = fake_engine.engine()
     told = b"line\n" * 2**21
 
-    async def replay(ref: str, options: object, fd: int, prefix: bytes) -> None:
-        with socket.socket(fileno=fd) as sock:
+    async def replay(ref: str, options: object, fd: OwnedFd, prefix: bytes) -> None:
+        with socket.socket(fileno=fd.take()) as sock:
             sock.setblocking(False)
             await asyncio.get_running_loop().sock_sendall(sock, told)
 
@@ -308,8 +354,8 @@ def test_behind_tls_an_attach_that_fails_ends_the_connection(
     fake = fake_engine.engine()
     left: list[socket.socket] = []
 
-    async def refuse(ref: str, options: object, fd: int, prefix: bytes) -> None:
-        left.append(socket.socket(fileno=fd))
+    async def refuse(ref: str, options: object, fd: OwnedFd, prefix: bytes) -> None:
+        left.append(socket.socket(fileno=fd.take()))
         raise Conflict("it is paused by now")
 
     fake.containers.attach = refuse

@@ -35,6 +35,7 @@ from engine.errors import (
     WharfError,
 )
 from engine.linux import cgroup
+from engine.linux.fd import OwnedFd
 from tests.kernel.container.engine import in_house, read_all, socket_pair
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ async def test_attach_before_the_start_misses_nothing(house: House) -> None:
     ref = await house.create("cat", open_stdin=True, stdin_once=True)
     client, fd = socket_pair()
     options = AttachOptions(stdin=True, stdout=True, stderr=True, stream=True)
-    await house.engine.containers.attach(ref, options, fd, b"first ")
+    await house.engine.containers.attach(ref, options, OwnedFd(fd), b"first ")
     client.send(b"then\n")
     client.shutdown(1)
     await house.engine.containers.start(ref)
@@ -208,7 +209,7 @@ async def test_exec_code_is_known_when_the_stream_ends(house: House) -> None:
             ref, ExecConfig(cmd=("sh", "-c", "echo x; exit 6"), attach_stdout=True)
         )
         client, fd = socket_pair()
-        await containers.exec_start(exec_id, fd=fd)
+        await containers.exec_start(exec_id, fd=OwnedFd(fd))
         assert b"x" in await read_all(client)
         assert (await containers.exec_inspect(exec_id)).exit_code == 6
 
@@ -536,7 +537,7 @@ async def test_an_exec_that_cannot_be_written_runs_and_ends(house: House) -> Non
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "save_exec", save_once)
-        await containers.exec_start(exec_id, fd=fd)
+        await containers.exec_start(exec_id, fd=OwnedFd(fd))
         known = await containers.exec_inspect(exec_id)
         assert known.is_running
         assert known.pid > 0
