@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -22,6 +23,7 @@ from engine.container import (
     mounts,
     names,
     populate,
+    remove,
     validate,
     view,
     workdir,
@@ -207,22 +209,60 @@ def _compose(
 
 
 async def _make(rooms: Rooms, draft: _Draft) -> Container:
+    """Undone whole if it fails, or if the engine closes meanwhile, but for `_Left`."""
+    points = draft.container.mount_points
+    is_far = any(rooms.volumes.is_device(p.name) for p in points)
+    make = _make_far if is_far else _make_near
     try:
         await mountpoints.mount_what_is_filled(rooms, draft.container)
-        points = draft.container.mount_points
-        # What is copied to a volume's own file system may wait for a server.
-        is_far = any(rooms.volumes.is_device(p.name) for p in points)
-        run = offload.alone if is_far else offload.disk
         async with rooms.volumes.filling(p.name for p in points if p.is_filled):
-            return await run(_make_on_disk, rooms, draft)
+            return await make(rooms, draft)
+    except _Left:
+        raise
     except BaseException:
         await mountpoints.release(rooms, draft.container)
         await mountpoints.remove(rooms, draft.fresh_volumes)
         raise
 
 
+class _Left(asyncio.CancelledError):
+    """A thread that may never come back still fills volumes: the next boot takes all of it away."""
+
+
+async def _make_near(rooms: Rooms, draft: _Draft) -> Container:
+    return await offload.to_the_end(
+        offload.disk(_make_on_disk, rooms, draft), undo=lambda made: _unmake(rooms, made)
+    )
+
+
+async def _make_far(rooms: Rooms, draft: _Draft) -> Container:
+    """What is copied to a volume's own file system may wait for a server, but closing does not.
+
+    So the row, by which the container is there, is not for that thread to write.
+    """
+    try:
+        await offload.alone(_prepare, rooms, draft)
+    except asyncio.CancelledError as exc:
+        raise _Left from exc
+    return await offload.to_the_end(
+        offload.disk(_finish, rooms, draft), undo=lambda made: _unmake(rooms, made)
+    )
+
+
+async def _unmake(rooms: Rooms, made: Container) -> None:
+    """Nobody believes in it yet."""
+    await offload.disk(remove.remove_from_disk, rooms, made.id, made.snapshot_key)
+    await offload.disk(rooms.store.delete_row, made.id)
+
+
 def _make_on_disk(rooms: Rooms, draft: _Draft) -> Container:
     """Folder, layer, volumes' first content; the row last. Undone if any of it fails."""
+    _prepare(rooms, draft)
+    return _finish(rooms, draft)
+
+
+def _prepare(rooms: Rooms, draft: _Draft) -> None:
+    """All but the row; undone if any of it fails."""
     container = draft.container
     parent = draft.image.chain_id if draft.image else None
     with contextlib.ExitStack() as undo:
@@ -232,9 +272,17 @@ def _make_on_disk(rooms: Rooms, draft: _Draft) -> Container:
         rooms.snapshots.prepare(container.snapshot_key, parent)
         undo.callback(rooms.snapshots.remove, container.snapshot_key)
         _look_inside(rooms, container)
-        made = _insert(rooms, draft)
         undo.pop_all()
-    return made
+
+
+def _finish(rooms: Rooms, draft: _Draft) -> Container:
+    """The row; where that fails, what was prepared goes."""
+    try:
+        return _insert(rooms, draft)
+    except BaseException:
+        container = draft.container
+        remove.remove_from_disk(rooms, container.id, container.snapshot_key)
+        raise
 
 
 def _look_inside(rooms: Rooms, container: Container) -> None:

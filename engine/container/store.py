@@ -214,6 +214,10 @@ class Store:
         except NameTaken as exc:
             raise ContainerNameInUse(container.name, exc.holder) from exc
 
+    def delete_row(self, container_id: str) -> None:
+        """Take back a row that `insert_row` wrote and nobody believes in; touches the disk."""
+        self._containers.delete(container_id)
+
     def add(self, container: Container) -> Handle:
         """Believe in a row that `insert_row` wrote."""
         handle = Handle(container)

@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.container.model import HostConfig, Resources
+from engine.container import create
+from engine.container.model import Config, CreateRequest, HostConfig, Resources
 from engine.errors import EngineError, NoSpace, NoSuchNetwork
 from engine.linux import cgroup, netns
 from engine.network.model import EndpointConfig, NetworkRequest
@@ -21,6 +23,8 @@ from tests.kernel.container import changing_engine
 from tests.kernel.container.engine import House, in_house
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.container.model import Container
     from engine.container.store import Handle
 
@@ -225,3 +229,73 @@ async def test_a_network_that_is_gone_is_left_by_force(house: House) -> None:
     await containers.start(ref)
     catalogue._networks[gone.id] = gone
     _is_consistent(house, ref)
+
+class Gate:
+    """Stands in for a step of work in a thread, and keeps it until it is opened."""
+
+    def __init__(self, step: Callable[..., object]) -> None:
+        self._step = step
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self, *args: object) -> object:
+        self.entered.set()
+        assert self.opened.wait(10)
+        return self._step(*args)
+
+
+async def _is_entered(gate: Gate) -> None:
+    assert await asyncio.to_thread(gate.entered.wait, 10)
+
+
+@in_house
+async def test_what_is_being_made_as_the_engine_closes_is_taken_back_at_its_end(
+    house: House,
+) -> None:
+    """A thread is not to fill volumes that are gone, nor to write a row that nobody knows."""
+    rooms = house.engine.containers._rooms
+    request = CreateRequest(
+        name="late", config=Config(image="busybox", cmd=("true",), volumes=("/etc",))
+    )
+    gate = Gate(create._look_inside)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(create, "_look_inside", gate)
+        making = asyncio.ensure_future(create.create(rooms, request))
+        await _is_entered(gate)
+        making.cancel()
+        await asyncio.wait((making,), timeout=0.2)
+        assert not making.done()
+        assert len(await house.engine.volumes.list()) == 1
+        gate.opened.set()
+        with pytest.raises(asyncio.CancelledError):
+            await making
+    assert await house.engine.volumes.list() == ()
+    assert os.listdir(house.root / "data" / "containers") == []
+    await house.create("true", name="late")
+
+
+@in_house
+async def test_no_row_comes_of_a_thread_that_nobody_waits_for(house: House) -> None:
+    """A volume's own file system may not answer: then closing does not wait for it."""
+    rooms = house.engine.containers._rooms
+    options = {"type": "tmpfs", "device": "tmpfs"}
+    await house.engine.volumes.create("far", options=options)
+    request = CreateRequest(
+        name="late",
+        config=Config(image="busybox", cmd=("true",)),
+        host_config=HostConfig(binds=("far:/etc",)),
+    )
+    gate = Gate(create._look_inside)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(create, "_look_inside", gate)
+        making = asyncio.ensure_future(create.create(rooms, request))
+        await _is_entered(gate)
+        making.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(making, 5)
+        gate.opened.set()
+    await asyncio.sleep(0.2)
+    await house.engine.close()
+    await house.open()
+    assert os.listdir(house.root / "data" / "containers") == []
+    await house.create("true", name="late")
