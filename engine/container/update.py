@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -88,8 +87,6 @@ async def _update(rooms: Rooms, handle: Handle, updated: Container, changes: Res
     try:
         await _apply(handle, changes)
     except Exception:
-        with contextlib.suppress(WharfError):  # part of it may have been taken
-            await _apply(handle, _changeable(before.host_config.resources))
         await rooms.store.note(handle, before)
         raise
     await rooms.store.note(handle, updated)
@@ -167,13 +164,14 @@ def _check_cpu(current: Resources, changes: Resources) -> None:
 
 
 async def _apply(handle: Handle, changes: Resources) -> None:
+    """All of them or, where the kernel refuses one, none."""
     # Real-time shares are written down for the next start only, and limits of single devices not at
     # all, as with dockerd.
     changes = msgspec.structs.replace(changes, cpu_realtime_runtime_us=0, cpu_realtime_period_us=0)
     document = oci.document(limits.to_oci(changes))
     document.pop("devices", None)
     try:
-        await offload.kernel(cgroup.apply, handle.container.cgroup_path, document)
+        await offload.kernel(cgroup.change, handle.container.cgroup_path, document)
     except OSError as exc:
         # With the layers that dockerd's sentence has, down to the line's end that runc writes.
         said = f"runc did not terminate successfully: exit status 1: {exc}\n"

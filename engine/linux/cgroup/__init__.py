@@ -32,6 +32,7 @@ __all__ = [
     "attach",
     "available_cpus",
     "available_mems",
+    "change",
     "controllers",
     "create",
     "devices",
@@ -98,6 +99,27 @@ def apply(path: str, resources: dict[str, Any]) -> None:
     """Set the limits; on a living group too. Devices are apart. Raises LimitError."""
     settings = plan(resources, version())
     v1.apply(path, settings) if version() == 1 else v2.apply(path, settings)
+
+
+def change(path: str, resources: dict[str, Any]) -> None:
+    """As `apply`, but all of it or nothing: where one limit is refused, the others are taken back.
+
+    To what the kernel had, which the zero of a limit that was never set does not say. For limits
+    that are one value each.
+    """
+    of_version = v1 if version() == 1 else v2
+    settings = plan(resources, version())
+    found = [of_version.as_found(path, setting) for setting in settings]
+    before = [setting for setting in found if setting is not None]
+    try:
+        of_version.apply(path, settings)
+    except OSError:
+        for setting in before:
+            try:
+                of_version.carry_out(path, setting, before)
+            except OSError:
+                continue  # what was refused is told, and this is no better for being told
+        raise
 
 
 def devices(path: str, rules: list[dict[str, Any]]) -> None:

@@ -70,3 +70,16 @@ def carry_out(directory: str, setting: Setting) -> None:
             carry_out(directory, setting.fallback)
         elif not setting.is_optional:
             raise
+
+
+def as_found(directory: str, setting: Setting) -> Setting | None:
+    """What sets the same file to the value that it has now; None where there is no such file.
+
+    Of a file with a line a device, the first is the group's own.
+    """
+    try:
+        text = file.read(os.path.join(directory, setting.file))
+    except OSError:
+        return None if setting.fallback is None else as_found(directory, setting.fallback)
+    # A write of no byte at all does nothing; a line without any empties a cpuset.
+    return Setting(setting.controller, setting.file, text.partition("\n")[0] or "\n")

@@ -86,8 +86,18 @@ def enter(path: str) -> None:
 
 def apply(path: str, settings: list[Setting]) -> None:
     for setting in settings:
-        target = os.path.join(directory(setting.controller, path), setting.file)
-        _RULES.get(setting.file, _set_plain)(target, setting, settings)
+        carry_out(path, setting, settings)
+
+
+def carry_out(path: str, setting: Setting, settings: list[Setting]) -> None:
+    """One of the settings, which may need to know of its partners."""
+    target = os.path.join(directory(setting.controller, path), setting.file)
+    _RULES.get(setting.file, _set_plain)(target, setting, settings)
+
+
+def as_found(path: str, setting: Setting) -> Setting | None:
+    group = _directory(setting.controller, path)
+    return None if group is None else limit.as_found(group, setting)
 
 
 def _set_plain(target: str, setting: Setting, _settings: list[Setting]) -> None:

@@ -102,7 +102,15 @@ def enter(path: str) -> None:
 
 def apply(path: str, settings: list[Setting]) -> None:
     for setting in settings:
-        limit.carry_out(directory(path), setting)
+        carry_out(path, setting, settings)
+
+
+def carry_out(path: str, setting: Setting, _settings: list[Setting]) -> None:
+    limit.carry_out(directory(path), setting)
+
+
+def as_found(path: str, setting: Setting) -> Setting | None:
+    return limit.as_found(directory(path), setting)
 
 
 def devices(path: str, policy: Policy) -> None:

@@ -18,6 +18,7 @@ from engine.container import create
 from engine.container.model import Config, CreateRequest, HostConfig, Resources
 from engine.errors import EngineError, NoSpace, NoSuchNetwork
 from engine.linux import cgroup, netns
+from engine.linux.cgroup import v1
 from engine.network.model import EndpointConfig, NetworkRequest
 from tests.kernel.container import changing_engine
 from tests.kernel.container.engine import House, in_house
@@ -190,12 +191,12 @@ async def test_limits_that_the_kernel_refuses_are_those_from_before(house: House
     def refuse(path: str, document: object) -> None:
         raise OSError(16, "Device or resource busy")
 
-    apply, cgroup.apply = cgroup.apply, refuse
+    change, cgroup.change = cgroup.change, refuse
     try:
         with pytest.raises(Exception, match="Device or resource busy"):
             await house.engine.containers.update(ref, Resources(memory_bytes=32 * MIB))
     finally:
-        cgroup.apply = apply
+        cgroup.change = change
     container = (await house.view(ref)).container
     assert container.host_config.resources.memory_bytes == 64 * MIB
     assert not container.has_unsettled_limits
@@ -229,6 +230,29 @@ async def test_a_network_that_is_gone_is_left_by_force(house: House) -> None:
     await containers.start(ref)
     catalogue._networks[gone.id] = gone
     _is_consistent(house, ref)
+
+
+@pytest.mark.skipif(cgroup.version() == 2, reason="version 2 kills where memory is too little")
+@in_house
+async def test_a_limit_never_set_is_unset_again_where_another_is_refused(house: House) -> None:
+    hold = "head -c 31457280 /dev/zero >/dev/shm/held; exec sleep 1000"
+    ref = await house.start("sh", "-c", hold)
+    container = (await house.view(ref)).container
+    path = container.cgroup_path
+    shares = Path(v1.directory("cpu", path), "cpu.shares")
+    usage = Path(v1.directory("memory", path), "memory.usage_in_bytes")
+    unlimited = _memory_limit(container)
+    for _ in range(1000):
+        if int(usage.read_text()) >= 31457280:
+            break
+        await asyncio.sleep(0.01)
+    limits = Resources(cpu_shares=512, memory_bytes=8 * MIB, memory_swap_bytes=8 * MIB)
+    with pytest.raises(EngineError, match="unable to set memory limit"):
+        await house.engine.containers.update(ref, limits)
+    assert (await house.view(ref)).container == container
+    assert shares.read_text() == "1024\n"
+    assert _memory_limit(container) == unlimited
+
 
 class Gate:
     """Stands in for a step of work in a thread, and keeps it until it is opened."""

@@ -196,6 +196,41 @@ def test_too_little_memory_for_what_is_used(group: str) -> None:
     os.close(tell)
 
 
+_CHANGED = (
+    ("cpu", "cpu.shares", "cpu.weight"),
+    ("cpu", "cpu.cfs_quota_us", "cpu.max"),
+    ("memory", "memory.limit_in_bytes", "memory.max"),
+    ("memory", "memory.soft_limit_in_bytes", "memory.low"),
+    ("pids", "pids.max", "pids.max"),
+    ("cpuset", "cpuset.cpus", "cpuset.cpus"),
+)
+
+
+@pytest.mark.parametrize("has_limits", [False, True])
+def test_a_change_that_is_refused_leaves_all_as_it_was(group: str, has_limits: bool) -> None:
+    needs("memory", "pids", "cpu", "cpuset")
+    if has_limits:
+        cgroup.apply(
+            group,
+            {
+                "memory": {"limit": 64 * MIB, "swap": 64 * MIB, "reservation": MIB},
+                "pids": {"limit": 7},
+                "cpu": {"shares": 2048, "quota": 20_000, "period": 100_000, "cpus": "0"},
+            },
+        )
+    before = [value(group, *names) for names in _CHANGED]
+    for cpu, pids in (({"cpus": "9999"}, 9), ({"cpus": "0"}, 5_000_000_000)):
+        for limit in (32, 128):
+            memory = {"limit": limit * MIB, "swap": limit * MIB, "reservation": 2 * MIB}
+            bandwidth = {"shares": 512, "quota": 50_000, "period": 50_000}
+            changes = {"memory": memory, "pids": {"limit": pids}, "cpu": {**bandwidth, **cpu}}
+            with pytest.raises(cgroup.LimitError):
+                cgroup.change(group, changes)
+            assert [value(group, *names) for names in _CHANGED] == before
+    cgroup.change(group, {"cpu": {"shares": 512}, "pids": {"limit": 9}})
+    assert value(group, "pids", "pids.max", "pids.max") == "9"
+
+
 def test_a_process_is_moved_with_its_children(group: str) -> None:
     pid = os.fork()
     if pid == 0:
