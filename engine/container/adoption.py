@@ -40,6 +40,12 @@ async def attempt(rooms: Rooms, handle: Handle) -> bool:
     """
     if handle.state.status not in ALIVE or handle.is_connected:
         return True
+    handle.is_unreached = True
+    handle.is_unreached = not await _attempt(rooms, handle)
+    return not handle.is_unreached
+
+
+async def _attempt(rooms: Rooms, handle: Handle) -> bool:
     try:
         task = await rooms.runtime.adopt(handle.id)
         if task is not None and task.exit is None and task.pid:

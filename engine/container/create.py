@@ -251,8 +251,9 @@ async def _make_far(rooms: Rooms, draft: _Draft) -> Container:
 
 async def _unmake(rooms: Rooms, made: Container) -> None:
     """Nobody believes in it yet."""
-    await offload.disk(remove.remove_from_disk, rooms, made.id, made.snapshot_key)
+    # The row first: what has none is swept at boot, if the rest fails.
     await offload.disk(rooms.store.delete_row, made.id)
+    await offload.disk(remove.remove_from_disk, rooms, made.id, made.snapshot_key)
 
 
 def _make_on_disk(rooms: Rooms, draft: _Draft) -> Container:

@@ -12,7 +12,7 @@ from engine import ids, offload
 from engine.container import attach, environment, failure, gather, links, spec, view
 from engine.container.model import Exec, ExecConfig
 from engine.container.publish import publish
-from engine.container.state import ALIVE, Event, next_status
+from engine.container.state import Event, next_status
 from engine.errors import (
     Conflict,
     EngineError,
@@ -76,7 +76,7 @@ async def _look_up(handle: Handle, name: str) -> User:
 def _task(handle: Handle) -> Task:
     if handle.task is not None:
         return handle.task
-    if handle.state.status in ALIVE:
+    if handle.is_unreached:
         raise EngineError(f"the monitor of container {handle.id} does not answer")
     raise Conflict(f"container {handle.id} is not running")
 

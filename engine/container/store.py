@@ -64,6 +64,7 @@ class Handle:
         "holds",
         "is_gone",
         "is_torn_down",
+        "is_unreached",
         "lock",
         "queued",
         "restarts_under_way",
@@ -77,6 +78,7 @@ class Handle:
         self.lock = asyncio.Lock()
         self.task: Task | None = None
         self.waiters = Waiters()
+        self.is_unreached = False  # its monitor lives, and does not answer (see adoption)
         self.queued: list[Attachment] = []  # clients that came before the start
         self.execs: dict[str, Exec] = {}
         # Set when a start is over; only who waits for one keeps its event.

@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_OF_THREAD = "/proc/thread-self/mountinfo"  # which may have its own mounts
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -41,6 +42,17 @@ def is_target(path: str) -> bool:
         return False
 
 
+def count(path: str) -> int:
+    """How many mounts are on the directory itself, one over the other; links are not followed."""
+    target = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    with open(_OF_THREAD, encoding="utf-8", errors="surrogateescape") as file:
+        return sum(_target(line.split()[4]) == target for line in file)
+
+
+def _target(field: str) -> str:
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), field)
+
+
 def _mount_id(path: str, flags: int = 0) -> int:
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC | flags)
     try:
@@ -56,7 +68,7 @@ def find(mountinfo: Iterable[str], path: str) -> Mount:
     found = Mount("/", 0, 0)
     for line in mountinfo:
         fields = line.split()
-        target = _ESCAPE.sub(lambda match: chr(int(match[1], 8)), fields[4])
+        target = _target(fields[4])
         if len(target) >= len(found.target) and _is_beneath(path, target):
             tags = dict(tag.partition(":")[::2] for tag in fields[6 : fields.index("-", 6)])
             found = Mount(target, int(tags.get("shared") or 0), int(tags.get("master") or 0))

@@ -6,10 +6,10 @@ moving its entries into the volume. The volume's own directory is never exchange
 because containers may have it mounted. Where it is a file system of its own, the folder has to be
 inside.
 
-All of it blocks. Whoever fills is alone in that for one volume, but two volumes may be one
-directory: each fills a folder with a name of its own, which is locked (flock) for as long as
-somebody is at work there, and one of them decides. Containers that have the volume may write to it
-at any moment, and what is theirs stays.
+All of it blocks. Two volumes may be one directory: of one engine's fillers one at a time is at work
+in it, and each fills a folder with a name of its own, which is locked (flock) so that no other
+engine takes it for rubbish. Nobody waits for such a lock: containers that have the volume can take
+it too. They may write to the volume at any moment, and what is theirs stays.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import os
 import re
 import secrets
 import struct
+import threading
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 from engine.linux import attributes, syscalls, tree
 
@@ -45,11 +47,11 @@ def fill(volume: str, copy: Callable[[int], None]) -> None:
     with contextlib.ExitStack() as stack:
         target = _open(volume, stack)
         beside = _open(os.path.dirname(volume), stack)
+        stack.enter_context(_turn(target))
         for place in (beside, target):
             _sweep(place)
             _finish(place, target)
         if not _is_empty(target):
-            _finish(target, target)  # somebody has begun meanwhile, and is to come to his end
             return
         place = beside if _can_move(beside, target) else target
         name, made = _make(place, stack)
@@ -83,6 +85,17 @@ def _open(name: str, stack: contextlib.ExitStack, dir_fd: int | None = None) -> 
     fd = os.open(name, _DIRECTORY, dir_fd=dir_fd)
     stack.callback(os.close, fd)
     return fd
+
+
+_turns: Final[WeakValueDictionary[tuple[int, int], threading.Lock]] = WeakValueDictionary()
+_turns_guard: Final = threading.Lock()
+
+
+def _turn(target: int) -> threading.Lock:
+    """Who holds it is this process's only filler of that directory, by whatever name."""
+    status = os.fstat(target)
+    with _turns_guard:
+        return _turns.setdefault((status.st_dev, status.st_ino), threading.Lock())
 
 
 def _is_ours(name: str) -> bool:
@@ -171,17 +184,15 @@ def _decide(place: int, name: str, target: int) -> bool:
 
 
 def _finish(place: int, target: int) -> None:
-    """Wait for whoever puts what was decided in place, and do it where nobody does any more."""
-    while True:
-        with contextlib.ExitStack() as stack:
-            try:
-                decided = _open(DECIDED, stack, dir_fd=place)
-            except (FileNotFoundError, NotADirectoryError):
-                return
-            _lock(decided, fcntl.LOCK_EX)
-            if _is_still(place, DECIDED, decided):
-                _put_in_place(decided, target)
-                _remove(place, DECIDED)
+    """Put what was decided in place, unless somebody is at it, or keeps us from it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            decided = _open(DECIDED, stack, dir_fd=place)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if _lock(decided, fcntl.LOCK_EX | fcntl.LOCK_NB) and _is_still(place, DECIDED, decided):
+            _put_in_place(decided, target)
+            _remove(place, DECIDED)
 
 
 def _sweep(place: int) -> None:

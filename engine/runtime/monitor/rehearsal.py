@@ -19,7 +19,7 @@ from engine.runtime.monitor.server import Server, set_name
 
 # CPython adapts a function after it was called eight times, each place in it after a few more.
 _TIMES = 24
-_DESCRIPTORS = 20  # of one time, at most
+_DESCRIPTORS = 24  # of one time, at most
 _OTHER_DESCRIPTORS = 64
 
 

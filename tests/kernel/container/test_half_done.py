@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 import subprocess
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.container import create
+from engine.container import create, remove
 from engine.container.model import Config, CreateRequest, HostConfig, Resources
 from engine.errors import EngineError, NoSpace, NoSuchNetwork
 from engine.linux import cgroup, netns
@@ -296,6 +297,30 @@ async def test_what_is_being_made_as_the_engine_closes_is_taken_back_at_its_end(
     assert await house.engine.volumes.list() == ()
     assert os.listdir(house.root / "data" / "containers") == []
     await house.create("true", name="late")
+
+
+@in_house
+async def test_what_cannot_be_taken_back_at_once_has_no_row(house: House) -> None:
+    rooms = house.engine.containers._rooms
+    request = CreateRequest(name="late", config=Config(image="busybox", cmd=("true",)))
+    gate = Gate(create._insert)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(create, "_insert", gate)
+        patch.setattr(remove, "remove_from_disk", refuse)
+        making = asyncio.ensure_future(create.create(rooms, request))
+        await _is_entered(gate)
+        making.cancel()
+        gate.opened.set()
+        with pytest.raises(asyncio.CancelledError):
+            await making
+    await house.engine.close()
+    await house.open()
+    assert house.engine.containers._rooms.store.all() == []
+    assert os.listdir(house.root / "data" / "containers") == []
 
 
 @in_house

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import subprocess
 import sys
@@ -322,3 +323,23 @@ async def test_two_at_once_fill_it_once(house: House) -> None:
         filling.fill = fill
     volume = await house.engine.volumes.get("shared")
     assert await asyncio.to_thread(os.listdir, os.path.dirname(volume.mountpoint)) == ["_data"]
+
+
+def test_nobody_waits_for_a_lock_that_a_container_can_take(tmp_path: Path) -> None:
+    """What it makes by a name of ours is its own affair."""
+    volume = tmp_path / "v1/_data"
+    (volume / filling.DECIDED).mkdir(parents=True)
+    copied: list[str] = []
+    held = os.open(volume / filling.DECIDED, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        filler = threading.Thread(
+            target=filling.fill,
+            args=(str(volume), lambda _: copied.append("copied")),
+            daemon=True,
+        )
+        filler.start()
+        filler.join(10)
+        assert not filler.is_alive()
+    finally:
+        os.close(held)

@@ -32,6 +32,25 @@ async def is_mounted(path: str) -> bool:
 
 
 @in_fake_host
+async def test_what_is_mounted_next_is_not_unmounted(host: FakeHost) -> None:
+    """Who unmounts may have been given up long ago, while it wrote out what was left."""
+    volumes = await opened(host)
+    options = {"type": "tmpfs", "device": "tmpfs"}
+    volume = await volumes.create("ram", "", options)
+    await volumes.acquire("ram", "one")
+
+    def slowly(path: str) -> None:
+        syscalls.umount2(path)
+        local.attach(options, path)  # as the next who has it does meanwhile
+
+    with mock.patch.object(local, "_unmount", slowly):
+        await volumes.release("ram", "one")
+    assert await is_mounted(volume.mountpoint)
+    await offload.kernel(local.detach, volume.mountpoint)
+    assert not await is_mounted(volume.mountpoint)
+
+
+@in_fake_host
 async def test_a_file_system_is_there_while_somebody_holds_it(host: FakeHost) -> None:
     volumes = await opened(host)
     options = {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,noexec"}
