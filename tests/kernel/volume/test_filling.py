@@ -216,8 +216,11 @@ def _made(fd: int, *names: str) -> None:
         os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=fd))
 
 
-def test_two_volumes_on_one_device_begin_as_one_of_them(two: tuple[str, str]) -> None:
+def test_two_engines_on_one_device_begin_as_one_of_them(
+    two: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither takes the other's folder for rubbish; who is first decides."""
+    monkeypatch.setattr(filling, "_turn", lambda _: threading.Lock())  # nothing is shared
     under_way, may_go_on = threading.Event(), threading.Event()
 
     def slow(fd: int) -> None:
