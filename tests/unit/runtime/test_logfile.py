@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gzip
 import json
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from engine.linux import process
 from engine.runtime.monitor import logfile
 from engine.runtime.monitor.logfile import PARTIAL_BYTES, Encoder, LogFile, escape, timestamp
 
@@ -193,9 +193,7 @@ def test_a_burst_at_the_end_keeps_to_the_limits(tmp_path: Path, count: int) -> N
     log = LogFile({"path": str(tmp_path / "log"), **limits})
     log.write(1, b"".join(b"line %04d\n" % number for number in range(count)))
     log.close()
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            os.waitpid(-1, 0)
+    assert process.wait(log.packer, 10)
     log.end_packer()
     files = [(tmp_path / name).read_bytes() for name in ("log.2.gz", "log.1.gz", "log")]
     texts = [gzip.decompress(data) for data in files[:2]] + [files[2]]
