@@ -397,7 +397,8 @@ def test_a_client_that_leaves_ends_the_push(registry: Registry, stores: Stores) 
     asyncio.run(run())
     assert registry.tags("a/b") == {}
     assert registry.seen("DELETE", "/blobs/uploads/") >= 1
-    assert registry._uploads == {}
+    # Of a session that was being opened just then nobody has heard the name.
+    assert not any(registry._uploads.values())
     assert stores.push(name)[-1].aux
 
 
