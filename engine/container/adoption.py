@@ -65,8 +65,14 @@ async def _attempt(rooms: Rooms, handle: Handle) -> bool:
     return True
 
 
-async def keep_trying(rooms: Rooms, handle: Handle) -> None:
-    """Try again and again, more and more seldom, until it is known how it stands."""
+def look_on(rooms: Rooms, handle: Handle) -> None:
+    """After an attempt that told nothing: others follow, until it is known how it stands."""
+    what = f"looking for the monitor of container {handle.id}"
+    rooms.work.keep_running(_keep_trying(rooms, handle), what=what)
+
+
+async def _keep_trying(rooms: Rooms, handle: Handle) -> None:
+    """Again and again, more and more seldom."""
     delay_s = _FIRST_DELAY_S
     while True:
         await asyncio.sleep(delay_s)

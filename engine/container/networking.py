@@ -65,7 +65,7 @@ async def connect(rooms: Rooms, handle: Handle, ref: str, config: EndpointConfig
 async def _join(
     rooms: Rooms, handle: Handle, ref: str, config: EndpointConfig, asked: SandboxRequest
 ) -> None:
-    """The row says what is about to be, then the kernel does it, then the row that it is done."""
+    """As `store.change`, but what is about to be is known only on the way, and must be written."""
     before = handle.container
 
     async def note(endpoint: Endpoint) -> None:
@@ -120,20 +120,13 @@ def _to_leave(rooms: Rooms, ref: str, *, may_be_gone: bool) -> Network | None:
 async def _leave(
     rooms: Rooms, handle: Handle, network_id: str, without: Container, *, force: bool
 ) -> None:
-    """As in `_join`; what the last row cannot say, the first one has the next engine do."""
     before = handle.container
     left = next((e.endpoint_id for e in before.endpoints if e not in without.endpoints), "")
-    if left:
-        await rooms.store.save(handle, msgspec.structs.replace(before, unsettled_endpoint=left))
-    try:
+    during = msgspec.structs.replace(before, unsettled_endpoint=left)
+    async with rooms.store.change(handle, during, without):
         await rooms.networks.disconnect(
             network_id, before.id, force=force, hosts_path=_hosts_path(rooms, before)
         )
-    except Exception:
-        if handle.container is not before:
-            await rooms.store.note(handle, before)
-        raise
-    await rooms.store.note(handle, without)
 
 
 async def settle(rooms: Rooms, handle: Handle) -> None:

@@ -95,10 +95,7 @@ class Reports:
         if is_known:
             await exit.auto_remove(self._rooms, handle)
         else:
-            self._rooms.work.keep_running(
-                adoption.keep_trying(self._rooms, handle),
-                what=f"looking for the monitor of container {handle.id}",
-            )
+            adoption.look_on(self._rooms, handle)
 
     # Execs that ended
 

@@ -92,8 +92,7 @@ async def _adopt(rooms: Rooms, handle: Handle) -> None:
     async with handle.lock:
         is_known = await adoption.attempt(rooms, handle)
         if not is_known:
-            what = f"looking for the monitor of container {handle.id}"
-            rooms.work.keep_running(adoption.keep_trying(rooms, handle), what=what)
+            adoption.look_on(rooms, handle)
         if handle.state.status in ALIVE:
             await _hold(rooms, handle)
 

@@ -38,7 +38,7 @@ from engine.storage import rows
 from engine.storage.database import NameTaken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncGenerator, Iterable
 
     from engine.ids import ContainerId
     from engine.runtime.client import Attachment, Task
@@ -254,6 +254,25 @@ class Store:
             handle.container = container
             return False
         return True
+
+    @contextlib.asynccontextmanager
+    async def change(
+        self, handle: Handle, during: Container, after: Container
+    ) -> AsyncGenerator[None]:
+        """Around what is done to what runs: the row says so first, and then that it is done.
+
+        As before where it fails. What the last row cannot say, `during` has the next engine do.
+        """
+        before = handle.container
+        if during != before:
+            await self.save(handle, during)
+        try:
+            yield
+        except Exception:
+            if handle.container is not before:
+                await self.note(handle, before)
+            raise
+        await self.note(handle, after)
 
     async def save_state(self, handle: Handle, state: State) -> None:
         await self.save(handle, msgspec.structs.replace(handle.container, state=state))

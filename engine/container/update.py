@@ -78,18 +78,9 @@ async def update(
 
 
 async def _update(rooms: Rooms, handle: Handle, updated: Container, changes: Resources) -> None:
-    """The row says what is about to be, then the kernel does it, then the row that it is done.
-
-    What the last row cannot say, the first one has the next engine do.
-    """
-    before = handle.container
-    await rooms.store.save(handle, msgspec.structs.replace(updated, has_unsettled_limits=True))
-    try:
+    during = msgspec.structs.replace(updated, has_unsettled_limits=True)
+    async with rooms.store.change(handle, during, updated):
         await _apply(handle, changes)
-    except Exception:
-        await rooms.store.note(handle, before)
-        raise
-    await rooms.store.note(handle, updated)
 
 
 async def settle(rooms: Rooms, handle: Handle) -> None:

@@ -273,21 +273,26 @@ async def _is_entered(gate: Gate) -> None:
     assert await asyncio.to_thread(gate.entered.wait, 10)
 
 
+async def _given_up(house: House, request: CreateRequest, gate: Gate) -> asyncio.Future[object]:
+    """A create whose caller leaves while it stands at the gate."""
+    making = asyncio.ensure_future(create.create(house.engine.containers._rooms, request))
+    await _is_entered(gate)
+    making.cancel()
+    return making
+
+
 @in_house
 async def test_what_is_being_made_as_the_engine_closes_is_taken_back_at_its_end(
     house: House,
 ) -> None:
     """A thread is not to fill volumes that are gone, nor to write a row that nobody knows."""
-    rooms = house.engine.containers._rooms
     request = CreateRequest(
         name="late", config=Config(image="busybox", cmd=("true",), volumes=("/etc",))
     )
     gate = Gate(create._look_inside)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(create, "_look_inside", gate)
-        making = asyncio.ensure_future(create.create(rooms, request))
-        await _is_entered(gate)
-        making.cancel()
+        making = await _given_up(house, request, gate)
         await asyncio.wait((making,), timeout=0.2)
         assert not making.done()
         assert len(await house.engine.volumes.list()) == 1
@@ -301,7 +306,6 @@ async def test_what_is_being_made_as_the_engine_closes_is_taken_back_at_its_end(
 
 @in_house
 async def test_what_cannot_be_taken_back_at_once_has_no_row(house: House) -> None:
-    rooms = house.engine.containers._rooms
     request = CreateRequest(name="late", config=Config(image="busybox", cmd=("true",)))
     gate = Gate(create._insert)
 
@@ -311,9 +315,7 @@ async def test_what_cannot_be_taken_back_at_once_has_no_row(house: House) -> Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(create, "_insert", gate)
         patch.setattr(remove, "remove_from_disk", refuse)
-        making = asyncio.ensure_future(create.create(rooms, request))
-        await _is_entered(gate)
-        making.cancel()
+        making = await _given_up(house, request, gate)
         gate.opened.set()
         with pytest.raises(asyncio.CancelledError):
             await making
@@ -326,7 +328,6 @@ async def test_what_cannot_be_taken_back_at_once_has_no_row(house: House) -> Non
 @in_house
 async def test_no_row_comes_of_a_thread_that_nobody_waits_for(house: House) -> None:
     """A volume's own file system may not answer: then closing does not wait for it."""
-    rooms = house.engine.containers._rooms
     options = {"type": "tmpfs", "device": "tmpfs"}
     await house.engine.volumes.create("far", options=options)
     request = CreateRequest(
@@ -337,9 +338,7 @@ async def test_no_row_comes_of_a_thread_that_nobody_waits_for(house: House) -> N
     gate = Gate(create._look_inside)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(create, "_look_inside", gate)
-        making = asyncio.ensure_future(create.create(rooms, request))
-        await _is_entered(gate)
-        making.cancel()
+        making = await _given_up(house, request, gate)
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(making, 5)
         gate.opened.set()

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from ipaddress import IPv4Address, IPv6Address
 
-    from engine.network.model import Endpoint
+    from engine.network.manager import Networks
+    from engine.network.model import Endpoint, SandboxRequest
 
     Address = IPv4Address | IPv6Address
 
@@ -225,13 +226,18 @@ async def test_a_network_that_cannot_be_left_is_not_left(host: FakeHost) -> None
     await networks.close_engine()
 
 
-@in_fake_host
-async def test_a_network_that_cannot_be_told_of_is_not_joined(host: FakeHost) -> None:
+async def beside_a_network(host: FakeHost) -> tuple[Networks, SandboxRequest, set[str]]:
+    """A container that runs and is not on network aaa, and the links that there are."""
     networks = await host.networks()
     await networks.create(NetworkRequest(name="aaa"))
     wanted = host.request("one")
     await networks.open(wanted)
-    before = host.links()
+    return networks, wanted, host.links()
+
+
+@in_fake_host
+async def test_a_network_that_cannot_be_told_of_is_not_joined(host: FakeHost) -> None:
+    networks, wanted, before = await beside_a_network(host)
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -245,11 +251,7 @@ async def test_a_network_that_cannot_be_told_of_is_not_joined(host: FakeHost) ->
 
 @in_fake_host
 async def test_a_network_is_not_removed_while_somebody_leaves_it(host: FakeHost) -> None:
-    networks = await host.networks()
-    await networks.create(NetworkRequest(name="aaa"))
-    wanted = host.request("one")
-    await networks.open(wanted)
-    before = host.links()
+    networks, wanted, before = await beside_a_network(host)
     await networks.connect("aaa", EndpointConfig(), wanted, noted)
     under_way, may_go_on = threading.Event(), threading.Event()
     disconnect = sandbox.disconnect
@@ -274,11 +276,7 @@ async def test_a_network_is_not_removed_while_somebody_leaves_it(host: FakeHost)
 
 @in_fake_host
 async def test_a_network_is_not_removed_while_joining_it_is_undone(host: FakeHost) -> None:
-    networks = await host.networks()
-    await networks.create(NetworkRequest(name="aaa"))
-    wanted = host.request("one")
-    await networks.open(wanted)
-    before = host.links()
+    networks, wanted, before = await beside_a_network(host)
     under_way, may_go_on = threading.Event(), threading.Event()
     disconnect = sandbox.disconnect
 
