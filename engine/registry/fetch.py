@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BATCH_BYTES = 1 << 20
+BATCH_S = 0.1
+"""Who unpacks what was written so far waits no longer than this for what has arrived."""
 REPORT_EVERY_S = 0.1
 LAYER = "filesystem layer"
 
@@ -127,22 +129,37 @@ class _Pace:
 
 
 class _Batch:
-    """Gathers chunks, so that a crossing to the disk's threads is worth it."""
+    """Gathers chunks, so that a crossing to the disk's threads is worth it, but not for long."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._chunks: list[bytes] = []
         self._waiting = 0
+        self._due = 0.0
 
-    def add(self, chunk: bytes) -> int:
-        """How many bytes have arrived, written or not."""
+    async def next(self, response: Response) -> bytes:
+        """The chunk that comes next; what has waited for its time is written meanwhile."""
+        if self._chunks:
+            try:
+                async with asyncio.timeout_at(self._due):
+                    return await response.read_some()
+            except TimeoutError:
+                await self.write()
+        return await response.read_some()
+
+    async def add(self, chunk: bytes) -> None:
+        """Keep the chunk, or write it with those before it."""
+        if not self._chunks:
+            self._due = asyncio.get_running_loop().time() + BATCH_S
         self._chunks.append(chunk)
         self._waiting += len(chunk)
-        return self._sink.offset + self._waiting
+        if self._waiting >= BATCH_BYTES:
+            await self.write()
 
     @property
-    def is_full(self) -> bool:
-        return self._waiting >= BATCH_BYTES
+    def arrived(self) -> int:
+        """How many bytes have come, written or not."""
+        return self._sink.offset + self._waiting
 
     async def write(self) -> None:
         data = b"".join(self._chunks)
@@ -249,16 +266,14 @@ class Fetch:
         pace = _Pace(self._policy, self._digest)
         batch = _Batch(sink)
         try:
-            while chunk := await response.read_some():
+            while chunk := await batch.next(response):
                 pace.count(len(chunk))
                 skipped = min(skip, len(chunk))
                 skip -= skipped
-                arrived = batch.add(chunk[skipped:])
-                if arrived > self._size:
+                if batch.arrived + len(chunk) - skipped > self._size:
                     raise VerificationFailed(LAYER, self._digest)
-                meter.at(arrived)
-                if batch.is_full:
-                    await batch.write()
+                await batch.add(chunk[skipped:])
+                meter.at(batch.arrived)
         except (Unreachable, Stalled):
             # What came before a break is kept: the next attempt goes on behind it.
             await batch.write()

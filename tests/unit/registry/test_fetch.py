@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,10 @@ class Memory:
 
     made: list[Memory]
 
-    def __init__(self, digest: str) -> None:
+    def __init__(self, digest: str, wrote: threading.Event | None = None) -> None:
         self.data = b""
         self.is_aborted = False
+        self._wrote = wrote or threading.Event()
         self._digest = digest
 
     @property
@@ -43,6 +45,7 @@ class Memory:
 
     def write(self, data: bytes) -> None:
         self.data += data
+        self._wrote.set()
 
     def verify(self) -> None:
         if hashlib.sha256(self.data).hexdigest() != self._digest.removeprefix("sha256:"):
@@ -61,13 +64,14 @@ class Download:
         self.sinks: list[Memory] = []
         self.reports: list[tuple[str, int, int]] = []
         self.began = asyncio.Event()
+        self.wrote = threading.Event()
 
     def _report(self, status: str, current: int, total: int) -> None:
         self.reports.append((status, current, total))
         self.began.set()
 
     def _open(self) -> Sink:
-        self.sinks.append(Memory(self.descriptor.digest))
+        self.sinks.append(Memory(self.descriptor.digest, self.wrote))
         return self.sinks[-1]
 
     async def start(self, policy: Policy = QUICK) -> bytes:
@@ -226,6 +230,23 @@ def test_a_trickle_is_cut_off(registry: Registry, download: Download) -> None:
     registry.fault("GET", "/blobs/", Drip(every_s=0.01, first=1000), times=1)
     assert download.run() == BLOB
     assert registry.seen("GET", "/blobs/") == 2
+
+
+def test_what_has_arrived_is_written_though_no_more_comes(
+    registry: Registry, download: Download
+) -> None:
+    """Who unpacks behind the download sees it: a bomb needs no last byte to go off."""
+    registry.fault("GET", "/blobs/", Drip(every_s=60, first=1000))
+
+    async def watch() -> None:
+        task = asyncio.create_task(download.start(Policy()))
+        is_written = await asyncio.to_thread(download.wrote.wait, 10)
+        assert is_written
+        task.cancel()
+        await asyncio.wait((task,))
+
+    asyncio.run(watch())
+    assert download.sinks[-1].data == BLOB[:1000]
 
 
 def test_cancelling_leaves_nothing(registry: Registry, download: Download) -> None:
