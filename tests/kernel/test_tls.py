@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 from typing import TYPE_CHECKING
 
@@ -13,40 +11,15 @@ import pytest
 
 from compat.daemon.tls import TlsError, server_context
 from engine.config import EngineConfig
+from tests.support import certificates
+from tests.support.certificates import Authority
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
-
-
-class Authority:
-    """A CA that signs certificates for localhost."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self.certificate = folder / "ca.pem"
-        self._openssl(
-            "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-            "-subj", "/CN=ca", "-keyout", "ca-key.pem", "-out", "ca.pem", "-days", "2",
-        )  # fmt: skip
-
-    def sign(self, name: str) -> tuple[Path, Path]:
-        """Certificate and key."""
-        (self.folder / "ext").write_text("subjectAltName=DNS:localhost")
-        self._openssl(
-            "req", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-            "-subj", f"/CN={name}", "-keyout", f"{name}-key.pem", "-out", f"{name}.csr",
-        )  # fmt: skip
-        self._openssl(
-            "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca-key.pem",
-            "-CAcreateserial", "-out", f"{name}.pem", "-days", "2", "-extfile", "ext",
-        )  # fmt: skip
-        return self.folder / f"{name}.pem", self.folder / f"{name}-key.pem"
-
-    def _openssl(self, *words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=self.folder, check=True, capture_output=True)
+pytestmark = pytest.mark.skipif(
+    certificates.missing is not None, reason=f"needs {certificates.missing}"
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 """The engine under test: Wharf as a process of its own, or whichever engine the environment names.
 
 `WHARF_TEST_HOST` names another engine (`unix:///…`); the suite then asks it only for stock
-behaviour. `WHARF_TEST_BINDS` names a folder that engine and tests both see under one path.
+behaviour. `WHARF_TEST_BINDS` names a folder that engine and tests both see under one path, and
+`WHARF_TEST_CERTS` the engine's /etc/docker/certs.d, where that is not the host's.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tests.support import leftovers
 
 HOST_VARIABLE = "WHARF_TEST_HOST"
 BINDS_VARIABLE = "WHARF_TEST_BINDS"
+CERTS_VARIABLE = "WHARF_TEST_CERTS"
 START_TIMEOUT_S = 20.0
 
 
@@ -64,6 +66,7 @@ class Engine:
         self.host = host
         self.socket_path = host.removeprefix("unix://")
         self.binds = binds
+        self.certs = Path(os.environ.get(CERTS_VARIABLE) or "/etc/docker/certs.d")
         self.cli_config = tempfile.mkdtemp(prefix="wharf-cli-")
 
     def environment(self) -> dict[str, str]:
