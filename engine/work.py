@@ -29,6 +29,7 @@ class Work:
         self._tasks: set[asyncio.Task[object]] = set()
         self._endless: set[asyncio.Task[object]] = set()
         self._is_open = True
+        self._is_closing = False  # what is under way may still ask for more, but not for long
 
     async def do(
         self,
@@ -69,6 +70,8 @@ class Work:
     ) -> asyncio.Task[object]:
         """Run what has no end of its own until closing cancels it; a failure is logged."""
         task = self._spawn(coroutine, what)
+        if self._is_closing:
+            task.cancel()
         self._endless.add(task)
         task.add_done_callback(self._endless.discard)
         task.add_done_callback(_report)
@@ -86,6 +89,7 @@ class Work:
     async def close(self, timeout_s: float) -> None:
         """Take no more and wait for what is under way; what outlasts the time is cancelled."""
         deadline = asyncio.get_running_loop().time() + timeout_s
+        self._is_closing = True
         for task in self._endless:
             task.cancel()
         while pending := set(self._tasks):

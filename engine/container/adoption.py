@@ -40,9 +40,13 @@ async def attempt(rooms: Rooms, handle: Handle) -> bool:
     """
     if handle.state.status not in ALIVE or handle.is_connected:
         return True
-    handle.is_unreached = True
-    handle.is_unreached = not await _attempt(rooms, handle)
-    return not handle.is_unreached
+    try:
+        is_known = await _attempt(rooms, handle)
+    except NewerMonitor:
+        handle.is_unreached = True
+        raise
+    handle.is_unreached = not is_known
+    return is_known
 
 
 async def _attempt(rooms: Rooms, handle: Handle) -> bool:
@@ -67,8 +71,9 @@ async def _attempt(rooms: Rooms, handle: Handle) -> bool:
 
 def look_on(rooms: Rooms, handle: Handle) -> None:
     """After an attempt that told nothing: others follow, until it is known how it stands."""
-    what = f"looking for the monitor of container {handle.id}"
-    rooms.work.keep_running(_keep_trying(rooms, handle), what=what)
+    if handle.search is None or handle.search.done():
+        what = f"looking for the monitor of container {handle.id}"
+        handle.search = rooms.work.keep_running(_keep_trying(rooms, handle), what=what)
 
 
 async def _keep_trying(rooms: Rooms, handle: Handle) -> None:

@@ -250,9 +250,13 @@ async def _make_far(rooms: Rooms, draft: _Draft) -> Container:
 
 
 async def _unmake(rooms: Rooms, made: Container) -> None:
-    """Nobody believes in it yet."""
+    """Nobody believes in it yet. Where its row cannot be removed it has come to be after all."""
     # The row first: what has none is swept at boot, if the rest fails.
-    await offload.disk(rooms.store.delete_row, made.id)
+    try:
+        await offload.disk(rooms.store.delete_row, made.id)
+    except BaseException:
+        rooms.store.add(made)  # so its volumes are in use, and it can be removed by hand
+        raise
     await offload.disk(remove.remove_from_disk, rooms, made.id, made.snapshot_key)
 
 

@@ -74,9 +74,10 @@ async def _look_up(handle: Handle, name: str) -> User:
 
 
 def _task(handle: Handle) -> Task:
-    if handle.task is not None:
-        return handle.task
-    if handle.is_unreached:
+    task = handle.task
+    if task is not None and task.is_connected:
+        return task
+    if handle.is_unreached or (task is not None and task.exit is None):
         raise EngineError(f"the monitor of container {handle.id} does not answer")
     raise Conflict(f"container {handle.id} is not running")
 

@@ -41,6 +41,7 @@ async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
         return
     status = next_status(state.status, Event.EXIT, handle.id)
     handle.task = None
+    handle.is_unreached = False
     await end_execs(rooms, handle, exit)
     is_taken_away = await take_away(rooms, handle.container)
     publish_unmounts(rooms.events, handle.container)

@@ -65,7 +65,9 @@ async def connect(rooms: Rooms, handle: Handle, ref: str, config: EndpointConfig
 async def _join(
     rooms: Rooms, handle: Handle, ref: str, config: EndpointConfig, asked: SandboxRequest
 ) -> None:
-    """As `store.change`, but what is about to be is known only on the way, and must be written."""
+    """As `store.change`, but what is about to be is known only on the way; and where the last row
+    cannot be written, the container leaves again.
+    """
     before = handle.container
 
     async def note(endpoint: Endpoint) -> None:
@@ -94,7 +96,7 @@ async def disconnect(rooms: Rooms, handle: Handle, ref: str, *, force: bool) -> 
         network = _to_leave(rooms, ref, may_be_gone=force or not is_alive)
         name = network.name if network else ref
         kept = tuple(e for e in before.endpoints if e.network_name != name)
-        without = msgspec.structs.replace(before, endpoints=kept)
+        without = msgspec.structs.replace(before, endpoints=kept, unsettled_endpoint="")
         left = next((e for e in before.endpoints if e.network_name == name), None)
         # Another network may have the name of one that is gone, and that one be left by force.
         by_row = left.network_id if left and (force or network is None) else ""
@@ -122,7 +124,7 @@ async def _leave(
 ) -> None:
     before = handle.container
     left = next((e.endpoint_id for e in before.endpoints if e not in without.endpoints), "")
-    during = msgspec.structs.replace(before, unsettled_endpoint=left)
+    during = msgspec.structs.replace(before, unsettled_endpoint=left) if left else before
     async with rooms.store.change(handle, during, without):
         await rooms.networks.disconnect(
             network_id, before.id, force=force, hosts_path=_hosts_path(rooms, before)

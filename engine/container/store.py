@@ -68,6 +68,7 @@ class Handle:
         "lock",
         "queued",
         "restarts_under_way",
+        "search",
         "stops_under_way",
         "task",
         "waiters",
@@ -78,7 +79,8 @@ class Handle:
         self.lock = asyncio.Lock()
         self.task: Task | None = None
         self.waiters = Waiters()
-        self.is_unreached = False  # its monitor lives, and does not answer (see adoption)
+        self.is_unreached = False  # the last look for its monitor told nothing (see adoption)
+        self.search: asyncio.Task[object] | None = None  # for its monitor
         self.queued: list[Attachment] = []  # clients that came before the start
         self.execs: dict[str, Exec] = {}
         # Set when a start is over; only who waits for one keeps its event.
@@ -261,7 +263,9 @@ class Store:
     ) -> AsyncGenerator[None]:
         """Around what is done to what runs: the row says so first, and then that it is done.
 
-        As before where it fails. What the last row cannot say, `during` has the next engine do.
+        As before where it fails. Where the last row cannot be written, or the engine is cancelled
+        or ends on the way, `during` is what the next engine finds: it has to have a mark that this
+        one's `settle` knows, and `after` none.
         """
         before = handle.container
         if during != before:

@@ -79,7 +79,8 @@ async def update(
 
 async def _update(rooms: Rooms, handle: Handle, updated: Container, changes: Resources) -> None:
     during = msgspec.structs.replace(updated, has_unsettled_limits=True)
-    async with rooms.store.change(handle, during, updated):
+    after = msgspec.structs.replace(updated, has_unsettled_limits=False)
+    async with rooms.store.change(handle, during, after):
         await _apply(handle, changes)
 
 

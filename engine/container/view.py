@@ -85,14 +85,15 @@ def _overlay_in_thread(folders: Sequence[str]) -> int:
 def of_process(pid: int, pidfd: int) -> Iterator[int]:
     """A descriptor of a running container's root.
 
-    Raises ProcessLookupError if the process ended: the pid may be another's by then (R15).
+    Raises ProcessLookupError if the process ended: the pid may be another's by then (R15). Who
+    knows that it has ended has no pidfd any more (-1).
     """
     try:
         fd = os.open(f"/proc/{pid}/root", _DIRECTORY)
     except FileNotFoundError as exc:
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from exc
     try:
-        if process.has_ended(pidfd):
+        if pidfd < 0 or process.has_ended(pidfd):
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         yield fd
     finally:

@@ -1,4 +1,8 @@
-"""Which mount a path stands on, as proc_pid_mountinfo(5) tells it of this process."""
+"""Which mount a path stands on, as proc_pid_mountinfo(5) tells it of this thread.
+
+Of what may be in a name the kernel escapes only what would end a field or a line for it, so the
+lines are read as bytes: text has more that looks like a space or a line end.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_OF_THREAD = "/proc/thread-self/mountinfo"  # which may have its own mounts
-_ESCAPE = re.compile(r"\\([0-7]{3})")
+_MOUNTINFO = "/proc/thread-self/mountinfo"  # a thread may have its own mounts
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 class Mount:
@@ -26,7 +30,7 @@ class Mount:
 
 def mount_of(path: str) -> Mount:
     """The mount that an existing path is seen on, links resolved. Raises OSError."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+    with open(_MOUNTINFO, "rb") as file:
         return find(file, os.path.realpath(path, strict=True))
 
 
@@ -45,12 +49,12 @@ def is_target(path: str) -> bool:
 def count(path: str) -> int:
     """How many mounts are on the directory itself, one over the other; links are not followed."""
     target = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-    with open(_OF_THREAD, encoding="utf-8", errors="surrogateescape") as file:
-        return sum(_target(line.split()[4]) == target for line in file)
+    with open(_MOUNTINFO, "rb") as file:
+        return sum(_target(line.split(b" ")[4]) == target for line in file)
 
 
-def _target(field: str) -> str:
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), field)
+def _target(field: bytes) -> str:
+    return os.fsdecode(_ESCAPE.sub(lambda match: bytes((int(match[1], 8),)), field))
 
 
 def _mount_id(path: str, flags: int = 0) -> int:
@@ -63,15 +67,15 @@ def _mount_id(path: str, flags: int = 0) -> int:
     return int(facts["mnt_id"])
 
 
-def find(mountinfo: Iterable[str], path: str) -> Mount:
+def find(mountinfo: Iterable[bytes], path: str) -> Mount:
     """The deepest above a resolved path; of those on one place the last, which covers others."""
     found = Mount("/", 0, 0)
     for line in mountinfo:
-        fields = line.split()
+        fields = line.split(b" ")
         target = _target(fields[4])
         if len(target) >= len(found.target) and _is_beneath(path, target):
-            tags = dict(tag.partition(":")[::2] for tag in fields[6 : fields.index("-", 6)])
-            found = Mount(target, int(tags.get("shared") or 0), int(tags.get("master") or 0))
+            tags = dict(tag.partition(b":")[::2] for tag in fields[6 : fields.index(b"-", 6)])
+            found = Mount(target, int(tags.get(b"shared") or 0), int(tags.get(b"master") or 0))
     return found
 
 

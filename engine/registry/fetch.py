@@ -149,6 +149,8 @@ class _Batch:
 
     async def add(self, chunk: bytes) -> None:
         """Keep the chunk, or write it with those before it."""
+        if not chunk:
+            return
         if not self._chunks:
             self._due = asyncio.get_running_loop().time() + BATCH_S
         self._chunks.append(chunk)
@@ -162,6 +164,9 @@ class _Batch:
         return self._sink.offset + self._waiting
 
     async def write(self) -> None:
+        """Write what waits, if any does."""
+        if not self._chunks:
+            return
         data = b"".join(self._chunks)
         self._chunks.clear()
         self._waiting = 0

@@ -6,10 +6,11 @@ moving its entries into the volume. The volume's own directory is never exchange
 because containers may have it mounted. Where it is a file system of its own, the folder has to be
 inside.
 
-All of it blocks. Two volumes may be one directory: of one engine's fillers one at a time is at work
-in it, and each fills a folder with a name of its own, which is locked (flock) so that no other
-engine takes it for rubbish. Nobody waits for such a lock: containers that have the volume can take
-it too. They may write to the volume at any moment, and what is theirs stays.
+All of it blocks. Two volumes may be one directory, bound to both: of one engine's fillers one at a
+time is at work in it, and the next one's thread waits for as long as that one copies. Each fills a
+folder with a name of its own, which is locked (flock) so that no other engine takes it for rubbish.
+For such a lock nobody waits longer than moving names takes: containers that have the volume can
+take it too. They may write to the volume at any moment, and what is theirs stays.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import re
 import secrets
 import struct
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
@@ -30,11 +33,14 @@ from engine.linux import attributes, syscalls, tree
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+log = logging.getLogger(__name__)
+
 UNFINISHED: Final = ".wharf-filling"  # and a name of its own
 DECIDED: Final = ".wharf-filled"
 _OWN: Final = re.compile(f"{re.escape(UNFINISHED)}(-[0-9a-f]{{16}})?")
 _FS_IOC_FSGETXATTR: Final = 0x801C581F  # <linux/fs.h>, with its struct fsxattr
 _fsxattr: Final = struct.Struct("=5I8x")
+_PATIENCE_S: Final = 2.0
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -184,15 +190,26 @@ def _decide(place: int, name: str, target: int) -> bool:
 
 
 def _finish(place: int, target: int) -> None:
-    """Put what was decided in place, unless somebody is at it, or keeps us from it."""
+    """Put what was decided in place, or wait until another engine has."""
     with contextlib.ExitStack() as stack:
         try:
             decided = _open(DECIDED, stack, dir_fd=place)
         except (FileNotFoundError, NotADirectoryError):
             return
-        if _lock(decided, fcntl.LOCK_EX | fcntl.LOCK_NB) and _is_still(place, DECIDED, decided):
+        if not _lock_soon(decided):
+            log.warning("what a volume was to begin with is held by somebody, and stays as it is")
+        elif _is_still(place, DECIDED, decided):
             _put_in_place(decided, target)
             _remove(place, DECIDED)
+
+
+def _lock_soon(fd: int) -> bool:
+    deadline = time.monotonic() + _PATIENCE_S
+    while not _lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _sweep(place: int) -> None:

@@ -182,7 +182,7 @@ def detach(path: str) -> None:
     who still has a file of it open, or another mount in it, keeps that and the name is free.
 
     Writing out what is left may take so long that nobody waits for this any more. So it is only
-    what is there now: the next thing that is mounted there is the next one's.
+    what is there now: whatever comes upon it from outside meanwhile is not ours.
     """
     try:
         for _ in range(mountinfo.count(path)):

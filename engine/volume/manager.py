@@ -74,6 +74,7 @@ class Volumes:
         self._fillings = Turns()
         self._work = Work()
         self._is_pruning = False
+        self._leaving: set[str] = set()  # being unmounted, though nobody may wait for it any more
         self.users_of: Callable[[str], Sequence[str]] = lambda _: ()
         self.users: Callable[[], Mapping[str, Sequence[str]]] = dict
 
@@ -289,7 +290,7 @@ class Volumes:
         try:
             if is_unknown or local.needs_mount(volume.options):
                 # Before it is rubbish: under its name it can be removed another time.
-                await offload.foreign(local.detach, volume.mountpoint)
+                await offload.foreign(self._unmount, volume)
             await offload.disk(local.remove, self._root, volume.name)
         except OSError as error:
             raise EngineError(f"remove {volume.name}: {oserror.sentence(error)}") from error
@@ -366,6 +367,11 @@ class Volumes:
     async def _acquire(self, volume: Volume, container_id: str) -> None:
         if local.needs_mount(volume.options):
             assert volume.options is not None
+            if volume.name in self._leaving:
+                raise EngineError(
+                    f"error while mounting volume '{volume.mountpoint}': what was mounted there "
+                    "is still being unmounted"
+                )
             try:
                 await offload.foreign(local.attach, volume.options, volume.mountpoint)
             except OSError as error:
@@ -390,9 +396,17 @@ class Volumes:
 
     async def _detach(self, volume: Volume) -> None:
         try:
-            await offload.foreign(local.detach, volume.mountpoint)
+            await offload.foreign(self._unmount, volume)
         except (OSError, WharfError) as error:
             log.warning("volume %s stays mounted: %s", volume.name, error)
+
+    def _unmount(self, volume: Volume) -> None:
+        """Blocks, perhaps for longer than anyone waits."""
+        self._leaving.add(volume.name)
+        try:
+            local.detach(volume.mountpoint)
+        finally:
+            self._leaving.discard(volume.name)
 
     def _publish(self, volume: Volume, action: str) -> None:
         self._events.publish("volume", action, volume.name, {"driver": volume.driver})

@@ -56,7 +56,7 @@ def _unescape(field: str) -> str:
 
 def _mounts(mountinfo: str) -> Iterator[_Mount]:
     """proc_pid_mountinfo(5): the file system type follows the field "-"."""
-    for line in mountinfo.splitlines():
+    for line in mountinfo.split("\n"):
         front, separator, back = line.partition(" - ")
         fields, tail = front.split(" "), back.split(" ")
         if separator and len(fields) >= 6 and len(tail) >= 3 and tail[0].startswith("cgroup"):
@@ -94,7 +94,8 @@ def roots() -> Roots:
     """The hierarchies of this host, read once: they are mounted at boot and stay."""
     global _roots
     if _roots is None:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        path = "/proc/self/mountinfo"
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             _roots = roots_of(file.read())
     return _roots
 

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -187,6 +188,29 @@ async def test_a_connection_that_breaks_ends_no_container(house: House) -> None:
         await _until(lambda: handle.is_connected)
     assert broken == 1
     assert handle.task is not task
+    await _is_whole(house, ref, pid)
+
+
+@in_house
+async def test_an_exec_after_a_connection_broke_says_so_too(house: House) -> None:
+    ref = await house.start("sleep", "1000")
+    handle = _handle(house, ref)
+    task, pid = handle.task, handle.state.pid
+    assert task is not None
+    exec_id = await house.engine.containers.exec_create(ref, ExecConfig(cmd=("true",)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "_ADOPTION_TIMEOUT_S", 0.3)
+        os.kill(task.monitor_pid, signal.SIGSTOP)
+        try:
+            with socket.socket(fileno=os.dup(task._connection._channel.fileno())) as ours:
+                ours.shutdown(socket.SHUT_RDWR)
+            await _until(lambda: not handle.is_connected)
+            with pytest.raises(EngineError, match="does not answer"):
+                await house.engine.containers.exec_start(exec_id, detach=True)
+            assert not handle.execs[exec_id].is_running
+        finally:
+            os.kill(task.monitor_pid, signal.SIGCONT)
+        await _until(lambda: handle.is_connected)
     await _is_whole(house, ref, pid)
 
 

@@ -342,7 +342,8 @@ def test_nobody_waits_for_a_lock_that_a_container_can_take(tmp_path: Path) -> No
             daemon=True,
         )
         filler.start()
-        filler.join(10)
+        filler.join(20)
         assert not filler.is_alive()
+        assert copied == ["copied"]
     finally:
         os.close(held)
