@@ -637,6 +637,8 @@ def _reason(exc: BaseException) -> str:
             return f"malformed HTTP response: {exc.message}"
         case aiohttp.InvalidURL():
             return f"invalid URL: {exc}"
+        case OSError() if "[SSL: " in str(exc):  # aiohttp wraps what comes after the handshake
+            return _tls_reason(str(exc))
         case OSError() if exc.errno == errno.ECONNRESET:
             return "read: connection reset by peer"
         case _:
@@ -670,4 +672,21 @@ def _certificate_reason(exc: Exception) -> str:
 def _tls_reason(text: str) -> str:
     if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
         return "http: server gave HTTP response to HTTPS client"
+    if found := _ALERT.search(text):
+        words = found[1].lower().replace("_", " ")
+        return f"remote error: tls: {_ALERTS.get(words, words)}"
     return f"tls: {text}"
+
+
+# OpenSSL's "[SSL: TLSV1_ALERT_UNKNOWN_CA]", and Go's words where they are others than OpenSSL's.
+_ALERT = re.compile(r"\b(?:SSLV3|TLSV\d+)_ALERT_([A-Z_]+)")
+_ALERTS = {
+    "certificate expired": "expired certificate",
+    "certificate revoked": "revoked certificate",
+    "certificate unknown": "unknown certificate",
+    "decode error": "error decoding message",
+    "decrypt error": "error decrypting message",
+    "insufficient security": "insufficient security level",
+    "protocol version": "protocol version not supported",
+    "unknown ca": "unknown certificate authority",
+}

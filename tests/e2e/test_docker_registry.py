@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import uuid
@@ -171,7 +172,12 @@ def test_a_registry_that_wants_to_know_its_clients(
     ) as registry:
         ref = loaded(f"{registry.host}/a/b:1")
         trust(registry.host)
-        assert "certificate required" in said(engine, "push", ref)
+        # What it says is its own affair, and older ones say less.
+        assert re.search(
+            f'Get "https://{registry.host}/v2/": remote error: tls: '
+            "(certificate required|bad certificate)",
+            said(engine, "push", ref),
+        )
         trust(registry.host, client=client)
         round_trip(engine, ref)
 

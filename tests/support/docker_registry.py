@@ -166,6 +166,7 @@ class TokenServer:
     async def _main(self) -> None:
         self._stop = asyncio.Event()
         app = web.Application()
+        app.on_response_prepare.append(_part_afterwards)
         app.router.add_get("/token", self._by_password)
         app.router.add_post("/token", self._by_form)
         runner = web.AppRunner(app, shutdown_timeout=0.2, access_log=None)
@@ -222,6 +223,11 @@ class TokenServer:
             input=text.encode(), check=True, capture_output=True,
         ).stdout  # fmt: skip
         return f"{text}.{_unpadded(_joined(signature))}"
+
+
+async def _part_afterwards(_: web.Request, response: web.StreamResponse) -> None:
+    """A connection over TLS that waits for more would outlive the loop that it belongs to."""
+    response.force_close()
 
 
 def _part(document: Any) -> str:
