@@ -42,6 +42,7 @@ async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
     status = next_status(state.status, Event.EXIT, handle.id)
     handle.task = None
     handle.is_unreached = False
+    handle.search = None  # it finds that out by itself, and the next run has one of its own
     await end_execs(rooms, handle, exit)
     is_taken_away = await take_away(rooms, handle.container)
     publish_unmounts(rooms.events, handle.container)

@@ -95,14 +95,20 @@ async def disconnect(rooms: Rooms, handle: Handle, ref: str, *, force: bool) -> 
         is_alive = before.state.status in ALIVE
         network = _to_leave(rooms, ref, may_be_gone=force or not is_alive)
         name = network.name if network else ref
-        kept = tuple(e for e in before.endpoints if e.network_name != name)
+        # Nor is one kept that was left at boot, which could not be written then.
+        unsettled = before.unsettled_endpoint
+        kept = tuple(
+            e
+            for e in before.endpoints
+            if e.network_name != name and (not unsettled or e.endpoint_id != unsettled)
+        )
         without = msgspec.structs.replace(before, endpoints=kept, unsettled_endpoint="")
         left = next((e for e in before.endpoints if e.network_name == name), None)
         # Another network may have the name of one that is gone, and that one be left by force.
         by_row = left.network_id if left and (force or network is None) else ""
         network_id = by_row or (network.id if network else "")
         if is_alive and network_id:
-            await _leave(rooms, handle, network_id, without, force=force)
+            await _leave(rooms, handle, network_id, left, without, force=force)
         elif left is None:
             raise EngineError(f"container {before.id} is not connected to the network {name}")
         else:
@@ -120,11 +126,17 @@ def _to_leave(rooms: Rooms, ref: str, *, may_be_gone: bool) -> Network | None:
 
 
 async def _leave(
-    rooms: Rooms, handle: Handle, network_id: str, without: Container, *, force: bool
+    rooms: Rooms,
+    handle: Handle,
+    network_id: str,
+    left: Endpoint | None,
+    without: Container,
+    *,
+    force: bool,
 ) -> None:
-    before = handle.container
-    left = next((e.endpoint_id for e in before.endpoints if e not in without.endpoints), "")
-    during = msgspec.structs.replace(before, unsettled_endpoint=left) if left else before
+    during = before = handle.container
+    if left is not None:
+        during = msgspec.structs.replace(before, unsettled_endpoint=left.endpoint_id)
     async with rooms.store.change(handle, during, without):
         await rooms.networks.disconnect(
             network_id, before.id, force=force, hosts_path=_hosts_path(rooms, before)

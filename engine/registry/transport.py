@@ -679,7 +679,7 @@ def _tls_reason(text: str) -> str:
 
 
 # OpenSSL's "[SSL: TLSV1_ALERT_UNKNOWN_CA]", and Go's words where they are others than OpenSSL's.
-_ALERT = re.compile(r"\b(?:SSLV3|TLSV\d+)_ALERT_([A-Z_]+)")
+_ALERT = re.compile(r"\b(?:(?:SSLV3|TLSV\d+)_ALERT_|TLSV1_(?=UNRECOGNIZED|UNSUPPORTED))([A-Z_]+)")
 _ALERTS = {
     "certificate expired": "expired certificate",
     "certificate revoked": "revoked certificate",

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -74,7 +75,7 @@ class Volumes:
         self._fillings = Turns()
         self._work = Work()
         self._is_pruning = False
-        self._leaving: set[str] = set()  # being unmounted, though nobody may wait for it any more
+        self._leaving: Counter[str] = Counter()  # unmounted just now, though nobody waits any more
         self.users_of: Callable[[str], Sequence[str]] = lambda _: ()
         self.users: Callable[[], Mapping[str, Sequence[str]]] = dict
 
@@ -290,7 +291,7 @@ class Volumes:
         try:
             if is_unknown or local.needs_mount(volume.options):
                 # Before it is rubbish: under its name it can be removed another time.
-                await offload.foreign(self._unmount, volume)
+                await self._unmount(volume)
             await offload.disk(local.remove, self._root, volume.name)
         except OSError as error:
             raise EngineError(f"remove {volume.name}: {oserror.sentence(error)}") from error
@@ -367,7 +368,7 @@ class Volumes:
     async def _acquire(self, volume: Volume, container_id: str) -> None:
         if local.needs_mount(volume.options):
             assert volume.options is not None
-            if volume.name in self._leaving:
+            if self._leaving[volume.name]:
                 raise EngineError(
                     f"error while mounting volume '{volume.mountpoint}': what was mounted there "
                     "is still being unmounted"
@@ -396,17 +397,33 @@ class Volumes:
 
     async def _detach(self, volume: Volume) -> None:
         try:
-            await offload.foreign(self._unmount, volume)
+            await self._unmount(volume)
         except (OSError, WharfError) as error:
             log.warning("volume %s stays mounted: %s", volume.name, error)
 
-    def _unmount(self, volume: Volume) -> None:
-        """Blocks, perhaps for longer than anyone waits."""
-        self._leaving.add(volume.name)
+    async def _unmount(self, volume: Volume) -> None:
+        """Perhaps it takes longer than anyone waits; until then nothing is mounted there again."""
+        loop, has_begun = asyncio.get_running_loop(), False
+
+        def left() -> None:
+            self._leaving[volume.name] -= 1
+
+        def detach() -> None:
+            nonlocal has_begun
+            has_begun = True
+            try:
+                local.detach(volume.mountpoint)
+            finally:
+                with contextlib.suppress(RuntimeError):  # the engine is gone, and this with it
+                    loop.call_soon_threadsafe(left)
+
+        self._leaving[volume.name] += 1
         try:
-            local.detach(volume.mountpoint)
-        finally:
-            self._leaving.discard(volume.name)
+            await offload.foreign(detach)
+        except WharfError:
+            if not has_begun:  # too many of its kind
+                left()
+            raise
 
     def _publish(self, volume: Volume, action: str) -> None:
         self._events.publish("volume", action, volume.name, {"driver": volume.driver})

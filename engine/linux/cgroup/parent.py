@@ -31,7 +31,7 @@ def open_parent(name: str) -> str:
 
 def own_group(proc_cgroup: str) -> str:
     """The v2 line of a text of /proc/self/cgroup, without its first slash."""
-    for line in proc_cgroup.splitlines():
+    for line in proc_cgroup.split("\n"):
         if line.startswith("0::"):
             return line[3:].strip("/")
     return ""

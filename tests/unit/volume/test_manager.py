@@ -12,7 +12,7 @@ import pytest
 
 from engine import offload
 from engine.config import EngineConfig
-from engine.errors import InvalidParameter, NoSuchVolume, UnreadableVolume, WharfError
+from engine.errors import EngineError, InvalidParameter, NoSuchVolume, UnreadableVolume, WharfError
 from engine.events import EventBus
 from engine.storage.database import Database
 from engine.volume import local, manager
@@ -383,3 +383,42 @@ def test_a_client_that_leaves_does_not_end_a_removal(
         assert await offload.disk(volumes._table.items) == []
 
     run(tmp_path, test)
+
+
+def test_nothing_is_mounted_while_the_last_is_still_being_unmounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes and goes meanwhile does not make it look as if it had ended."""
+    goes_on, ended, calls = threading.Event(), asyncio.Event(), 0
+    loop: asyncio.AbstractEventLoop
+
+    def detach(_path: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            goes_on.wait(20)
+            loop.call_soon_threadsafe(loop.call_soon, ended.set)  # behind what is told of it
+
+    monkeypatch.setattr(local, "detach", detach)
+    monkeypatch.setattr(local, "attach", lambda _options, _path: None)
+    monkeypatch.setattr(offload, "FOREIGN_TIMEOUT_S", 0.2)
+    options = {"type": "nfs", "device": ":/x", "o": "addr=192.0.2.1"}
+
+    async def test(volumes: Volumes, _: EventBus) -> None:
+        nonlocal loop
+        loop = asyncio.get_running_loop()
+        await volumes.create("far", options=options)
+        await volumes.acquire("far", "one")
+        await volumes.release("far", "one")
+        await volumes.hold("far", "", options, {}, container_id="two")
+        await volumes.release("far", "two")
+        with pytest.raises(EngineError, match="is still being unmounted"):
+            await volumes.acquire("far", "three")
+        goes_on.set()
+        await ended.wait()
+        await volumes.acquire("far", "three")
+
+    try:
+        run(tmp_path, test)
+    finally:
+        goes_on.set()
