@@ -73,7 +73,9 @@ class Dispatcher:
             log.debug("%s %s: the client is gone", request.method, request.path)
             return streams.Taken()
         except Exception as exc:
-            return middleware.failure(request, exc)
+            answer = middleware.failure(request, exc)
+            # Cut off without its end, a body does not pass for whole.
+            return streams.Taken() if streams.has_begun(request) else answer
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path = _path(request.raw_path)

@@ -26,14 +26,20 @@ def headers(config: EngineConfig) -> dict[str, str]:
     }
 
 
-def failure(request: web.Request, exc: Exception) -> web.Response:
-    """The answer to a failed request; what is our fault is logged, once, here."""
+def note(request: web.Request, exc: Exception) -> None:
+    """What is our fault is logged, once, here."""
     status = errors.status(exc)
     if status >= 500:
         cause = exc if errors.is_bug(exc) else None
         log.error("%s %s: %s", request.method, request.path, exc, exc_info=cause)
     else:
         log.debug("%s %s: %d %s", request.method, request.path, status, exc)
+
+
+def failure(request: web.Request, exc: Exception) -> web.Response:
+    """The answer to a failed request."""
+    note(request, exc)
+    status = errors.status(exc)
     if isinstance(exc, versions.TooOld):
         return web.Response(
             status=status,

@@ -227,6 +227,11 @@ class Stream(web.StreamResponse):
             raise ClientGone from exc
 
 
+def has_begun(request: web.Request) -> bool:
+    """Whether there is an answer on its way, so that another one would be part of its body."""
+    return request.writer.output_size > 0
+
+
 async def open_stream(
     request: web.Request, content_type: str, headers: dict[str, str] | None = None
 ) -> Stream:

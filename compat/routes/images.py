@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from compat import connection, params, streams
+from compat import connection, errors, middleware, params, streams
+from compat.connection import ClientGone
 from compat.routes.route import Call, Route, done, reply
 from compat.translate import images
 from compat.wire import images as wire
@@ -162,8 +163,11 @@ async def _progress(
         try:
             async for step in steps:
                 await response.write(_line(step))
-        except WharfError as exc:
-            await response.write(_line(model.Progress(error=str(exc))))
+        except ClientGone:
+            raise
+        except Exception as exc:
+            middleware.note(call.request, exc)
+            await response.write(_line(model.Progress(error=errors.sentence(exc))))
     return response
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.bench import large
-from tests.bench.measures import GROWTH, IMAGE, MEASURES, resident_mb
+from tests.bench.measures import GROWTH, IMAGE, MANY, MEASURES, resident_mb
 from tests.support import images
 from tests.support.engine import HOST_VARIABLE, Engine, Wharf
 
@@ -43,6 +43,11 @@ RATIO_TARGETS = {
     "GET /containers/json, 60 running": 1.0,
     "MB a running container": 0.2,
     f"pull of {large.LAYERS} layers, 600 MB": 0.5,
+    f"load of {large.LAYERS} layers, 600 MB": 0.5,
+    f"save of {large.LAYERS} layers, 600 MB": 1.0,
+    f"push of {large.LAYERS} layers, 600 MB": 1.0,
+    f"GET /images/json, {MANY} images": 1.0,
+    f"docker images, {MANY} images": 1.0,
 }
 ABSOLUTE_TARGETS = {
     "MB of the daemon at rest": 80.0,

@@ -30,6 +30,12 @@ def image() -> Image:
     return Image(tuple(_layer(number, paths) for number, paths in enumerate(_parts())))
 
 
+@functools.cache
+def archive() -> bytes:
+    """The same as `docker save` has it."""
+    return images.docker_archive({NAME: image()})
+
+
 def _parts() -> list[list[str]]:
     """Which files go into which layer: neighbours together, the large ones dealt out."""
     small: list[str] = []

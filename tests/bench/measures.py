@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tests.bench import large
+from tests.support import images
 from tests.support.engine import Wharf
 from tests.support.registry import Registry
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 IMAGE = "busybox:latest"
 FLEET = 60
 FLEET_IN_MEMORY = 20
+MANY = 1000
 GROWTH = "MB that the daemon grew by in a pull"
 PULL_TIMEOUT_S = 600
 SETTLE_S = 60
@@ -165,12 +167,66 @@ def pull(engine: Engine) -> Sample:
     return sample
 
 
+def archives(engine: Engine) -> Sample:
+    """The same image as an archive, in and out, and to a registry that has nothing of it."""
+    sample = Sample()
+    what = f"of {large.LAYERS} layers, 600 MB"
+    os.sync()
+    with sample.timed(f"load {what}"):
+        reply = engine.call("POST", "/images/load", large.archive(), timeout=PULL_TIMEOUT_S)
+    if b"Loaded image" not in reply.body:
+        raise RuntimeError(f"load: {reply.status} {reply.body[-300:]!r}")
+    with sample.timed(f"save {what}"):
+        reply = engine.call("GET", f"/images/get?names={large.NAME}", timeout=PULL_TIMEOUT_S)
+    if reply.status != 200 or len(reply.body) < large.BYTES * 0.9:
+        raise RuntimeError(f"save: {reply.status} {len(reply.body)} bytes")
+    with Registry() as registry:
+        repository = f"{registry.host}/bench/pushed"
+        ask(engine, "POST", f"/images/{large.NAME}/tag?repo={repository}&tag=1")
+        with sample.timed(f"push {what}"):
+            reply = engine.call(
+                "POST",
+                f"/images/{repository}/push?tag=1",
+                headers={"X-Registry-Auth": "e30="},
+                timeout=PULL_TIMEOUT_S,
+            )
+        if b'"aux"' not in reply.body:
+            raise RuntimeError(f"push: {reply.status} {reply.body[-300:]!r}")
+        ask(engine, "DELETE", f"/images/{repository}:1")
+    ask(engine, "DELETE", f"/images/{large.NAME}")
+    time.sleep(SETTLE_S)
+    return sample
+
+
+def thousand(engine: Engine) -> Sample:
+    """Many images, of one layer each."""
+    sample = Sample()
+    layer = images.Layer(images.tar({"file": images.file(b"one for all")}))
+    many = {
+        f"bench/many:{number}": images.Image((layer,), {"Labels": {"number": str(number)}})
+        for number in range(MANY)
+    }
+    engine.call("POST", "/images/load", images.docker_archive(many), timeout=PULL_TIMEOUT_S)
+    try:
+        with sample.timed(f"GET /images/json, {MANY} images", per=10):
+            for _ in range(10):
+                ask(engine, "GET", "/images/json")
+        with sample.timed(f"docker images, {MANY} images"):
+            engine.docker("images")
+    finally:
+        for name in many:
+            engine.call("DELETE", f"/images/{name}")
+    return sample
+
+
 MEASURES: dict[str, tuple[Callable[[Engine], Sample], int]] = {
     "run": (run, 15),
     "life": (life, 15),
     "fleet": (fleet, 3),
     "memory": (memory, 3),
     "pull": (pull, 3),
+    "archives": (archives, 3),
+    "thousand": (thousand, 3),
 }
 """By name, with the number of rounds that are counted."""
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -22,10 +25,11 @@ from engine.errors import (
     Unauthorized,
     Unavailable,
 )
+from engine.image.model import Progress
 from tests.contract import fake_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     Talk = Callable[[aiohttp.ClientSession], Awaitable[None]]
 
@@ -248,6 +252,44 @@ def test_a_failure_of_ours_says_no_more_than_its_kind(tmp_path: Path) -> None:
     async def conversation(session: aiohttp.ClientSession) -> None:
         found = await ask(session, "POST", "/containers/web/pause")
         assert found == (500, {"message": "internal error: ZeroDivisionError"})
+
+    talk(tmp_path, conversation, fake)
+
+
+def test_a_body_that_fails_on_its_way_is_cut_off(tmp_path: Path) -> None:
+    """An answer about it would be taken for a part of it, and its end for the whole."""
+    fake = fake_engine.engine()
+
+    async def save(names: object, *, platform: object) -> AsyncGenerator[bytes]:
+        yield b"first"
+        raise ZeroDivisionError
+
+    fake.images = SimpleNamespace(save=save)
+
+    async def conversation(session: aiohttp.ClientSession) -> None:
+        async with session.get("/images/get?names=a") as response:
+            assert response.status == 200
+            with pytest.raises(aiohttp.ClientPayloadError, match="not completed"):
+                await response.read()
+
+    talk(tmp_path, conversation, fake)
+
+
+def test_progress_that_fails_on_its_way_says_so(tmp_path: Path) -> None:
+    fake = fake_engine.engine()
+
+    async def push(ref: object, **_: object) -> AsyncGenerator[Progress]:
+        yield Progress(status="begun")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/x")
+
+    fake.images = SimpleNamespace(push=push)
+
+    async def conversation(session: aiohttp.ClientSession) -> None:
+        async with session.post("/images/a/push?tag=1") as response:
+            first, last = (await response.read()).splitlines()
+        said = "/data/x: no space left on device"
+        assert json.loads(first) == {"status": "begun"}
+        assert json.loads(last) == {"errorDetail": {"message": said}, "error": said}
 
     talk(tmp_path, conversation, fake)
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.conftest import eventually, own_wharf
+from tests.support import images
+from tests.support.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,3 +124,21 @@ def test_volumes_go_with_their_container(engine: Wharf) -> None:
     assert engine.out("volume", "ls", "-q") == ""
     assert free_bytes(engine) > 3 << 20
     (engine.data_root / "filler").unlink()
+
+
+def test_a_push_needs_no_room_but_for_what_it_remembers(engine: Wharf) -> None:
+    """The layers are packed on their way; the manifest that was made is part of the image then."""
+    with Registry() as registry:
+        ref = f"{registry.host}/full/a:1"
+        image = images.on_busybox({"own": images.file(os.urandom(4 << 20))})
+        engine.docker("load", input=images.docker_archive({ref: image}))
+        fill(engine)
+        assert free_bytes(engine) == 0
+        done = engine.docker("push", ref, check=False)
+        if done.returncode:
+            assert b"no space left on device" in done.stderr
+        assert set(registry.tags("full/a")) == {"1"}
+        (engine.data_root / "filler").unlink()
+        assert "digest: sha256:" in engine.out("push", ref)
+        (digest,) = engine.inspect(ref)["RepoDigests"]
+        assert digest.partition("@")[2] == registry.tags("full/a")["1"]
