@@ -7,12 +7,16 @@ process has for itself plus its share of what it has with others.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import os
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from engine.storage import compression, layer
 from tests.bench import large
 from tests.support import images
 from tests.support.engine import Wharf
@@ -167,6 +171,35 @@ def pull(engine: Engine) -> Sample:
     return sample
 
 
+def parts(engine: Engine) -> Sample:
+    """Where the time of that pull goes: each part of it alone, in one thread; of Wharf only."""
+    sample = Sample()
+    if not isinstance(engine, Wharf):
+        return sample
+    layers = large.image().layers
+    with sample.timed("of the pull, in one thread: hash the blobs"):
+        for each in layers:
+            hashlib.sha256(each.blob).digest()
+    with sample.timed("of the pull, in one thread: inflate"):
+        for each in layers:
+            plain = compression.plain(io.BytesIO(each.blob))
+            while plain.read(1 << 20):
+                pass
+    with sample.timed("of the pull, in one thread: hash the tars"):
+        for each in layers:
+            hashlib.sha256(each.tar).digest()
+    with tempfile.TemporaryDirectory(dir=engine.root) as folder:
+        os.sync()
+        with sample.timed(
+            "of the pull, in one thread: read and hash the tars, make the files, sync"
+        ):
+            for number, each in enumerate(layers):
+                target = os.path.join(folder, str(number))
+                os.mkdir(target)
+                layer.stage(io.BytesIO(each.tar), target, is_plain=True)
+    return sample
+
+
 def archives(engine: Engine) -> Sample:
     """The same image as an archive, in and out, and to a registry that has nothing of it."""
     sample = Sample()
@@ -201,9 +234,9 @@ def archives(engine: Engine) -> Sample:
 def thousand(engine: Engine) -> Sample:
     """Many images, of one layer each."""
     sample = Sample()
-    layer = images.Layer(images.tar({"file": images.file(b"one for all")}))
+    shared = images.Layer(images.tar({"file": images.file(b"one for all")}))
     many = {
-        f"bench/many:{number}": images.Image((layer,), {"Labels": {"number": str(number)}})
+        f"bench/many:{number}": images.Image((shared,), {"Labels": {"number": str(number)}})
         for number in range(MANY)
     }
     engine.call("POST", "/images/load", images.docker_archive(many), timeout=PULL_TIMEOUT_S)
@@ -225,6 +258,7 @@ MEASURES: dict[str, tuple[Callable[[Engine], Sample], int]] = {
     "fleet": (fleet, 3),
     "memory": (memory, 3),
     "pull": (pull, 3),
+    "parts": (parts, 3),
     "archives": (archives, 3),
     "thousand": (thousand, 3),
 }

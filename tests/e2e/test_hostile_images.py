@@ -378,3 +378,90 @@ def test_i1_a_manifest_that_lies_is_refused(engine: Engine, name: str, name_of_l
         good = f"{registry.host}/{name}:good"
         engine.docker("pull", good)
         engine.docker("rmi", "-f", good)
+
+
+# I5
+
+OUT = "../" * 12 + "etc/shadow"
+
+
+def led_out(trick: str, image: images.Image, ref: str) -> bytes:
+    """An archive of the image, of which one name leads to a file of the host."""
+    tree: images.Tree = {
+        "config.json": images.file(image.config_bytes),
+        "l/layer.tar": images.file(image.layers[0].tar),
+    }
+    entry: dict[str, Any] = {"Config": "config.json", "RepoTags": [ref], "Layers": ["l/layer.tar"]}
+    match trick:
+        case "layer above":
+            entry["Layers"] = [OUT]
+        case "layer absolute":
+            entry["Layers"] = ["/etc/shadow"]
+        case "config above":
+            entry["Config"] = OUT
+        case "layer is a link above":
+            tree["l/layer.tar"] = images.symlink("../" + OUT)
+        case "layer is an absolute link":
+            tree["l/layer.tar"] = images.symlink("/etc/shadow")
+        case "layer is a hard link":
+            tree["l/layer.tar"] = images.hardlink("/etc/shadow")
+        case "folder is a link":
+            tree = {"config.json": tree["config.json"], "l": images.symlink("/etc")}
+            entry["Layers"] = ["l/shadow"]
+        case "config is a link":
+            tree["config.json"] = images.symlink("/etc/shadow")
+        case "manifest is a link":
+            return images.tar(tree | {"manifest.json": images.symlink("/etc/shadow")})
+        case _:
+            raise AssertionError(trick)
+    return images.tar(tree | {"manifest.json": images.file(json.dumps([entry]).encode())})
+
+
+@pytest.mark.parametrize(
+    "trick",
+    [
+        "layer above",
+        "layer absolute",
+        "config above",
+        "layer is a link above",
+        "layer is an absolute link",
+        "layer is a hard link",
+        "folder is a link",
+        "config is a link",
+        "manifest is a link",
+    ],
+)
+def test_i5_an_archive_leads_to_no_file_of_the_host(engine: Engine, name: str, trick: str) -> None:
+    layer = images.Layer(images.tar({"a": images.file(name.encode())}))
+    data = led_out(trick, images.Image((layer,)), f"{name}:1")
+    done = engine.docker("load", input=data, check=False)
+    assert done.returncode == 1, done.stdout
+    assert b"root:" not in done.stdout + done.stderr
+    assert engine.docker("image", "inspect", f"{name}:1", check=False).returncode == 1
+
+
+def test_i5_an_id_is_what_the_content_says(engine: Engine, name: str) -> None:
+    image = images.Image((images.Layer(images.tar({"a": images.file(name.encode())})),))
+    claimed = "0" * 64
+    data = images.tar(
+        {
+            f"{claimed}.json": images.file(image.config_bytes),
+            "layer.tar": images.file(image.layers[0].tar),
+            "manifest.json": images.file(
+                json.dumps(
+                    [
+                        {
+                            "Config": f"{claimed}.json",
+                            "RepoTags": [f"{name}:1"],
+                            "Layers": ["layer.tar"],
+                        }
+                    ]
+                ).encode()
+            ),
+        }
+    )
+    engine.docker("load", input=data)
+    try:
+        assert engine.inspect(f"{name}:1")["Id"] == image.id
+    finally:
+        engine.docker("rmi", f"{name}:1")
