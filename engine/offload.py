@@ -27,9 +27,10 @@ log = logging.getLogger(__name__)
 
 # Disk work waits for the device, unpacking keeps a core busy each (the codecs release the GIL), and
 # kernel work (netlink, cgroups, mounts) is short but may not queue behind either. What is unpacked
-# behind its download waits for the network as well, and not in the way of what is here already.
+# behind its download waits for the network as well, and not in the way of what is here already. A
+# layer is packed a piece at a time, each for a registry that waits: not behind whole layers.
 ARRIVALS = 4
-_SIZES = {"disk": 8, "unpack": 4, "arrival": ARRIVALS, "kernel": 8}
+_SIZES = {"disk": 8, "unpack": 4, "pack": 4, "arrival": ARRIVALS, "kernel": 8}
 _pools: dict[str, ThreadPoolExecutor] = {}
 
 # A path that a user named may lie on a server that never answers, and whoever looks there waits as
@@ -61,8 +62,13 @@ async def disk(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 async def unpack(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `fn`, which decompresses, hashes, packs or unpacks: long and busy."""
+    """Run `fn`, which decompresses, hashes and unpacks: long and busy."""
     return await _run("unpack", fn, *args, **kwargs)
+
+
+async def pack(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `fn`, which packs a piece of a layer."""
+    return await _run("pack", fn, *args, **kwargs)
 
 
 async def arrival(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -173,6 +173,7 @@ class Catalog:
         image_id: ImageId,
         *,
         names: Iterable[Reference] = (),
+        digest_names: Iterable[Reference] = (),
         documents: Collection[Digest] = (),
         parent: ImageId | None = None,
         is_built_locally: bool = False,
@@ -181,7 +182,9 @@ class Catalog:
         """Make an image visible and give it names; its config is in the content store already.
 
         Layers and documents are there and held by a lease. An image that is there already gets the
-        names and documents besides its own. Raises InvalidDocument, MissingLayer.
+        names and documents besides its own. Of the names by digest in `digest_names` one that means
+        another image goes on meaning that: an index is one digest for all its platforms. Raises
+        InvalidDocument, MissingLayer.
         """
         with self._changes:
             known = self._known.copy()
@@ -195,6 +198,7 @@ class Catalog:
                     last_tagged_ns=time.time_ns() if is_tagged_now else row.last_tagged_ns,
                 )
             stored = [name.stored() for name in names]
+            stored += self._still_free(image_id, digest_names)
             with self._database.transaction():
                 self._image_rows.put(image_id, msgspec.json.encode(row))
                 for name in stored:
@@ -215,11 +219,18 @@ class Catalog:
         with self._changes:
             if image_id not in self._known.images:
                 return False
-            try:
-                self.put(image_id, names=(name,), documents=(document,))
-            except failure.DigestTaken as exc:
-                log.error("%s of %s means another image: %s", document, name, exc)
+            self.put(image_id, digest_names=(name,), documents=(document,))
             return True
+
+    def _still_free(self, image_id: ImageId, names: Iterable[Reference]) -> list[Reference]:
+        free: list[Reference] = []
+        for name in names:
+            stored = name.stored()
+            if self._known.names.get(str(stored), image_id) == image_id:
+                free.append(stored)
+            else:
+                log.info("%s means another image than %s, and goes on doing so", stored, image_id)
+        return free
 
     def _count(self, before: Image | None, row: ImageRow, config: ImageConfig) -> None:
         """What the image stands on is needed once more; what it stood on already, was so."""

@@ -10,7 +10,9 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from engine import offload
 from engine.errors import WharfError
+from engine.image import failure
 from engine.image.model import Progress
 
 if TYPE_CHECKING:
@@ -75,7 +77,8 @@ async def with_progress(
 ) -> AsyncGenerator[Progress]:
     """What `work` sends to the channel while it runs; ends with it, ends it when closed.
 
-    What it raises is raised before the first progress, and is the last one afterwards.
+    What it raises is raised before the first progress, and is the last one afterwards. An OSError
+    is the disk's.
     """
     task = asyncio.get_running_loop().create_task(work, name=name)
     task.add_done_callback(lambda _: channel.close())
@@ -85,10 +88,19 @@ async def with_progress(
             has_begun = True
             yield progress
         await task
-    except WharfError as exc:
+    except (WharfError, OSError) as exc:
+        error = exc if isinstance(exc, WharfError) else failure.of_disk(exc)
         if not has_begun:
-            raise
-        yield Progress(error=str(exc))
+            raise error from exc
+        yield Progress(error=str(error))
     finally:
         task.cancel()
-        await asyncio.wait((task,))
+        # Whoever cleans up behind this, even cancelled once more, finds that it has ended.
+        await offload.to_the_end(_ended(task))
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """How it ended was told, or nobody is there to be told."""
+    await asyncio.wait((task,))
+    if not task.cancelled():
+        task.exception()

@@ -61,7 +61,7 @@ class Packed:
         if self._is_closed:
             self._hop = None
         else:
-            self._hop = asyncio.ensure_future(offload.unpack(next, self._pieces, None))
+            self._hop = asyncio.ensure_future(offload.pack(next, self._pieces, None))
 
     def _tell(self, *, is_last: bool) -> None:
         now = time.monotonic()

@@ -298,15 +298,17 @@ class _Pull:
         """Config and layers; what is to be put, and its documents."""
         manifest = path[-1].document
         assert isinstance(manifest, Manifest)
-        image_id = ImageId(digests.parse(manifest.config.digest))
         documents = [(one.descriptor.digest, one.data) for one in path]
+        image_id = ImageId(digests.parse(manifest.config.digest))
         if await self._puller.has_image(image_id):
             config = await offload.disk(self._puller.config, image_id)
         else:
             check_media_types(manifest)
             data = await self._config(manifest.config)
             config = decode_config(data)
-            documents.append((manifest.config.digest, data))
+            # An image is called so wherever it comes from, though the registry may say sha512.
+            image_id = ImageId(digests.of(data))
+            documents.append((digests.parse(image_id), data))
             check_config(config, manifest)
             await self._layers(manifest.layers, config.diff_ids, lease)
         pulled = Pulled(
@@ -315,7 +317,7 @@ class _Pull:
             top_layer=digests.chain_id(config.diff_ids),
             digest=path[0].descriptor.digest,
             manifest_digest=path[-1].descriptor.digest,
-            documents=(*(one.descriptor.digest for one in path), manifest.config.digest),
+            documents=(*(one.descriptor.digest for one in path), digests.parse(image_id)),
             layers=tuple(zip(config.diff_ids, manifest.layers, strict=False)),
             brought=tuple(self._brought),
         )

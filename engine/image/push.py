@@ -85,6 +85,9 @@ class Local(Protocol):
     def put_pushed(self, pushed: Pushed) -> None:
         """Keep the manifest and the repository digest of an image, if it is still here."""
 
+    async def sweep(self) -> None:
+        """Remove what nothing names any more."""
+
 
 class Pusher:
     """Pushes out of one engine's stores."""
@@ -184,7 +187,8 @@ class Pusher:
         image = self._local.image(image_id)
         if image is None:
             raise NoSuchImage(image_id)
-        lease.add(image_id)
+        for document in (image_id, *image.row.documents):
+            lease.add(document)
         layers: list[Layer] = []
         for chain_id in digests.chain_ids(image.diff_ids):
             layer = self._snapshots.find_layer(chain_id, lease)
@@ -226,6 +230,11 @@ class Pusher:
 
         await upload.patiently(attempt, policy=self._policy, report=_tell_nobody)
 
+    async def let_go(self, image_id: ImageId) -> None:
+        """An image that was removed meanwhile left behind what the push still read."""
+        if self._local.image(image_id) is None:
+            await offload.to_the_end(self._local.sweep())
+
     async def put(self, pushed: Pushed) -> None:
         """The last step: the manifest and the repository digest are part of the image now."""
         await offload.to_the_end(offload.disk(self._put, pushed))
@@ -262,6 +271,12 @@ class _Push:
         self._send = channel.send
 
     async def run(self) -> None:
+        try:
+            await self._run()
+        finally:
+            await self._pusher.let_go(self._image_id)
+
+    async def _run(self) -> None:
         with self._pusher.lease() as lease:
             image, config, layers = await self._pusher.hold(self._image_id, lease)
             await self._layers(layers)

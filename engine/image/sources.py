@@ -8,17 +8,19 @@ of it. What a manifest merely says does not count, or it could lead a push to an
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine.errors import WharfError
 from engine.oci.digest import DiffId, Digest
 from engine.oci.document import Document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from engine.oci.descriptor import Descriptor
     from engine.storage.database import Database
@@ -44,7 +46,9 @@ class SourcesRow(Document, frozen=True, kw_only=True):
 
 
 class Sources:
-    """Thread-safe; its methods block."""
+    """Thread-safe; its methods block. What cannot be written is not remembered, and that is all:
+    the layers and the registry are as they were.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -65,7 +69,7 @@ class Sources:
 
     def add(self, diff_id: DiffId, source: Source) -> None:
         """Remember a blob that was seen to be this layer."""
-        with self._changes:
+        with self._changes, _if_there_is_room():
             self._add(diff_id, source)
 
     def _add(self, diff_id: DiffId, source: Source) -> None:
@@ -90,7 +94,7 @@ class Sources:
         `seen` are those that came just now; one that was here counts if the pair was seen before.
         """
         arrived = frozenset(seen)
-        with self._changes, self._database.transaction():
+        with self._changes, _if_there_is_room(), self._database.transaction():
             for diff_id, descriptor in layers:
                 pair = (diff_id, descriptor.digest)
                 if pair not in arrived and not self._has_seen(*pair):
@@ -108,7 +112,7 @@ class Sources:
 
     def forget(self, diff_id: DiffId, source: Source) -> None:
         """The blob is not there any more."""
-        with self._changes:
+        with self._changes, _if_there_is_room():
             before = self.of(diff_id)
             kept = tuple(one for one in before if not _is_same(one, source))
             if kept != before:
@@ -125,6 +129,14 @@ class Sources:
             gone = [key for key in known if key not in here]
             if gone:
                 self._database.delete((self._table, key) for key in gone)
+
+
+@contextlib.contextmanager
+def _if_there_is_room() -> Generator[None]:
+    try:
+        yield
+    except (WharfError, OSError) as exc:
+        log.warning("where a layer is known to be is not remembered: %s", exc)
 
 
 def _is_same(one: Source, other: Source) -> bool:

@@ -425,8 +425,12 @@ class Images:
 
     def put_pulled(self, pulled: Pulled) -> None:
         """Make a pulled image visible under its name and its repository digest."""
-        names = (pulled.ref, pulled.ref.name_only().with_digest(pulled.digest))
-        self.catalog.put(pulled.image_id, names=names, documents=pulled.documents)
+        self.catalog.put(
+            pulled.image_id,
+            names=() if pulled.ref.digest is not None else (pulled.ref,),
+            digest_names=(pulled.ref.name_only().with_digest(pulled.digest),),
+            documents=pulled.documents,
+        )
 
     def named(self, name: Reference) -> Sequence[tuple[Reference, ImageId]]:
         return self.catalog.named(name)

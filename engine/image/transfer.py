@@ -53,10 +53,13 @@ FIRST_REPORT_BYTES = 32 * 1024
 class Transfer(Joint["Layer"]):
     """One layer, which `lease` holds until nobody waits. `brought`: the blob that became it."""
 
-    def __init__(self, chain_id: ChainId, display_id: str, lease: Lease) -> None:
+    def __init__(
+        self, chain_id: ChainId, display_id: str, lease: Lease, parent: Transfer | ChainId | None
+    ) -> None:
         super().__init__(display_id)
         self.chain_id = chain_id
         self.lease = lease
+        self.parent = parent
         self.brought: Digest | None = None
 
 
@@ -98,9 +101,9 @@ class Transfers:
         below = parent.chain_id if isinstance(parent, Transfer) else parent
         chain_id = next_chain_id(below, diff_id)
         transfer = self._running.get(chain_id)
-        if transfer is None:
+        if transfer is None or not self._may_succeed(transfer):
             display_id = ids.short(digests.encoded(descriptor.digest))
-            transfer = Transfer(chain_id, display_id, self._snapshots.lease())
+            transfer = Transfer(chain_id, display_id, self._snapshots.lease(), parent)
             self._running[chain_id] = transfer
             work = _Work(
                 self._content,
@@ -127,6 +130,16 @@ class Transfers:
         self._forget(transfer)
         await transfer.end()
         transfer.lease.close()
+
+    def _may_succeed(self, transfer: Transfer) -> bool:
+        """Not upon a layer whose transfer has failed, or is being ended: whoever waits for that one
+        leaves this one as well, but those who come now have begun the lower one anew.
+        """
+        below = transfer.parent
+        if not isinstance(below, Transfer) or self._running.get(below.chain_id) is below:
+            return True
+        task = below.task
+        return task is not None and task.done() and not task.cancelled() and not task.exception()
 
     def _forget(self, transfer: Transfer) -> None:
         """Nobody joins it any more: a layer that is there is found, a failure is not shared."""

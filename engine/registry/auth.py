@@ -22,6 +22,7 @@ import msgspec
 
 from engine.errors import EngineError, WharfError
 from engine.registry import failure
+from engine.registry.download import mistake
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -143,6 +144,8 @@ class Authorizer:
         realm = parameters.get("realm", "")
         if not realm:
             raise failure.Final("no realm specified for token auth challenge")
+        if (said := mistake(realm)) is not None:
+            raise failure.Final(f'parse "{realm}": {said}')
         service = parameters.get("service", "")
         if self.identity_token:
             answer = await self._post(realm, service, scopes)

@@ -328,7 +328,10 @@ def _next_page(link: str) -> str | None:
     found = re.match(r'\s*<([^>]*)>\s*;.*\brel="?next"?', link)
     if found is None:
         return None
-    query = urlsplit(found[1]).query
+    try:
+        query = urlsplit(found[1]).query
+    except ValueError:
+        return None
     return f"tags/list?{query}" if query else None
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from engine import offload
-from engine.errors import EngineError, WharfError
+from engine.errors import EngineError, NoSpace, WharfError
 from engine.oci import digest as digests
 from engine.registry import failure
 from engine.registry.client import UnknownBlob, Unsupported, VerificationFailed
@@ -39,7 +39,7 @@ BATCH_S = 0.1
 REPORT_EVERY_S = 0.1
 LAYER = "filesystem layer"
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 _FINAL_CODES = frozenset({"UNAUTHORIZED", "UNSUPPORTED", "DENIED", "NAME_UNKNOWN", "BLOB_UNKNOWN"})
 
 
@@ -300,7 +300,7 @@ async def failure_of(response: Response) -> WharfError:
     found = await response.failure()
     retry_after = response.header("Retry-After")
     if isinstance(found, failure.Refusal) and retry_after.isdecimal():
-        found.retry_after_s = min(int(retry_after), 3600)
+        found.retry_after_s = min(int(retry_after[:9]), 3600)
     return found
 
 
@@ -313,7 +313,7 @@ def may_retry(exc: WharfError) -> bool:
             return may_retry(exc.cause)
         case failure.Unexplained() | failure.Final() | UnknownBlob() | VerificationFailed():
             return False
-        case Unsupported() | Stray():
+        case Unsupported() | Stray() | NoSpace():
             return False
         case _:
             return True

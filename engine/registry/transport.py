@@ -62,7 +62,7 @@ LONGEST_HEADER = 32 * 1024  # signed URLs of object stores are long
 _METADATA = ipaddress.ip_address("fd00:ec2::254")
 
 
-_FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
+_FAILURES = (aiohttp.ClientError, OSError, TimeoutError, UnicodeError)  # a name IDNA cannot spell
 
 
 class Unreachable(EngineError):
@@ -213,6 +213,7 @@ class Response:
     method: str
     url: str
     _inner: aiohttp.ClientResponse = field(repr=False)
+    _is_elsewhere: bool = False  # of an origin that a redirect led to
 
     @property
     def status(self) -> int:
@@ -245,7 +246,8 @@ class Response:
 
     @property
     def challenges(self) -> tuple[Challenge, ...]:
-        if self.status != 401:
+        """How to say who asks; nobody is told that only a redirect led to (CVE-2020-15157)."""
+        if self.status != 401 or self._is_elsewhere:
             return ()
         return parse_challenges(self._inner.headers.getall("WWW-Authenticate", []))
 
@@ -379,7 +381,9 @@ class Transport:
         for _ in range(MOST_REDIRECTS + 1):
             self._check(origin, method, at)
             data = form if form is not None else body
-            async with self._once(origin, method, at, sent, data, timeouts) as response:
+            is_elsewhere = _origin_of(at) != first
+            once = self._once(origin, method, at, sent, data, timeouts, is_elsewhere=is_elsewhere)
+            async with once as response:
                 location = response.header("Location")
                 target = _target(method, at, response.status, location, data)
                 if target is None:
@@ -410,6 +414,8 @@ class Transport:
         headers: Mapping[str, str],
         data: Mapping[str, str] | Body | None,
         timeouts: Timeouts,
+        *,
+        is_elsewhere: bool,
     ) -> AsyncGenerator[Response]:
         is_home = origin.is_home(url)
         proxy = self._proxies.for_url(url)
@@ -438,7 +444,7 @@ class Transport:
                     timeout=timeout,
                 )
         try:
-            yield Response(method, _shown(url), response)
+            yield Response(method, _shown(url), response, is_elsewhere)
         finally:
             # Whoever did not read to the end does not want the rest: end the connection.
             response.close()
@@ -485,7 +491,7 @@ async def addresses_of(name: str) -> list[str]:
     """The addresses of a host's name; none where it cannot be resolved."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(name, None)
-    except OSError:
+    except (OSError, UnicodeError):
         return []
     return [str(entry[4][0]) for entry in found]
 

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import tarfile
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -233,6 +234,26 @@ def test_pull_picks_the_platform(engine: Engine, tag: str, registry: Registry) -
     engine.docker("rmi", "-f", ref)
     done = engine.docker("pull", "--platform", "linux/s390x", ref, check=False)
     assert b"no matching manifest for linux/s390x in the manifest list entries" in done.stderr
+
+
+def test_pull_another_platform_of_a_tag(engine: Engine, tag: str, registry: Registry) -> None:
+    """The tag moves; the digest is the index's, and goes on meaning what came first."""
+    mine = three_layers(tag)
+    other = images.Image((images.Layer(images.tar({"a": images.file(tag.encode())})),))
+    other = replace(other, architecture="s390x")
+    registry.add(f"{tag}:1", images.Index((mine, other)))
+    ref = f"{registry.host}/{tag}:1"
+    engine.docker("pull", ref)
+    said = engine.out("pull", "--platform", "linux/s390x", ref)
+    assert "Status: Downloaded newer image" in said
+    assert engine.inspect(ref)["Id"] == other.id
+    assert engine.inspect(other.id)["RepoDigests"] == []
+    (digest,) = engine.inspect(mine.id)["RepoDigests"]
+    assert engine.inspect(mine.id)["RepoTags"] == []
+    engine.docker("pull", ref)
+    assert engine.inspect(ref)["Id"] == mine.id
+    assert engine.inspect(mine.id)["RepoDigests"] == [digest]
+    engine.docker("rmi", "-f", mine.id, other.id)
 
 
 def test_pull_what_is_not_there(engine: Engine, tag: str, registry: Registry) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from engine.errors import NoSpace
 from engine.image.sources import MOST, Source, Sources
 from engine.image.uploads import mountable, rank
 from engine.oci import reference
@@ -45,6 +46,23 @@ def test_the_newest_is_last_and_there_are_only_so_many(database: Database) -> No
     assert len(found) == MOST
     assert found[-1] == source(10)
     assert found[0] == source(3)
+
+
+def test_a_full_disk_only_costs_the_memory_of_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sources = Sources(database)
+    sources.add(LAYER, source(1))
+
+    def full(*_: object) -> None:
+        raise NoSpace("db")
+
+    monkeypatch.setattr(sources._table, "put", full)
+    sources.add(LAYER, source(2))
+    layers = [(LAYER, Descriptor(digest=digest(3), size=3))]
+    sources.add_pulled("r.example/a", layers, [(LAYER, digest(3))])
+    assert sources.of(LAYER) == (source(1),)
+    assert caplog.text.count("no space left on device") == 2
 
 
 def test_one_that_is_gone_is_forgotten(database: Database) -> None:

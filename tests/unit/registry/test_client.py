@@ -406,6 +406,30 @@ def test_a_realm_that_redirects_gets_no_password() -> None:
         assert [s.authorization for s in elsewhere.requests] == [""]
 
 
+@pytest.mark.parametrize("kind", [Basic(username="u", password="p"), Bearer()], ids=repr)
+def test_a_place_that_the_ping_is_led_to_gets_no_password(kind: Basic | Bearer) -> None:
+    with Registry(auth=kind) as elsewhere, Registry() as registry:
+        moved = Answer(302, headers={"Location": f"{elsewhere.url}/v2/"})
+        registry.fault("GET", "^/v2/$", moved)
+        registry.add("a/b:1", SMALL)
+        auth = RegistryAuth(username="user", password="pass")
+        assert resolve(f"{registry.host}/a/b:1", auth=auth).data == SMALL.manifest
+        assert {s.authorization for s in elsewhere.requests} == {""}
+
+
+def test_a_realm_that_is_no_url_is_told() -> None:
+    with Registry() as registry:
+        asks = {"WWW-Authenticate": 'Bearer realm="https://[x"'}
+        registry.fault("GET", "^/v2/$", Answer(401, headers=asks))
+        with pytest.raises(errors.WharfError, match=r"missing '\]' in host"):
+            resolve(f"{registry.host}/a/b:1")
+
+
+def test_a_name_that_is_none_is_told() -> None:
+    with pytest.raises(errors.WharfError):
+        resolve(f"{'a' * 70}.invalid/a/b:1")
+
+
 # Login
 
 
