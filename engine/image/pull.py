@@ -57,6 +57,8 @@ log = logging.getLogger(__name__)
 RESERVED_NAME = "scratch"
 DEEPEST_INDEX = 8
 """An index may name indexes; one that goes on like this is no image."""
+MOST_DOCUMENTS = 64
+"""Of an index and those in it, tried for one that has the platform."""
 CONFIG_ATTEMPTS = 5
 CONFIG_DELAY_S = 0.25
 
@@ -256,6 +258,7 @@ class _Pull:
         self._wanted = wanted
         self._send = channel.send
         self._brought: list[tuple[DiffId, Digest]] = []
+        self._documents_left = MOST_DOCUMENTS
 
     async def run(self) -> bool:
         """Whether the name means another image now than before."""
@@ -276,9 +279,10 @@ class _Pull:
             return (found,)
         host = await offload.disk(host_platform)
         for descriptor in choose(found.document, self._wanted or host):
-            inner = await self._document(descriptor)
-            if deepest == 0:
+            if deepest == 0 or self._documents_left == 0:
                 break
+            self._documents_left -= 1
+            inner = await self._document(descriptor)
             try:
                 return (found, *await self._descend(inner, deepest - 1))
             except NoMatchingManifest:
@@ -305,7 +309,7 @@ class _Pull:
         else:
             check_media_types(manifest)
             data = await self._config(manifest.config)
-            config = decode_config(data)
+            config = await offload.disk(decode_config, data)
             # An image is called so wherever it comes from, though the registry may say sha512.
             image_id = ImageId(digests.of(data))
             documents.append((digests.parse(image_id), data))

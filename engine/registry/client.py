@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from engine import offload
 from engine.errors import EngineError, InvalidParameter, Unauthorized, WharfError
 from engine.oci import digest as digests
 from engine.oci import media_type
@@ -254,7 +255,8 @@ class Repository:
         if digest is not None:
             verify("manifest", digest, data)
         try:
-            return resolved(ref, digest or digests.of(data), data, content_type)
+            # In a thread: what is made to be hard to read keeps one busy for a second.
+            return await offload.disk(resolved, ref, digest or digests.of(data), data, content_type)
         except InvalidDocument as exc:
             raise MalformedManifest(exc, content_type) from exc
 
