@@ -10,16 +10,16 @@ swept at the end, as after a crash.
 from __future__ import annotations
 
 import asyncio
-import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from engine import offload
-from engine.errors import EngineError, WharfError
+from engine.errors import EngineError
 from engine.image import archive, encoding, spool
 from engine.image.failure import InvalidArchive
 from engine.image.model import Progress
+from engine.image.staging import discard, stage
 from engine.oci import digest as digests
 from engine.oci import media_type
 from engine.oci import platform as platforms
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from engine.storage.content import Content
     from engine.storage.leases import Lease
     from engine.storage.snapshots import Layer, Snapshots, StagedLayer
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 AT_ONCE = 3
 """Layers of one archive that are unpacked side by side; the pool has four threads for all."""
@@ -83,7 +86,6 @@ class Loader:
         self._snapshots = snapshots
         self._folder = folder
         self._on_loaded = on_loaded
-        self._cancelled = threading.Event()
 
     async def run(
         self, chunks: AsyncIterator[bytes], platform: Platform | None, channel: Channel, quiet: bool
@@ -91,8 +93,8 @@ class Loader:
         """Load everything; progress goes to the channel. Raises WharfError, OSError."""
         received = await spool.receive(chunks, self._folder)
         try:
-            received = await offload.unpack(spool.plain, received, self._folder)
-            opened = await offload.disk(spool.open_archive, received)
+            received = await spool.plain(received, self._folder)
+            opened = await spool.open_archive(received)
             with self._snapshots.lease() as lease:
                 await self._load(opened, platform, channel, quiet, lease)
         except BaseException:
@@ -100,8 +102,7 @@ class Loader:
             await offload.to_the_end(offload.disk(self._catalog.sweep))
             raise
         finally:
-            self._cancelled.set()
-            received.close()
+            await spool.close(received)
 
     async def _load(
         self,
@@ -114,18 +115,18 @@ class Loader:
         if opened.find(archive.MANIFEST) is None and not _is_layout(opened):
             await self._load_legacy(opened, channel, quiet, lease)
             return
-        planned = await offload.disk(plan, opened, platform)
+        planned = await _read(opened, plan, platform)
         ids: list[ImageId] = []
         has_names = False
         for one in planned:
             await self._layers(opened, one, channel, quiet, lease)
             for name in one.names:
                 self._announce(name, one.id, channel)
-            await offload.disk(self._put, one, lease)
+            await _disk(self._put, one, lease)
             ids.append(one.id)
             has_names = bool(one.names)
             self._on_loaded(one.id)
-        await offload.disk(self._link_parents, planned)
+        await _disk(self._link_parents, planned)
         if not has_names:
             for image_id in ids:
                 channel.send(Progress(stream=f"Loaded image ID: {image_id}\n"))
@@ -152,7 +153,7 @@ class Loader:
         below: ChainId | None = None
         here = 0
         for diff_id in planned.diff_ids:
-            found = await offload.disk(self._snapshots.adopt_layer, diff_id, below, lease)
+            found = await _disk(self._snapshots.adopt_layer, diff_id, below, lease)
             if found is None:
                 break
             below, here = found.chain_id, here + 1
@@ -167,8 +168,7 @@ class Loader:
                 staged = await _of_place(task, place)
                 below = (await self._commit(staged, below, lease)).chain_id
         except BaseException:
-            self._cancelled.set()
-            await _discard(tasks)
+            await offload.to_the_end(_discard(tasks))
             raise
 
     async def _stage(
@@ -181,16 +181,9 @@ class Loader:
         gate: asyncio.Semaphore,
     ) -> StagedLayer:
         async with gate:
-            if self._cancelled.is_set():
-                raise InterruptedError("loading was cancelled")
             stream = opened.open(name)
             shown = digests.encoded(diff_id)[:12] if diff_id else name[:12]
-            staging = offload.unpack(
-                self._snapshots.stage_layer,
-                stream,
-                diff_id=diff_id,
-                is_cancelled=self._cancelled.is_set,
-            )
+            staging = stage(self._snapshots, stream, diff_id=diff_id)
             if quiet:
                 return await staging
             return await _watched(staging, stream, opened.size(name), shown, channel)
@@ -224,20 +217,20 @@ class Loader:
         self, opened: Archive, channel: Channel, quiet: bool, lease: Lease
     ) -> None:
         loaded: dict[str, Planned] = {}
-        for old in await offload.disk(legacy_order, opened):
+        for old in await _read(opened, legacy_order):
             below = loaded[old.config.parent] if old.config.parent else None
             diff_id = await self._legacy_layer(opened, old.old_id, below, channel, quiet, lease)
             image = modern(old, below, diff_id)
-            await offload.disk(self._put, image, lease)
+            await _disk(self._put, image, lease)
             if below is not None:
-                await offload.disk(self._set_parent, image.id, below.id)
+                await _disk(self._set_parent, image.id, below.id)
             loaded[old.old_id] = image
-        for name, old_id in await offload.disk(legacy_names, opened):
+        for name, old_id in await _read(opened, legacy_names):
             if old_id not in loaded:
                 raise InvalidArchive(f"invalid target ID: {old_id}")
             planned = loaded[old_id]
             self._announce(name, planned.id, channel)
-            await offload.disk(self._name, planned.id, name)
+            await _disk(self._name, planned.id, name)
 
     async def _legacy_layer(
         self,
@@ -256,8 +249,7 @@ class Loader:
             staged = await asyncio.shield(task)
             return (await self._commit(staged, parent, lease)).diff_id
         except BaseException:
-            self._cancelled.set()
-            await _discard([task])
+            await offload.to_the_end(_discard([task]))
             raise
 
     async def _commit(self, staged: StagedLayer, parent: ChainId | None, lease: Lease) -> Layer:
@@ -271,6 +263,22 @@ class Loader:
         self._catalog.put(image_id, names=(name,))
 
 
+async def _disk(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `fn` to its end, also for a client that left: the lease is not to be closed before."""
+    return await offload.to_the_end(offload.disk(fn, *args, **kwargs))
+
+
+async def _read(
+    opened: Archive,
+    fn: Callable[Concatenate[Archive, P], T],
+    /,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Run `fn`, which reads the archive."""
+    return await spool.reading(opened.spool, offload.disk(fn, opened, *args, **kwargs))
+
+
 async def _of_place(task: asyncio.Task[StagedLayer], place: int) -> StagedLayer:
     """What the task staged; a layer of other content is named by its place in the image."""
     try:
@@ -282,11 +290,13 @@ async def _of_place(task: asyncio.Task[StagedLayer], place: int) -> StagedLayer:
 
 
 async def _discard(tasks: list[asyncio.Task[StagedLayer]]) -> None:
-    """Wait for layers that are being unpacked, and remove them; those committed stay."""
+    """End what is being unpacked, and remove what was; layers committed stay."""
     for task in tasks:
-        with suppress(WharfError, OSError):
-            staged = await asyncio.shield(task)
-            await offload.disk(staged.discard)
+        task.cancel()
+    for staged in await asyncio.gather(*tasks, return_exceptions=True):
+        if not isinstance(staged, BaseException):
+            with suppress(OSError):
+                await discard(staged)
 
 
 async def _watched(

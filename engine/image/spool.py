@@ -12,15 +12,18 @@ import json
 import os
 import posixpath
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from engine import offload
 from engine.image.failure import InvalidArchive
+from engine.image.staging import until_stopped
 from engine.storage import compression, tar
-from engine.storage.compression import CorruptStream
+from engine.storage.compression import CorruptStream, SourceFailed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+T = TypeVar("T")
 
 WRITE_BYTES = 1 << 20
 COPY_BYTES = 1 << 20
@@ -29,18 +32,18 @@ DEEPEST_LINK = 16
 
 
 class Range(io.RawIOBase):
-    """A part of a file as a stream of its own; several may be read at once, each by one thread."""
+    """A part of a spool as a stream of its own; several may be read at once, each by one thread."""
 
-    def __init__(self, fd: int, offset: int, length: int) -> None:
+    def __init__(self, spool: Spool, offset: int, length: int) -> None:
         super().__init__()
-        self._fd = fd
+        self._spool = spool
         self._offset = offset
         self._left = length
         self.consumed = 0
 
     def read(self, n: int = -1, /) -> bytes:
         wanted = self._left if n < 0 else min(n, self._left)
-        data = os.pread(self._fd, wanted, self._offset) if wanted else b""
+        data = self._spool.read_at(self._offset, wanted) if wanted else b""
         self._offset += len(data)
         self._left -= len(data)
         self.consumed += len(data)
@@ -55,11 +58,12 @@ class Range(io.RawIOBase):
 
 
 class Spool:
-    """A file that nobody else can name; `close` ends it."""
+    """A file that nobody else can name; `close` ends it, when no thread works on it any more."""
 
     def __init__(self, folder: str) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (see `close`)
+        self._is_stopped = False
         self.bytes = 0
 
     def write(self, data: bytes) -> None:
@@ -69,15 +73,31 @@ class Spool:
         self.bytes += len(data)
 
     def reader(self, offset: int = 0, length: int | None = None) -> Range:
-        return Range(self._file.fileno(), offset, self.bytes - offset if length is None else length)
+        return Range(self, offset, self.bytes - offset if length is None else length)
+
+    def read_at(self, offset: int, n: int) -> bytes:
+        """Raises InterruptedError once stopped."""
+        if self._is_stopped:
+            raise InterruptedError("reading the archive was cancelled")
+        return os.pread(self._file.fileno(), n, offset)
+
+    def stop(self) -> None:
+        """End whoever reads in a thread, at the next piece."""
+        self._is_stopped = True
 
     def close(self) -> None:
+        """Frees the file's pages, which takes a second for ten gigabytes."""
         self._file.close()
+
+
+async def close(spool: Spool) -> None:
+    """Close it in a thread."""
+    await offload.to_the_end(offload.disk(spool.close))
 
 
 async def receive(chunks: AsyncIterator[bytes], folder: str) -> Spool:
     """Write all that comes; the caller closes the spool."""
-    spool = await offload.disk(Spool, folder)
+    spool = await offload.to_the_end(offload.disk(Spool, folder), undo=close)
     try:
         pending: list[bytes] = []
         size = 0
@@ -85,27 +105,34 @@ async def receive(chunks: AsyncIterator[bytes], folder: str) -> Spool:
             pending.append(chunk)
             size += len(chunk)
             if size >= WRITE_BYTES:
-                await offload.disk(spool.write, b"".join(pending))
+                await offload.to_the_end(offload.disk(spool.write, b"".join(pending)))
                 pending, size = [], 0
         if pending:
-            await offload.disk(spool.write, b"".join(pending))
+            await offload.to_the_end(offload.disk(spool.write, b"".join(pending)))
     except BaseException:
-        spool.close()
+        await close(spool)
         raise
     return spool
+
+
+async def reading(
+    spool: Spool, call: Awaitable[T], undo: Callable[[T], Awaitable[object]] | None = None
+) -> T:
+    """Await what reads the spool in a thread; cancelled, stop all reading and wait for its end."""
+    return await until_stopped(call, spool.stop, undo)
 
 
 class Archive:
     """The members of a tar in a spool, by name. Links within it are followed, by name too."""
 
     def __init__(self, spool: Spool) -> None:
-        self._spool = spool
+        self.spool = spool
         self._files: dict[str, tuple[int, int]] = {}
         self._links: dict[str, str] = {}
         self._index()
 
     def _index(self) -> None:
-        stream = self._spool.reader()
+        stream = self.spool.reader()
         reader = tar.Reader(stream, _ignore, skip=stream.skip)
         while (header := reader.next()) is not None:
             if _leads_out(header.name):
@@ -154,14 +181,14 @@ class Archive:
 
     def open(self, name: str) -> Range:
         """A reader of the member; raises InvalidArchive if there is none."""
-        return self._spool.reader(*self._range(name))
+        return self.spool.reader(*self._range(name))
 
     def read(self, name: str, *, largest_bytes: int) -> bytes:
         """The whole of a document."""
         offset, size = self._range(name)
         if size > largest_bytes:
             raise InvalidArchive(f"{name} is larger than {largest_bytes} bytes")
-        return self._spool.reader(offset, size).read()
+        return self.spool.reader(offset, size).read()
 
 
 def _ignore(_: bytes) -> None:
@@ -186,11 +213,15 @@ def _clean_text(name: str) -> str:
     return posixpath.normpath("/" + name).lstrip("/")
 
 
-def plain(spool: Spool, folder: str) -> Spool:
+async def plain(spool: Spool, folder: str) -> Spool:
     """The spool itself if it is not compressed, else a plain copy; the former is closed then.
 
     Raises CorruptStream.
     """
+    return await reading(spool, offload.unpack(_plain, spool, folder), undo=close)
+
+
+def _plain(spool: Spool, folder: str) -> Spool:
     if compression.detect(spool.reader(0, min(10, spool.bytes)).read()) is (
         compression.Compression.NONE
     ):
@@ -200,16 +231,22 @@ def plain(spool: Spool, folder: str) -> Spool:
         stream = compression.plain(spool.reader())
         while data := stream.read(COPY_BYTES):
             copy.write(data)
-    except BaseException:
+    except BaseException as exc:
         copy.close()
+        if isinstance(exc, SourceFailed):
+            raise exc.__cause__ or exc from None
         raise
     finally:
         spool.close()
     return copy
 
 
-def open_archive(spool: Spool) -> Archive:
+async def open_archive(spool: Spool) -> Archive:
     """Look into a plain spool; raises InvalidArchive with Go's sentence."""
+    return await reading(spool, offload.disk(_open_archive, spool))
+
+
+def _open_archive(spool: Spool) -> Archive:
     try:
         return Archive(spool)
     except (tar.CorruptTar, CorruptStream) as exc:

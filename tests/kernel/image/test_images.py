@@ -18,12 +18,15 @@ import zstandard
 from engine import offload
 from engine.errors import NoSpace, NoSuchImage, WharfError
 from engine.events import EventBus
-from engine.image import archive, failure, store
+from engine.image import archive, failure, load, store
 from engine.image.importing import ImportFailed
 from engine.image.model import ImageQuery, Progress, Removed
+from engine.image.spool import Range, Spool
 from engine.image.store import Images
 from engine.oci import platform as platforms
 from engine.oci import reference
+from engine.storage.leases import Lease
+from engine.storage.snapshots import Snapshots
 from tests.kernel.storage.stores import Stores
 from tests.support.images import (
     Image,
@@ -172,7 +175,7 @@ def test_load_for_a_platform(house: House) -> None:
     assert [image.id for image in house.images.all()] == [foreign.id]
 
 
-def test_load_of_an_archive_before_1_10(house: House) -> None:
+def _before_1_10() -> bytes:
     old = {
         "aa": {"id": "aa", "created": "2014-01-01T00:00:00Z", "os": "linux", "architecture": "x"},
         "bb": {
@@ -188,7 +191,14 @@ def test_load_of_an_archive_before_1_10(house: House) -> None:
         tree[f"{old_id}/json"] = file(json.dumps(old[old_id]).encode())
         tree[f"{old_id}/layer.tar"] = file(layer.tar)
         tree[f"{old_id}/VERSION"] = file(b"1.0")
-    run(lambda: house.load(tar(tree)))
+    return tar(tree)
+
+
+OLD = _before_1_10()
+
+
+def test_load_of_an_archive_before_1_10(house: House) -> None:
+    run(lambda: house.load(OLD))
     image = house.images.find("old:1")
     assert image is not None
     assert image.diff_ids == (BASE.diff_id, TOP.diff_id)
@@ -326,6 +336,118 @@ def test_a_client_that_leaves_leaves_nothing(house: House) -> None:
         assert not list(house.stores.content.walk())
         assert house.is_empty()
     assert house.stores.unfinished() == []
+
+
+class Visit:
+    """A load whose client leaves while one of its threads is kept waiting."""
+
+    def __init__(self) -> None:
+        self.has_left = threading.Event()
+        self._is_reached = threading.Event()
+
+    def wait(self) -> None:
+        """In the thread: come here, and go on when the client has left."""
+        self._is_reached.set()
+        self.has_left.wait(10)
+
+    async def load(self, house: House, archive: bytes) -> None:
+        task = asyncio.create_task(house.load(archive, quiet=True))
+        assert await asyncio.to_thread(self._is_reached.wait, 10)
+        task.cancel()
+        await asyncio.sleep(0.1)
+        self.has_left.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+def test_a_large_file_is_not_unpacked_for_a_client_that_left(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = Image(layers=(Layer(tar({"large": file(os.urandom(20 << 20))})),))
+    archive = docker_archive({"large:1": large})
+    visit = Visit()
+    read = Range.read
+    late: list[int] = []
+
+    def watched(stream: Range, n: int = -1) -> bytes:
+        if visit.has_left.is_set():
+            late.append(n)
+        elif stream.consumed > 2 << 20:
+            visit.wait()
+        return read(stream, n)
+
+    stage_layer = house.stores.snapshots.stage_layer
+
+    def stage(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(Range, "read", watched)
+        return stage_layer(*args, **kwargs)
+
+    monkeypatch.setattr(house.stores.snapshots, "stage_layer", stage)
+    run(lambda: visit.load(house, archive))
+    assert late == []
+    assert house.is_empty()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "archive"),
+    [
+        (load, "plan", docker_archive({"one:1": ONE})),
+        (load, "legacy_order", OLD),
+        (load, "legacy_names", OLD),
+        (load.Loader, "_put", docker_archive({"one:1": ONE})),
+        (load.Loader, "_put", OLD),
+        (load.Loader, "_link_parents", docker_archive({"one:1": ONE})),
+        (load.Loader, "_set_parent", OLD),
+        (load.Loader, "_name", OLD),
+        (Snapshots, "adopt_layer", docker_archive({"one:1": ONE})),
+    ],
+)
+def test_archive_and_lease_outlive_the_threads_of_a_client_that_left(
+    house: House, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, archive: bytes
+) -> None:
+    visit = Visit()
+    order: list[str] = []
+
+    def noted(owner: object, name: str, *, is_waiting: bool) -> None:
+        inner = getattr(owner, name)
+
+        def call(*args: Any) -> Any:
+            if is_waiting:
+                visit.wait()
+            try:
+                return inner(*args)
+            finally:
+                order.append(name)
+
+        monkeypatch.setattr(owner, name, call)
+
+    noted(owner, name, is_waiting=True)
+    noted(Lease, "close", is_waiting=False)
+    noted(Spool, "close", is_waiting=False)
+    run(lambda: visit.load(house, archive))
+    assert order == [name, "close", "close"]
+    assert house.stores.unfinished() == []
+
+
+@pytest.mark.parametrize("verb", ["load"])
+def test_the_archive_is_let_go_of_in_a_thread(
+    house: House, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """The pages of ten gigabytes take a second to free."""
+    close = Spool.close
+    closers: list[str] = []
+
+    def noted(spool: Spool) -> None:
+        closers.append(threading.current_thread().name.partition("_")[0])
+        close(spool)
+
+    async def scenario() -> None:
+        async for _ in getattr(house.images, verb)(chunks(docker_archive({"one:1": ONE}))):
+            pass
+
+    monkeypatch.setattr(Spool, "close", noted)
+    run(scenario)
+    assert closers == ["disk"]
 
 
 # Save
