@@ -60,17 +60,18 @@ class Importer:
         if wanted.os != "linux":
             raise failure.UnsupportedOS
         config = changes_.apply(Config(), changes)
-        received = await spool.receive(chunks, self._folder)
         try:
-            with self._snapshots.lease() as lease:
-                staged = await self._stage(received)
-                return await offload.to_the_end(
-                    offload.disk(self._put, staged, lease, config, ref, message, wanted)
-                )
+            received = await spool.receive(chunks, self._folder)
+            try:
+                with self._snapshots.lease() as lease:
+                    staged = await self._stage(received)
+                    return await offload.to_the_end(
+                        offload.disk(self._put, staged, lease, config, ref, message, wanted)
+                    )
+            finally:
+                await spool.close(received)
         except OSError as exc:
             raise failure.of_disk(exc) from exc
-        finally:
-            received.close()
 
     async def _stage(self, received: Spool) -> StagedLayer:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import io
 import json
@@ -429,7 +430,7 @@ def test_archive_and_lease_outlive_the_threads_of_a_client_that_left(
     assert house.stores.unfinished() == []
 
 
-@pytest.mark.parametrize("verb", ["load"])
+@pytest.mark.parametrize("verb", ["load", "import_"])
 def test_the_archive_is_let_go_of_in_a_thread(
     house: House, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
@@ -584,6 +585,21 @@ def test_an_import_whose_row_cannot_be_written_leaves_nothing(
 
     monkeypatch.setattr(house.images.catalog, "put", fail)
     with pytest.raises(NoSpace):
+        run(scenario)
+    assert house.is_empty()
+
+
+def test_an_import_that_cannot_be_kept_on_disk_says_so(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def scenario() -> None:
+        await anext(house.images.import_(chunks(BASE.tar)))
+
+    monkeypatch.setattr(Spool, "write", fail)
+    with pytest.raises(failure.DiskFailed, match=r"^no space left on device$"):
         run(scenario)
     assert house.is_empty()
 
