@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from engine import ids, offload
 from engine.errors import EngineError, Forbidden, WharfError
 from engine.image.channel import Channel, with_progress
-from engine.image.failure import PlatformMismatch
+from engine.image.failure import PlatformMismatch, UnsupportedOS
 from engine.image.model import Progress
 from engine.image.remote import (
     check_config,
@@ -267,6 +267,8 @@ class _Pull:
         shown = str(self._ref) if self._ref.digest else self._ref.tag or ""
         self._send(Progress(id=shown, status=f"Pulling from {self._ref.path}"))
         path = await self._descend(found, DEEPEST_INDEX)
+        if self._wanted is not None and self._wanted.os not in ("", "linux"):
+            raise UnsupportedOS
         with self._puller.lease() as lease:
             pulled, documents = await self._bring(path, lease)
             is_new = await self._puller.put(pulled, documents)

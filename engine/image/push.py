@@ -27,11 +27,11 @@ from engine.oci.descriptor import Descriptor
 from engine.oci.document import InvalidDocument
 from engine.oci.image import Manifest, decode_manifest
 from engine.registry import upload
-from engine.registry.fetch import Policy
+from engine.registry.fetch import Policy, may_pass
 from engine.storage.content import BlobMissing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from engine.image.model import Image
     from engine.image.sources import Source, Sources
@@ -217,18 +217,24 @@ class Pusher:
         return found
 
     async def send_small(self, repository: Repository, data: bytes) -> None:
-        """A config, with the same patience as a layer."""
+        """A config."""
 
         async def attempt() -> None:
             await upload.put(repository, data)
 
-        await upload.patiently(attempt, policy=self._policy, report=_tell_nobody)
+        await self._patiently(attempt)
 
     async def send_manifest(self, repository: Repository, tag: str, kind: str, data: bytes) -> None:
         async def attempt() -> None:
             await repository.put_manifest(tag, kind, data)
 
-        await upload.patiently(attempt, policy=self._policy, report=_tell_nobody)
+        await self._patiently(attempt)
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        """dockerd has one attempt, and no line for another."""
+        await upload.patiently(
+            attempt, policy=self._policy, report=_tell_nobody, is_passing=may_pass
+        )
 
     async def let_go(self, image_id: ImageId) -> None:
         """An image that was removed meanwhile left behind what the push still read."""

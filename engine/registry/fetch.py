@@ -304,6 +304,21 @@ async def failure_of(response: Response) -> WharfError:
     return found
 
 
+def may_pass(exc: WharfError) -> bool:
+    """Whether waiting alone may help: what a registry refuses as it is, it refuses again."""
+    match exc:
+        case failure.Unprepared():
+            return may_pass(exc.cause)
+        case failure.UnexpectedStatus():
+            return exc.status >= 500
+        case failure.RefusedTooMany():
+            return True
+        case Stray():
+            return False
+        case _:
+            return isinstance(exc, Unreachable)
+
+
 def may_retry(exc: WharfError) -> bool:
     """Whether the same request may succeed later (moby distribution/errors.go retryOnError)."""
     match exc:

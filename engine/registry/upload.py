@@ -172,7 +172,11 @@ async def put(repository: Repository, data: bytes) -> Digest:
 
 
 async def patiently(
-    attempt: Callable[[], Awaitable[None]], *, policy: Policy, report: Report
+    attempt: Callable[[], Awaitable[None]],
+    *,
+    policy: Policy,
+    report: Report,
+    is_passing: Callable[[WharfError], bool] = may_retry,
 ) -> None:
     """Attempt until it is done or will never be; raises what ended the last attempt, with no word
     about the request that it came to (moby distribution/errors.go retryOnError).
@@ -181,7 +185,7 @@ async def patiently(
         try:
             await attempt()
         except WharfError as exc:
-            if number == policy.attempts or not may_retry(exc):
+            if number == policy.attempts or not is_passing(exc):
                 raise _bare(exc) from exc
             log.info("upload failed, and is tried again: %s", exc)
             await count_down(policy, number, exc, report)

@@ -234,6 +234,12 @@ def test_pull_picks_the_platform(engine: Engine, tag: str, registry: Registry) -
     engine.docker("rmi", "-f", ref)
     done = engine.docker("pull", "--platform", "linux/s390x", ref, check=False)
     assert b"no matching manifest for linux/s390x in the manifest list entries" in done.stderr
+    registry.add(f"{tag}:alone", mine)
+    alone = f"{registry.host}/{tag}:alone"
+    done = engine.docker("pull", "--platform", "windows/amd64", alone, check=False)
+    assert done.returncode == 1
+    assert done.stderr == b"operating system is not supported\n"
+    assert engine.docker("image", "inspect", alone, check=False).returncode == 1
 
 
 def test_pull_another_platform_of_a_tag(engine: Engine, tag: str, registry: Registry) -> None:

@@ -195,6 +195,22 @@ def test_who_is_denied_is_told_what_the_registry_says(
     }
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "sentence"),
+    [
+        (400, "MANIFEST_INVALID", "manifest invalid: no"),
+        (409, "TAG_IMMUTABLE", "unknown: no"),
+        (413, "SIZE_INVALID", "no"),
+    ],
+)
+def test_a_manifest_that_is_refused_is_not_sent_again(
+    engine: Engine, registry: Registry, repository: str, status: int, code: str, sentence: str
+) -> None:
+    registry.fault("PUT", "/manifests/", Answer(status, code=code, message="no"))
+    assert push(engine, repository, "?tag=1")[-1]["error"].endswith(sentence)
+    assert registry.seen("PUT", "/manifests/") == 1
+
+
 def test_the_event(engine: Engine, registry: Registry, repository: str) -> None:
     since = str(int(time.time()))
     push(engine, repository, "?tag=1")
