@@ -77,7 +77,7 @@ def main() -> int:
     table = _table({**figures, "Wharf": {**own, **figures["Wharf"]}})
     print(table, end="")
     if arguments.write:
-        RESULTS.write_text(_page(table))
+        RESULTS.write_text(_page(table, arguments.rounds))
     return 0
 
 
@@ -158,12 +158,13 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _page(table: str) -> str:
+def _page(table: str, rounds: int | None) -> str:
     system = platform.uname()
     return (
         "# Results\n\n"
         "Written by `python -m tests.bench --write`. Both engines took turns in one run; a ratio\n"
         "is Wharf's figure over the other's, so below 1 is less time or less memory.\n\n"
+        f"Rounds that were counted: {rounds or 'as many as measures.py says'}. "
         f"{os.cpu_count()} CPUs, {system.system} {system.release}, {system.machine}, "
         f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}.\n\n{table}"
     )
