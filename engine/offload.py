@@ -149,6 +149,13 @@ async def to_the_end(call: Awaitable[T], undo: Callable[[T], Awaitable[object]] 
         raise
 
 
+async def ended(future: asyncio.Future[T]) -> None:
+    """Wait for its end, and that alone: who wanted to know how it ended has asked, or is gone."""
+    await asyncio.wait((future,))
+    if not future.cancelled():
+        future.exception()  # asyncio need not log it
+
+
 def close() -> None:
     """Wait for all work under way, but for what runs alone, and end the pools."""
     for pool in _pools.values():

@@ -96,11 +96,4 @@ async def with_progress(
     finally:
         task.cancel()
         # Whoever cleans up behind this, even cancelled once more, finds that it has ended.
-        await offload.to_the_end(_ended(task))
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    """How it ended was told, or nobody is there to be told."""
-    await asyncio.wait((task,))
-    if not task.cancelled():
-        task.exception()
+        await offload.to_the_end(offload.ended(task))

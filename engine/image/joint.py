@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from engine import offload
 from engine.image.model import Progress
 
 if TYPE_CHECKING:
@@ -50,6 +51,4 @@ class Joint(Generic[T]):
         """Stop it and wait until it has ended."""
         if self.task is not None:
             self.task.cancel()
-            await asyncio.wait((self.task,))
-            if not self.task.cancelled():
-                self.task.exception()  # seen by whoever waited; asyncio need not log it
+            await offload.ended(self.task)

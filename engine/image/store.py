@@ -31,7 +31,6 @@ if TYPE_CHECKING:
         AsyncGenerator,
         AsyncIterator,
         Callable,
-        Coroutine,
         Iterator,
         Mapping,
         Sequence,
@@ -229,7 +228,7 @@ class Images:
         loader = Loader(self.catalog, self._content, self._snapshots, self._folder, self._loaded)
         channel = Channel()
         work = loader.run(chunks, platform, channel, quiet)
-        async with aclosing(with_progress(_worded(work), channel, "load images")) as steps:
+        async with aclosing(with_progress(work, channel, "load images")) as steps:
             async for progress in steps:
                 yield progress
 
@@ -273,7 +272,7 @@ class Images:
         yield Progress(status=f"Downloading from {download.url}")
         channel = Channel()
         work = self._import_from(download, channel, ref, message, changes, platform)
-        async with aclosing(with_progress(_worded(work), channel, "import image")) as steps:
+        async with aclosing(with_progress(work, channel, "import image")) as steps:
             async for progress in steps:
                 yield progress
 
@@ -518,11 +517,3 @@ def _gather(pieces: Iterator[bytes]) -> bytes:
         if size >= PIECE_BYTES:
             break
     return b"".join(gathered)
-
-
-async def _worded(work: Coroutine[object, object, None]) -> None:
-    """A failure of the disk as users read it."""
-    try:
-        await work
-    except OSError as exc:
-        raise failure.of_disk(exc) from exc

@@ -270,7 +270,7 @@ class _Work:
         """Let the thread end, whatever it waits for, and remove the blob."""
         await offload.to_the_end(offload.disk(arrival.close))
         if unpacking is not None:
-            await offload.to_the_end(_ended(unpacking))
+            await offload.to_the_end(offload.ended(unpacking))
 
     def _unpack(self, arrival: _Arrival) -> StagedLayer:
         """Unpack the blob, each time that its download begins anew."""
@@ -394,13 +394,6 @@ class _Source:
         if data:
             self._arrival.count(len(data))
         return data
-
-
-async def _ended(future: asyncio.Future[StagedLayer]) -> None:
-    """Wait for the end; who wanted to know how it ended has asked."""
-    await asyncio.wait((future,))
-    if not future.cancelled():
-        future.exception()
 
 
 @contextlib.contextmanager

@@ -21,9 +21,10 @@ from engine.runtime.protocol import Channel
 from tests.kernel.container.engine import House, in_house
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from engine.container.store import Handle
+    from engine.runtime.client import Task
     from engine.runtime.protocol import Message
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
@@ -40,21 +41,28 @@ async def _until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.02)
 
 
-@contextlib.asynccontextmanager
-async def _found_standing_still(house: House, ref: str) -> AsyncIterator[int]:
-    """A new engine meets the container's monitor stopped; goes on afterwards. Its pid."""
-    task = _handle(house, ref).task
-    assert task is not None
+@contextlib.contextmanager
+def _standing_still(task: Task) -> Iterator[None]:
+    """The task's monitor is stopped, and not waited for; it goes on afterwards."""
     os.kill(task.monitor_pid, signal.SIGSTOP)
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(client, "_ADOPTION_TIMEOUT_S", 0.3)
-            await house.engine.close()
-            await house.open()
-            yield task.monitor_pid
+            yield
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(task.monitor_pid, signal.SIGCONT)
+
+
+@contextlib.asynccontextmanager
+async def _found_standing_still(house: House, ref: str) -> AsyncIterator[int]:
+    """A new engine meets the container's monitor stopped. Its pid."""
+    task = _handle(house, ref).task
+    assert task is not None
+    with _standing_still(task):
+        await house.engine.close()
+        await house.open()
+        yield task.monitor_pid
 
 
 async def _is_whole(house: House, ref: str, pid: int) -> None:
@@ -198,19 +206,14 @@ async def test_an_exec_after_a_connection_broke_says_so_too(house: House) -> Non
     task, pid = handle.task, handle.state.pid
     assert task is not None
     exec_id = await house.engine.containers.exec_create(ref, ExecConfig(cmd=("true",)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "_ADOPTION_TIMEOUT_S", 0.3)
-        os.kill(task.monitor_pid, signal.SIGSTOP)
-        try:
-            with socket.socket(fileno=os.dup(task._connection._channel.fileno())) as ours:
-                ours.shutdown(socket.SHUT_RDWR)
-            await _until(lambda: not handle.is_connected)
-            with pytest.raises(EngineError, match="does not answer"):
-                await house.engine.containers.exec_start(exec_id, detach=True)
-            assert not handle.execs[exec_id].is_running
-        finally:
-            os.kill(task.monitor_pid, signal.SIGCONT)
-        await _until(lambda: handle.is_connected)
+    with _standing_still(task):
+        with socket.socket(fileno=os.dup(task._connection._channel.fileno())) as ours:
+            ours.shutdown(socket.SHUT_RDWR)
+        await _until(lambda: not handle.is_connected)
+        with pytest.raises(EngineError, match="does not answer"):
+            await house.engine.containers.exec_start(exec_id, detach=True)
+        assert not handle.execs[exec_id].is_running
+    await _until(lambda: handle.is_connected)
     await _is_whole(house, ref, pid)
 
 
