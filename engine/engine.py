@@ -23,7 +23,7 @@ from engine.image.store import Images
 from engine.linux import capability, cgroup, oserror
 from engine.network.manager import Networks
 from engine.registry.client import Client
-from engine.registry.fetch import Policy
+from engine.registry.retry import Policy
 from engine.runtime.client import Runtime
 from engine.storage import gc
 from engine.storage.content import Content

@@ -127,16 +127,24 @@ async def foreign(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T
         ) from exc
 
 
-async def to_the_end(call: Awaitable[T], undo: Callable[[T], Awaitable[object]] | None = None) -> T:
+async def to_the_end(
+    call: Awaitable[T],
+    undo: Callable[[T], Awaitable[object]] | None = None,
+    *,
+    stop: Callable[[], None] | None = None,
+) -> T:
     """Await `call`; a caller cancelled meanwhile, however often, goes on only when it has ended.
 
-    For work in a thread, which cannot be stopped and must not run beside its own clean-up. `undo`
-    takes back what the call made for a caller that is not there to have it.
+    For work in a thread, which must not run beside its own clean-up. Nothing stops a thread: what
+    may take minutes is told by `stop`, and may end whole all the same. `undo` takes back what the
+    call made for a caller that is not there to have it.
     """
     task = asyncio.ensure_future(call)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
+        if stop is not None:
+            stop()
         while not task.done():
             with contextlib.suppress(asyncio.CancelledError):  # once more: it has been told
                 await asyncio.wait((task,))

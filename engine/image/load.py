@@ -19,6 +19,7 @@ from engine.errors import EngineError
 from engine.image import archive, encoding, spool
 from engine.image.failure import InvalidArchive
 from engine.image.model import Progress
+from engine.image.remote import DEEPEST_INDEX
 from engine.image.staging import discard, stage
 from engine.oci import digest as digests
 from engine.oci import media_type
@@ -49,7 +50,6 @@ AT_ONCE = 3
 """Layers of one archive that are unpacked side by side; the pool has four threads for all."""
 
 PROGRESS_S = 0.1
-DEEPEST_INDEX = 8
 LARGEST_MANIFEST_BYTES = 64 << 20
 """manifest.json and repositories name every layer of every image saved together."""
 

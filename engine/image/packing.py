@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from engine import offload
 from engine.oci import digest as digests
 from engine.oci.digest import DiffId, Digest
-from engine.registry.fetch import REPORT_EVERY_S
+from engine.registry.meter import REPORT_EVERY_S
 from engine.storage import compression
 from engine.storage.recipe import DamagedLayer
 

@@ -19,8 +19,10 @@ from engine import ids, offload
 from engine.errors import EngineError, Forbidden, WharfError
 from engine.image.channel import Channel, with_progress
 from engine.image.failure import PlatformMismatch, UnsupportedOS
+from engine.image.joint import all_done
 from engine.image.model import Progress
 from engine.image.remote import (
+    DEEPEST_INDEX,
     check_config,
     check_is_image,
     check_media_types,
@@ -33,8 +35,8 @@ from engine.oci import platform
 from engine.oci.digest import ImageId
 from engine.oci.image import Manifest, decode_config
 from engine.registry import failure
-from engine.registry.client import VerificationFailed, resolved
-from engine.registry.fetch import Policy, may_retry
+from engine.registry.client import resolved
+from engine.registry.retry import Policy, may_retry
 from engine.storage.snapshots import LayerMissing
 
 if TYPE_CHECKING:
@@ -55,8 +57,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RESERVED_NAME = "scratch"
-DEEPEST_INDEX = 8
-"""An index may name indexes; one that goes on like this is no image."""
 MOST_DOCUMENTS = 64
 """Of an index and those in it, tried for one that has the platform."""
 CONFIG_ATTEMPTS = 5
@@ -334,7 +334,7 @@ class _Pull:
         for attempt in range(1, CONFIG_ATTEMPTS + 1):
             try:
                 return await self._repository.blob(descriptor, "image config")
-            except VerificationFailed as exc:
+            except failure.VerificationFailed as exc:
                 raise ConfigFailed(exc) from exc
             except WharfError as exc:
                 if attempt == CONFIG_ATTEMPTS or not may_retry(exc):
@@ -384,7 +384,7 @@ class _Pull:
                     is_repeated=is_repeated,
                 )
                 joined.append(parent)
-            await _all_done(joined)
+            await all_done(joined)
             for diff_id, transfer in zip(diff_ids, joined, strict=True):
                 if transfer.brought is not None:
                     self._brought.append((diff_id, transfer.brought))
@@ -396,15 +396,6 @@ class _Pull:
         """From the top down, so that none waits for one that was ended beneath it."""
         for transfer in reversed(joined):
             await self._puller.transfers.leave(transfer, self._send)
-
-
-async def _all_done(transfers: Sequence[Transfer]) -> None:
-    """Wait for all; raises what ended the lowest that failed."""
-    tasks = [t.task for t in transfers if t.task is not None]
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-    for task in tasks:
-        if task.done():
-            task.result()
 
 
 def _shown(descriptor: Descriptor) -> str:

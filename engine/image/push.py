@@ -19,6 +19,7 @@ from engine import offload
 from engine.errors import EngineError, NoSuchImage
 from engine.image import encoding
 from engine.image.channel import Channel, with_progress
+from engine.image.joint import all_done
 from engine.image.model import Progress
 from engine.image.uploads import Target, Uploads
 from engine.oci import digest as digests
@@ -27,7 +28,7 @@ from engine.oci.descriptor import Descriptor
 from engine.oci.document import InvalidDocument
 from engine.oci.image import Manifest, decode_manifest
 from engine.registry import upload
-from engine.registry.fetch import Policy, may_pass
+from engine.registry.retry import Policy, may_pass, patiently
 from engine.storage.content import BlobMissing
 
 if TYPE_CHECKING:
@@ -232,9 +233,7 @@ class Pusher:
 
     async def _patiently(self, attempt: Callable[[], Awaitable[None]]) -> None:
         """dockerd has one attempt, and no line for another."""
-        await upload.patiently(
-            attempt, policy=self._policy, report=_tell_nobody, is_passing=may_pass
-        )
+        await patiently(attempt, policy=self._policy, report=_tell_nobody, is_passing=may_pass)
 
     async def let_go(self, image_id: ImageId) -> None:
         """An image that was removed meanwhile left behind what the push still read."""
@@ -311,7 +310,7 @@ class _Push:
                     self._send(Progress(id=shown, status="Layer already exists"))
                 elif layer.diff_id not in joined:
                     joined[layer.diff_id] = uploads.join(self._target, layer, self._send)
-            await _all_done(list(joined.values()))
+            await all_done(joined.values())
             for diff_id, running in joined.items():
                 self._there[diff_id] = await running.result()
         finally:
@@ -343,14 +342,3 @@ class _Push:
                 for blob in blobs
             ],
         )
-
-
-async def _all_done(joined: Sequence[Upload]) -> None:
-    """Wait for all; raises what ended the first that failed, in the order they were begun."""
-    tasks = [one.task for one in joined if one.task is not None]
-    if not tasks:
-        return
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-    for task in tasks:
-        if task.done():
-            task.result()

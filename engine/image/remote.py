@@ -14,7 +14,7 @@ from engine.errors import EngineError, InvalidParameter, WharfError
 from engine.oci import digest as digests
 from engine.oci import media_type, platform
 from engine.oci.image import Index, Manifest
-from engine.registry.client import Unsupported
+from engine.registry.failure import Unsupported
 from engine.storage.snapshots import DEEPEST
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _SUPPORTED = ("application/vnd.oci.image", "application/vnd.docker")
 _TOLERATED = frozenset({"application/octet-stream", "application/json", "text/html", ""})
 _AI_MODEL = "application/vnd.docker.ai."
+
+DEEPEST_INDEX = 8
+"""An index may name indexes; one that goes on like this is no image."""
 
 
 class RegistrationFailed(EngineError):

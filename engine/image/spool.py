@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from engine import offload
 from engine.image.failure import InvalidArchive
-from engine.image.staging import until_stopped
 from engine.storage import compression, tar
 from engine.storage.compression import CorruptStream, SourceFailed
 
@@ -119,7 +118,7 @@ async def reading(
     spool: Spool, call: Awaitable[T], undo: Callable[[T], Awaitable[object]] | None = None
 ) -> T:
     """Await what reads the spool in a thread; cancelled, stop all reading and wait for its end."""
-    return await until_stopped(call, spool.stop, undo)
+    return await offload.to_the_end(call, undo, stop=spool.stop)
 
 
 class Archive:

@@ -23,7 +23,7 @@ from engine.image.sources import Sources
 from engine.oci import digest as digests
 from engine.oci import reference as references
 from engine.oci.digest import ImageId
-from engine.registry.fetch import Meter
+from engine.registry.meter import Meter
 from engine.work import Work
 
 if TYPE_CHECKING:

@@ -26,12 +26,13 @@ from typing import TYPE_CHECKING
 
 from engine import ids, offload
 from engine.errors import EngineError, WharfError
-from engine.image.joint import Joint
+from engine.image.joint import Joint, Joints
 from engine.image.remote import RegistrationFailed, RootFSMismatch
 from engine.linux import oserror
 from engine.oci import digest as digests
 from engine.oci.digest import next_chain_id
-from engine.registry.fetch import REPORT_EVERY_S, Fetch, Policy
+from engine.registry.fetch import Fetch
+from engine.registry.meter import REPORT_EVERY_S
 from engine.storage.content import IngestAborted
 from engine.storage.layer import DiffIdMismatch
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from engine.oci.descriptor import Descriptor
     from engine.oci.digest import ChainId, DiffId, Digest
     from engine.registry.client import Repository
+    from engine.registry.retry import Policy
     from engine.storage.content import Content, Follower, Ingest
     from engine.storage.leases import Lease
     from engine.storage.snapshots import Layer, Snapshots, StagedLayer
@@ -56,7 +58,7 @@ class Transfer(Joint["Layer"]):
     def __init__(
         self, chain_id: ChainId, display_id: str, lease: Lease, parent: Transfer | ChainId | None
     ) -> None:
-        super().__init__(display_id)
+        super().__init__(chain_id, display_id)
         self.chain_id = chain_id
         self.lease = lease
         self.parent = parent
@@ -74,15 +76,11 @@ class Transfers:
         self._policy = policy
         self._slots = asyncio.Semaphore(most_downloads)
         self._arrivals = asyncio.Semaphore(offload.ARRIVALS)
-        self._running: dict[ChainId, Transfer] = {}
+        self._running: Joints[Transfer] = Joints()
 
     async def close(self) -> None:
         """End all that is under way."""
-        running = [t.task for t in self._running.values() if t.task is not None]
-        for task in running:
-            task.cancel()
-        if running:
-            await asyncio.wait(running)
+        await self._running.close()
 
     def join(
         self,
@@ -104,7 +102,6 @@ class Transfers:
         if transfer is None or not self._may_succeed(transfer):
             display_id = ids.short(digests.encoded(descriptor.digest))
             transfer = Transfer(chain_id, display_id, self._snapshots.lease(), parent)
-            self._running[chain_id] = transfer
             work = _Work(
                 self._content,
                 self._snapshots,
@@ -116,35 +113,25 @@ class Transfers:
                 slots=self._slots,
                 arrivals=self._arrivals,
             )
-            transfer.task = asyncio.get_running_loop().create_task(
-                work.run(parent, is_repeated=is_repeated), name=f"layer {display_id}"
-            )
-            transfer.task.add_done_callback(lambda _: self._forget(transfer))
+            transfer.begin(work.run(parent, is_repeated=is_repeated), "layer")
+            self._running.add(transfer)
         transfer.join(listener)
         return transfer
 
     async def leave(self, transfer: Transfer, listener: Listener) -> None:
         """Lose interest; the last to do so ends the transfer and waits until it has ended."""
-        if not transfer.leave(listener):
-            return
-        self._forget(transfer)
-        await transfer.end()
-        transfer.lease.close()
+        if await self._running.leave(transfer, listener):
+            transfer.lease.close()
 
     def _may_succeed(self, transfer: Transfer) -> bool:
         """Not upon a layer whose transfer has failed, or is being ended: whoever waits for that one
         leaves this one as well, but those who come now have begun the lower one anew.
         """
         below = transfer.parent
-        if not isinstance(below, Transfer) or self._running.get(below.chain_id) is below:
+        if not isinstance(below, Transfer) or self._running.has(below):
             return True
         task = below.task
         return task is not None and task.done() and not task.cancelled() and not task.exception()
-
-    def _forget(self, transfer: Transfer) -> None:
-        """Nobody joins it any more: a layer that is there is found, a failure is not shared."""
-        if self._running.get(transfer.chain_id) is transfer:
-            del self._running[transfer.chain_id]
 
 
 class _Work:

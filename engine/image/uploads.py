@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from engine import ids, offload
 from engine.errors import WharfError
 from engine.image.failure import of_disk
-from engine.image.joint import Joint
+from engine.image.joint import Joint, Joints
 from engine.image.packing import Packed
 from engine.image.sources import Source
 from engine.oci import digest as digests
 from engine.oci import media_type
 from engine.oci import reference as references
-from engine.registry import failure, upload
+from engine.registry import failure, retry, upload
 from engine.storage.recipe import DamagedLayer
 from engine.storage.snapshots import LayerMissing
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from engine.oci.reference import Reference
     from engine.registry.auth import RegistryAuth
     from engine.registry.client import Repository
-    from engine.registry.fetch import Policy
+    from engine.registry.retry import Policy
     from engine.storage.leases import Lease
     from engine.storage.snapshots import Layer, Snapshots
 
@@ -100,39 +100,27 @@ class Uploads:
         self._sources = sources
         self._policy = policy
         self._slots = asyncio.Semaphore(most_uploads)
-        self._running: dict[object, Upload] = {}
+        self._running: Joints[Upload] = Joints()
 
     async def close(self) -> None:
         """End all that is under way."""
-        for one in tuple(self._running.values()):
-            await one.end()
+        await self._running.close()
 
     def join(self, target: Target, layer: Layer, listener: Listener) -> Upload:
         """Begin to send the layer, or go along with who has begun."""
         key = (target.key, layer.diff_id)
         running = self._running.get(key)
         if running is None:
-            running = Upload(ids.short(digests.encoded(layer.diff_id)))
-            self._running[key] = running
+            running = Upload(key, ids.short(digests.encoded(layer.diff_id)))
             work = _Work(self._snapshots, self._sources, target, layer, running)
-            running.task = asyncio.get_running_loop().create_task(
-                work.run(self._slots, self._policy), name=f"push layer {running.display_id}"
-            )
-            running.task.add_done_callback(lambda _: self._forget(key, running))
+            running.begin(work.run(self._slots, self._policy), "push layer")
+            self._running.add(running)
         running.join(listener)
         return running
 
     async def leave(self, running: Upload, listener: Listener) -> None:
         """Lose interest; the last to do so ends the upload and waits until it has ended."""
-        if running.leave(listener):
-            for key in [key for key, one in self._running.items() if one is running]:
-                self._forget(key, running)
-            await running.end()
-
-    def _forget(self, key: object, running: Upload) -> None:
-        """Nobody joins it any more."""
-        if self._running.get(key) is running:
-            del self._running[key]
+        await self._running.leave(running, listener)
 
 
 class _Work:
@@ -157,7 +145,7 @@ class _Work:
             if slots.locked():
                 self._report("Waiting")
             async with slots:
-                await upload.patiently(self._attempt, policy=policy, report=self._report)
+                await retry.patiently(self._attempt, policy=policy, report=self._report)
         assert self._found is not None
         return self._found
 

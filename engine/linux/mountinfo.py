@@ -11,21 +11,43 @@ import re
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _MOUNTINFO = "/proc/thread-self/mountinfo"  # a thread may have its own mounts
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 class Mount:
-    """`target` is where it is mounted; its peer group and its master's are 0 if it has none."""
+    """`target` is where it is mounted; its peer group and its master's are 0 if it has none.
 
-    __slots__ = ("master", "peer_group", "target")
+    `options` are those of the file system (of a v1 hierarchy its controllers).
+    """
 
-    def __init__(self, target: str, peer_group: int, master: int) -> None:
+    __slots__ = ("fstype", "master", "options", "peer_group", "target")
+
+    def __init__(
+        self, target: str, peer_group: int = 0, master: int = 0, fstype: str = "", options: str = ""
+    ) -> None:
         self.target = target
         self.peer_group = peer_group
         self.master = master
+        self.fstype = fstype
+        self.options = options
+
+
+def mounts(mountinfo: Iterable[bytes]) -> Iterator[Mount]:
+    """What the lines tell, in their order: the order in which they were mounted."""
+    for line in mountinfo:
+        fields = line.rstrip(b"\n").split(b" ")
+        end = fields.index(b"-", 6)  # of the tags, of which there may be any number
+        tags = dict(tag.partition(b":")[::2] for tag in fields[6:end])
+        yield Mount(
+            _text(fields[4]),
+            int(tags.get(b"shared") or 0),
+            int(tags.get(b"master") or 0),
+            _text(fields[end + 1]),
+            _text(fields[end + 3]),
+        )
 
 
 def mount_of(path: str) -> Mount:
@@ -50,10 +72,10 @@ def count(path: str) -> int:
     """How many mounts are on the directory itself, one over the other; links are not followed."""
     target = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
     with open(_MOUNTINFO, "rb") as file:
-        return sum(_target(line.split(b" ")[4]) == target for line in file)
+        return sum(mount.target == target for mount in mounts(file))
 
 
-def _target(field: bytes) -> str:
+def _text(field: bytes) -> str:
     return os.fsdecode(_ESCAPE.sub(lambda match: bytes((int(match[1], 8),)), field))
 
 
@@ -69,13 +91,10 @@ def _mount_id(path: str, flags: int = 0) -> int:
 
 def find(mountinfo: Iterable[bytes], path: str) -> Mount:
     """The deepest above a resolved path; of those on one place the last, which covers others."""
-    found = Mount("/", 0, 0)
-    for line in mountinfo:
-        fields = line.split(b" ")
-        target = _target(fields[4])
-        if len(target) >= len(found.target) and _is_beneath(path, target):
-            tags = dict(tag.partition(b":")[::2] for tag in fields[6 : fields.index(b"-", 6)])
-            found = Mount(target, int(tags.get(b"shared") or 0), int(tags.get(b"master") or 0))
+    found = Mount("/")
+    for mount in mounts(mountinfo):
+        if len(mount.target) >= len(found.target) and _is_beneath(path, mount.target):
+            found = mount
     return found
 
 

@@ -31,18 +31,18 @@ from engine.oci.image import Index, Manifest, decode_config, decode_manifest
 from engine.registry import download as downloading
 from engine.registry import failure, mirror
 from engine.registry import search as searching
+from engine.registry.addresses import addresses_of
 from engine.registry.auth import ANONYMOUS, Authorizer, RegistryAuth, repository_scope
+from engine.registry.proxies import Proxies
 from engine.registry.transport import (
     BLOB,
     MANIFEST,
     SHORT,
     Body,
     Origin,
-    Proxies,
     Response,
     Timeouts,
     Transport,
-    addresses_of,
 )
 
 if TYPE_CHECKING:
@@ -105,23 +105,6 @@ class MalformedManifest(EngineError):
         if is_syntax and content_type not in _KNOWN:
             said = f"error unmarshalling content: {said}"
         super().__init__(said)
-
-
-class VerificationFailed(EngineError):
-    """Bytes came that are not those the digest names."""
-
-    def __init__(self, what: str, digest: str) -> None:
-        super().__init__(f"{what} verification failed for digest {digest}")
-        self.digest = digest
-
-
-class UnknownBlob(EngineError):
-    def __init__(self) -> None:
-        super().__init__("unknown blob")
-
-
-class Unsupported(InvalidParameter):
-    """The registry has it, and it is nothing that a container could be made of."""
 
 
 class NoContentType(EngineError):
@@ -280,7 +263,7 @@ class Repository:
         digest = digests.parse(descriptor.digest)
         async with self.request("GET", f"blobs/{digest}", timeouts=MANIFEST) as response:
             if response.status == 404:
-                raise UnknownBlob
+                raise failure.UnknownBlob
             if not response.is_success:
                 raise await response.failure()
             data = await response.read(LARGEST_CONFIG_BYTES)
@@ -342,7 +325,7 @@ def verify(what: str, digest: Digest, data: bytes) -> None:
     hasher = digests.hasher(digest)
     hasher.update(data)
     if hasher.hexdigest() != digests.encoded(digest):
-        raise VerificationFailed(what, digest)
+        raise failure.VerificationFailed(what, digest)
 
 
 def resolved(ref: Reference, digest: Digest, data: bytes, content_type: str = "") -> Resolved:
@@ -528,7 +511,7 @@ def _try_next(exc: WharfError, endpoint: Endpoint) -> bool:
     match exc:
         case failure.Refusal() if exc.is_explained:
             return endpoint.is_mirror
-        case Unsupported():
+        case failure.Unsupported():
             return False
         case _:
             return True

@@ -1,7 +1,8 @@
 """Fetching what a user's URL names: one GET, its body as it arrives.
 
-No registry is asked, and no registry's certificates or credentials are used; redirects are bounded
-as the transport bounds them. The sentences are dockerd's (moby builder/remotecontext/remote.go).
+No registry is asked and no credentials are sent; TLS is as for a registry of that name, and
+redirects are bounded as the transport bounds them. The sentences are dockerd's (moby
+builder/remotecontext/remote.go).
 """
 
 from __future__ import annotations

@@ -71,6 +71,52 @@ class UnexpectedStatus(EngineError):
         self.status = status
 
 
+# What is no answer at all, or not the one that was asked for
+
+
+class Unreachable(EngineError):
+    """No answer, or one that broke off; `reason` is what happened."""
+
+    def __init__(self, method: str, url: str, reason: str) -> None:
+        super().__init__(f'{method.capitalize()} "{url}": {reason}')
+        self.reason = reason
+
+
+class BrokenOff(Unreachable):
+    """An answer that began and did not end; Go says then no more than what happened."""
+
+    def __init__(self, reason: str) -> None:
+        EngineError.__init__(self, reason)
+        self.reason = reason
+
+
+class Stray(EngineError):
+    """A registry sent us where it may not."""
+
+    def __init__(self, method: str, url: str, reason: str) -> None:
+        super().__init__(f'{method.capitalize()} "{url}": {reason}')
+
+
+class VerificationFailed(EngineError):
+    """Bytes came that are not those the digest names."""
+
+    def __init__(self, what: str, digest: str) -> None:
+        super().__init__(f"{what} verification failed for digest {digest}")
+        self.digest = digest
+
+
+class UnknownBlob(EngineError):
+    def __init__(self) -> None:
+        super().__init__("unknown blob")
+
+
+class Unsupported(InvalidParameter):
+    """The registry has it, and it is nothing that a container could be made of."""
+
+
+# Refusals by their kind
+
+
 class RefusedUnknown(Refusal, EngineError):
     pass
 

@@ -11,36 +11,33 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from engine import offload
-from engine.errors import EngineError, NoSpace, WharfError
+from engine.errors import EngineError, WharfError
 from engine.oci import digest as digests
 from engine.registry import failure
-from engine.registry.client import UnknownBlob, Unsupported, VerificationFailed
-from engine.registry.transport import Stray, Unreachable
+from engine.registry.meter import Meter
+from engine.registry.retry import count_down, failure_of, may_retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.oci.descriptor import Descriptor
     from engine.registry.client import Repository
+    from engine.registry.meter import Report
+    from engine.registry.retry import Policy
     from engine.registry.transport import Response
 
-    Report = Callable[[str, int, int], None]
-    """Status, current and total bytes; both 0 where the status has no counts."""
 
 T = TypeVar("T")
 
 BATCH_BYTES = 1 << 20
 BATCH_S = 0.1
 """Who unpacks what was written so far waits no longer than this for what has arrived."""
-REPORT_EVERY_S = 0.1
 LAYER = "filesystem layer"
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
-_FINAL_CODES = frozenset({"UNAUTHORIZED", "UNSUPPORTED", "DENIED", "NAME_UNKNOWN", "BLOB_UNKNOWN"})
 
 
 class Sink(Protocol):
@@ -67,46 +64,6 @@ class BrokenRange(EngineError):
 
     def __init__(self, content_range: str) -> None:
         super().__init__(f"could not parse Content-Range header: {content_range}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """How patient a download is. `unit_s` is one second of the countdown between attempts."""
-
-    attempts: int = 5
-    unit_s: float = 1.0
-    delay_units: int = 5
-    longest_delay_units: int = 60
-    window_s: float = 60.0
-    floor_bytes: int = 4096
-    """A window that brings fewer bytes than this ends the attempt."""
-    progress_bytes: int = 1 << 20
-    """An attempt that brought so much does not count as one."""
-
-
-class Meter:
-    """Reports at most ten times a second, the first and the last always."""
-
-    def __init__(self, report: Report, status: str, total: int) -> None:
-        self._report = report
-        self._status = status
-        self._total = total
-        self._next = 0.0
-        self._reported = -1
-
-    def at(self, current: int) -> None:
-        now = time.monotonic()
-        is_last = current >= self._total > 0
-        if current == self._reported or (not is_last and now < self._next):
-            return
-        self._next = now + REPORT_EVERY_S
-        self._reported = current
-        self._report(self._status, current, self._total)
-
-    def end(self, current: int) -> None:
-        """There is no more, which a total that nobody knew did not tell."""
-        if current != self._reported:
-            self._report(self._status, current, self._total)
 
 
 class _Pace:
@@ -209,7 +166,7 @@ class Fetch:
             try:
                 await self._attempt(sink)
                 return sink
-            except VerificationFailed:
+            except failure.VerificationFailed:
                 # Two halves of different blobs: only the whole in one piece tells.
                 if not was_resumed:
                     raise
@@ -240,7 +197,7 @@ class Fetch:
                 skip = await self._check(response, sink.offset)
                 await self._copy(response, sink, skip)
         if sink.offset != self._size:
-            raise VerificationFailed(LAYER, self._digest)
+            raise failure.VerificationFailed(LAYER, self._digest)
         self._report("Verifying Checksum", 0, 0)
         await offload.to_the_end(offload.disk(self._verify, sink))
         self._report("Download complete", 0, 0)
@@ -249,12 +206,12 @@ class Fetch:
         try:
             sink.verify()
         except WharfError as exc:
-            raise VerificationFailed(LAYER, self._digest) from exc
+            raise failure.VerificationFailed(LAYER, self._digest) from exc
 
     async def _check(self, response: Response, offset: int) -> int:
         """How many bytes to skip: a server may answer a range with the whole."""
         if response.status == 404:
-            raise UnknownBlob
+            raise failure.UnknownBlob
         if not response.is_success:
             raise await failure_of(response)
         if response.status != 206:
@@ -276,59 +233,11 @@ class Fetch:
                 skipped = min(skip, len(chunk))
                 skip -= skipped
                 if batch.arrived + len(chunk) - skipped > self._size:
-                    raise VerificationFailed(LAYER, self._digest)
+                    raise failure.VerificationFailed(LAYER, self._digest)
                 await batch.add(chunk[skipped:])
                 meter.at(batch.arrived)
-        except (Unreachable, Stalled):
+        except (failure.Unreachable, Stalled):
             # What came before a break is kept: the next attempt goes on behind it.
             await batch.write()
             raise
         await batch.write()
-
-
-async def count_down(policy: Policy, attempt: int, exc: WharfError, report: Report) -> None:
-    """Wait for the next attempt, aloud; `exc` ended the one that was."""
-    asked = exc.retry_after_s if isinstance(exc, failure.Refusal) else 0
-    units = max(attempt * policy.delay_units, int(asked))
-    for left in range(min(units, policy.longest_delay_units), 0, -1):
-        report(f"Retrying in {left} second{'' if left == 1 else 's'}", 0, 0)
-        await asyncio.sleep(policy.unit_s)
-
-
-async def failure_of(response: Response) -> WharfError:
-    """What the answer means, and when it says that asking again makes sense."""
-    found = await response.failure()
-    retry_after = response.header("Retry-After")
-    if isinstance(found, failure.Refusal) and retry_after.isdecimal():
-        found.retry_after_s = min(int(retry_after[:9]), 3600)
-    return found
-
-
-def may_pass(exc: WharfError) -> bool:
-    """Whether waiting alone may help: what a registry refuses as it is, it refuses again."""
-    match exc:
-        case failure.Unprepared():
-            return may_pass(exc.cause)
-        case failure.UnexpectedStatus():
-            return exc.status >= 500
-        case failure.RefusedTooMany():
-            return True
-        case Stray():
-            return False
-        case _:
-            return isinstance(exc, Unreachable)
-
-
-def may_retry(exc: WharfError) -> bool:
-    """Whether the same request may succeed later (moby distribution/errors.go retryOnError)."""
-    match exc:
-        case failure.Refusal():
-            return exc.code not in _FINAL_CODES
-        case failure.Unprepared():
-            return may_retry(exc.cause)
-        case failure.Unexplained() | failure.Final() | UnknownBlob() | VerificationFailed():
-            return False
-        case Unsupported() | Stray() | NoSpace():
-            return False
-        case _:
-            return True

@@ -13,10 +13,7 @@ Failures are told as Go's net/http words them, which is what users of Docker kno
 from __future__ import annotations
 
 import asyncio
-import errno
-import ipaddress
 import os
-import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -29,12 +26,13 @@ from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from engine import offload
-from engine.errors import EngineError, InvalidParameter
-from engine.linux import oserror
-from engine.registry import failure
+from engine.errors import InvalidParameter
+from engine.registry import certificates, failure, gohttp
+from engine.registry.addresses import is_inside
 from engine.registry.challenge import Challenge
 from engine.registry.challenge import parse as parse_challenges
 from engine.registry.mirror import Endpoint, host_of
+from engine.registry.proxies import Proxies
 from engine.version import DOCKER_VERSION, VERSION
 
 if TYPE_CHECKING:
@@ -57,126 +55,6 @@ UPLOAD_TIMEOUT_S = 600.0
 SHORT_TIMEOUT_S = 15.0
 """A ping, a token, a login (moby registry/auth.go)."""
 LONGEST_HEADER = 32 * 1024  # signed URLs of object stores are long
-
-# The metadata service of one big cloud on IPv6; all others are link-local.
-_METADATA = ipaddress.ip_address("fd00:ec2::254")
-
-
-_FAILURES = (aiohttp.ClientError, OSError, TimeoutError, UnicodeError)  # a name IDNA cannot spell
-
-
-class Unreachable(EngineError):
-    """No answer, or one that broke off; `reason` is what happened."""
-
-    def __init__(self, method: str, url: str, reason: str) -> None:
-        super().__init__(f'{method.capitalize()} "{url}": {reason}')
-        self.reason = reason
-
-
-class BrokenOff(Unreachable):
-    """An answer that began and did not end; Go says then no more than what happened."""
-
-    def __init__(self, reason: str) -> None:
-        EngineError.__init__(self, reason)
-        self.reason = reason
-
-
-class Stray(EngineError):
-    """A registry sent us where it may not."""
-
-    def __init__(self, method: str, url: str, reason: str) -> None:
-        super().__init__(f'{method.capitalize()} "{url}": {reason}')
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proxies:
-    """Which proxy stands between us and a URL (as Go's http.ProxyFromEnvironment)."""
-
-    http: str = ""
-    https: str = ""
-    exceptions: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, http: str, https: str, no_proxy: str, environment: Mapping[str, str]) -> Proxies:
-        """What was configured, else what the environment says."""
-
-        def get(configured: str, name: str) -> str:
-            return configured or environment.get(name, "") or environment.get(name.lower(), "")
-
-        exceptions = get(no_proxy, "NO_PROXY").split(",")
-        return cls(
-            http=get(http, "HTTP_PROXY"),
-            https=get(https, "HTTPS_PROXY"),
-            exceptions=tuple(e.strip().lower() for e in exceptions if e.strip()),
-        )
-
-    def for_url(self, url: URL) -> str | None:
-        proxy = self.https if url.scheme == "https" else self.http
-        host = (url.host or "").lower()
-        if not proxy or host == "localhost" or _is_loopback(host):
-            return None
-        if any(_is_exception(entry, host, url.port) for entry in self.exceptions):
-            return None
-        return proxy if "://" in proxy else f"http://{proxy}"
-
-
-def _is_exception(entry: str, host: str, port: int | None) -> bool:
-    """One entry of no_proxy: `*`, a name and all below it, `.name`, an address, a network."""
-    if entry == "*":
-        return True
-    try:
-        return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)
-    except ValueError:
-        name, _, wanted = entry.partition(":")
-        if wanted and wanted != str(port):
-            return False
-        name = name.removeprefix("*")
-        return host.endswith(name) if name.startswith(".") else f".{host}".endswith(f".{name}")
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        return address.ipv4_mapped
-    return address
-
-
-def _is_loopback(host: str) -> bool:
-    address = _address(host)
-    return address is not None and address.is_loopback
-
-
-def is_inside(host: str) -> bool:
-    """Whether the address is one that only this host and its link know."""
-    address = _address(host)
-    if address is None:
-        return host == "localhost" or host.endswith(".localhost")
-    return (
-        address.is_loopback
-        or address.is_link_local
-        or address.is_unspecified
-        or address.is_multicast
-        or address == _METADATA
-    )
-
-
-class _OutsideResolver(ThreadedResolver):
-    """Names resolve to addresses out there, or not at all."""
-
-    async def resolve(
-        self,
-        host: str,
-        port: int = 0,
-        family: socket.AddressFamily = 0,  # type: ignore[assignment]
-    ) -> list[ResolveResult]:
-        found = await super().resolve(host, port, family)
-        outside = [one for one in found if not is_inside(one["host"])]
-        if not outside:
-            raise OSError(None, f"{host} is an address of this host or link")
-        return outside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,8 +133,8 @@ class Response:
         """The next bytes of the body as they arrive; b"" is its end."""
         try:
             return await self._inner.content.readany()
-        except _FAILURES as exc:
-            raise BrokenOff(_reason(exc)) from exc
+        except gohttp.FAILURES as exc:
+            raise failure.BrokenOff(gohttp.reason(exc)) from exc
 
     async def read(self, most_bytes: int) -> bytes:
         """The whole body; raises InvalidParameter where it is longer than allowed."""
@@ -294,6 +172,22 @@ UPLOAD = Timeouts(total_s=None, idle_s=UPLOAD_TIMEOUT_S)
 
 Body: TypeAlias = "bytes | AsyncIterator[bytes]"
 """What a request brings along; an iterator is sent as it comes and only once."""
+
+
+class _OutsideResolver(ThreadedResolver):
+    """Names resolve to addresses out there, or not at all."""
+
+    async def resolve(
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = 0,  # type: ignore[assignment]
+    ) -> list[ResolveResult]:
+        found = await super().resolve(host, port, family)
+        outside = [one for one in found if not is_inside(one["host"])]
+        if not outside:
+            raise OSError(None, f"{host} is an address of this host or link")
+        return outside
 
 
 class _Sent:
@@ -344,11 +238,11 @@ class Transport:
     async def origin(self, endpoint: Endpoint) -> Origin:
         """The endpoint with its TLS contexts; raises InvalidParameter for bad certs.d files."""
         if not endpoint.is_secure:
-            context = await self._shared("insecure", _insecure_context)
+            context = await self._shared("insecure", certificates.insecure_context)
             return Origin(endpoint=endpoint, home=context, elsewhere=context)
         default = await self._shared("default", ssl.create_default_context)
         folder = os.path.join(self._certs_dir, endpoint.host)
-        own = await offload.disk(_contexts_of, folder)
+        own = await offload.disk(certificates.contexts_of, folder)
         home, elsewhere = own or (default, default)
         return Origin(endpoint=endpoint, home=home, elsewhere=elsewhere)
 
@@ -392,18 +286,20 @@ class Transport:
             at = target
             if _origin_of(at) != first:
                 sent.pop("Authorization", None)
-        raise Unreachable(method, location, f"stopped after {MOST_REDIRECTS} redirects")
+        raise failure.Unreachable(method, location, f"stopped after {MOST_REDIRECTS} redirects")
 
     def _check(self, origin: Origin, method: str, url: URL) -> None:
         if url.scheme not in {"http", "https"} or not url.host:
             reason = f'unsupported protocol scheme "{url.scheme}"'
-            raise Stray(method, _shown(url), reason)
+            raise failure.Stray(method, _shown(url), reason)
         if origin.is_home(url):
             return
         if origin.endpoint.is_https and origin.endpoint.is_secure and url.scheme != "https":
-            raise Stray(method, _shown(url), "a registry with https may not lead to plain http")
+            reason = "a registry with https may not lead to plain http"
+            raise failure.Stray(method, _shown(url), reason)
         if is_inside(url.host) and not origin.may_go_inside:
-            raise Stray(method, _shown(url), "a registry may not lead to an address of this host")
+            reason = "a registry may not lead to an address of this host"
+            raise failure.Stray(method, _shown(url), reason)
 
     @asynccontextmanager
     async def _once(
@@ -487,15 +383,6 @@ def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
     return made
 
 
-async def addresses_of(name: str) -> list[str]:
-    """The addresses of a host's name; none where it cannot be resolved."""
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(name, None)
-    except (OSError, UnicodeError):
-        return []
-    return [str(entry[4][0]) for entry in found]
-
-
 def spelled(url: str) -> str:
     """The URL with escapes for what no URL may hold as it is."""
     return str(URL(url))
@@ -525,7 +412,7 @@ def _parsed(method: str, url: str) -> URL:
         at.port  # noqa: B018
     except ValueError as exc:
         port = url.partition("://")[2].partition("/")[0].rpartition(":")[2]
-        raise Unreachable(method, url, f"dial tcp: address {port}: invalid port") from exc
+        raise failure.Unreachable(method, url, f"dial tcp: address {port}: invalid port") from exc
     return at
 
 
@@ -536,7 +423,7 @@ def _joined(method: str, at: URL, location: str) -> URL:
         return target
     except ValueError as exc:
         reason = f'failed to parse Location header "{location}": {exc}'
-        raise Unreachable(method, _shown(at), reason) from exc
+        raise failure.Unreachable(method, _shown(at), reason) from exc
 
 
 def _origin_of(url: URL) -> tuple[str, str | None, int | None]:
@@ -549,150 +436,15 @@ def _shown(url: URL) -> str:
     return str(url.with_user(None) if url.user else url)
 
 
-# TLS
-
-
-def _insecure_context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _contexts_of(folder: str) -> tuple[ssl.SSLContext, ssl.SSLContext] | None:
-    """Contexts with the CAs and client certificates of a certs.d folder; None without a folder.
-
-    `*.crt` are CAs, `*.cert` with a `*.key` of the same name client certificates. The second
-    context, for other hosts, knows the CAs alone.
-    """
-    try:
-        names = sorted(os.listdir(folder))
-    except FileNotFoundError:
-        return None
-    except OSError as exc:
-        raise InvalidParameter(f"open {folder}: {oserror.reason(exc)}") from exc
-    home, elsewhere = ssl.create_default_context(), ssl.create_default_context()
-    for name in names:
-        path = os.path.join(folder, name)
-        stem, extension = os.path.splitext(name)
-        if extension == ".crt":
-            _load_ca(path, home, elsewhere)
-        elif extension == ".cert":
-            _load_client_certificate(path, f"{stem}.key", names, home)
-        elif extension == ".key" and f"{stem}.cert" not in names:
-            raise InvalidParameter(f"missing client certificate {stem}.cert for key {name}")
-    return home, elsewhere
-
-
-def _load_ca(path: str, *contexts: ssl.SSLContext) -> None:
-    try:
-        for context in contexts:
-            context.load_verify_locations(path)
-    except ssl.SSLError:
-        # Go skips what is no certificate (AppendCertsFromPEM).
-        return
-
-
-def _load_client_certificate(
-    path: str, key: str, names: list[str], context: ssl.SSLContext
-) -> None:
-    if key not in names:
-        raise InvalidParameter(
-            f"missing key {key} for client certificate {os.path.basename(path)}. "
-            "CA certificates must use the extension .crt"
-        )
-    try:
-        context.load_cert_chain(path, os.path.join(os.path.dirname(path), key))
-    except (ssl.SSLError, OSError) as exc:
-        raise InvalidParameter(f"cannot load client certificate {path}: {exc}") from exc
-
-
 # Failures
 
 
 @contextmanager
 def _in_words_of_go(method: str, url: str, sent: _Sent | None = None) -> Generator[None]:
-    """aiohttp's failures as Unreachable; the one place where its exceptions are known."""
+    """aiohttp's failures as Unreachable; of what is sent its own."""
     try:
         yield
-    except _FAILURES as exc:
+    except gohttp.FAILURES as exc:
         if sent is not None and sent.error is not None:
             raise sent.error from exc
-        raise Unreachable(method, url, _reason(exc)) from exc
-
-
-def _reason(exc: BaseException) -> str:
-    match exc:
-        case aiohttp.ClientConnectorDNSError():
-            return f"dial tcp: lookup {exc.host}: no such host"
-        case aiohttp.ClientConnectorCertificateError():
-            return _certificate_reason(exc.certificate_error)
-        case aiohttp.ClientConnectorSSLError():
-            return _tls_reason(str(exc))
-        case aiohttp.ConnectionTimeoutError():
-            return "dial tcp: i/o timeout"
-        case TimeoutError():
-            return "context deadline exceeded (Client.Timeout or context cancellation)"
-        case aiohttp.ClientConnectorError():
-            return _dial_reason(exc)
-        case aiohttp.ServerDisconnectedError():
-            return "EOF"
-        case aiohttp.ClientPayloadError():
-            return "unexpected EOF"
-        case aiohttp.ClientResponseError():
-            return f"malformed HTTP response: {exc.message}"
-        case aiohttp.InvalidURL():
-            return f"invalid URL: {exc}"
-        case OSError() if "[SSL: " in str(exc):  # aiohttp wraps what comes after the handshake
-            return _tls_reason(str(exc))
-        case OSError() if exc.errno == errno.ECONNRESET:
-            return "read: connection reset by peer"
-        case _:
-            return str(exc) or "EOF"
-
-
-def _dial_reason(exc: aiohttp.ClientConnectorError) -> str:
-    inner = exc.os_error
-    peer = re.search(r"\('([^']+)', (\d+)", str(inner))
-    host, port = (peer[1], peer[2]) if peer else (exc.host, str(exc.port))
-    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    if inner.errno is None:
-        return f"dial tcp {shown}: {inner.strerror or inner}"
-    return f"dial tcp {shown}: connect: {os.strerror(inner.errno).lower()}"
-
-
-def _certificate_reason(exc: Exception) -> str:
-    prefix = "tls: failed to verify certificate: x509:"
-    # X509_V_ERR_*, openssl/x509_vfy.h
-    match getattr(exc, "verify_code", 0):
-        case 9 | 10:
-            return f"{prefix} certificate has expired or is not yet valid"
-        case 18 | 19 | 20 | 21:
-            return f"{prefix} certificate signed by unknown authority"
-        case 62 | 64:
-            return f"{prefix} certificate is not valid for this host: {exc.verify_message}"  # type: ignore[attr-defined]
-        case _:
-            return f"{prefix} {exc}"
-
-
-def _tls_reason(text: str) -> str:
-    if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
-        return "http: server gave HTTP response to HTTPS client"
-    if found := _ALERT.search(text):
-        words = found[1].lower().replace("_", " ")
-        return f"remote error: tls: {_ALERTS.get(words, words)}"
-    return f"tls: {text}"
-
-
-# OpenSSL's "[SSL: TLSV1_ALERT_UNKNOWN_CA]", and Go's words where they are others than OpenSSL's.
-_ALERT = re.compile(r"\b(?:(?:SSLV3|TLSV\d+)_ALERT_|TLSV1_(?=UNRECOGNIZED|UNSUPPORTED))([A-Z_]+)")
-_ALERTS = {
-    "certificate expired": "expired certificate",
-    "certificate revoked": "revoked certificate",
-    "certificate unknown": "unknown certificate",
-    "decode error": "error decoding message",
-    "decrypt error": "error decrypting message",
-    "insufficient security": "insufficient security level",
-    "protocol version": "protocol version not supported",
-    "unknown ca": "unknown certificate authority",
-}
+        raise failure.Unreachable(method, url, gohttp.reason(exc)) from exc

@@ -23,17 +23,13 @@ from urllib.parse import quote, urlencode, urlsplit
 from engine import offload
 from engine.errors import EngineError, WharfError
 from engine.oci import digest as digests
-from engine.registry import failure
 from engine.registry.auth import repository_scope
-from engine.registry.fetch import count_down, failure_of, may_retry
-from engine.registry.transport import MANIFEST, UPLOAD, Unreachable
+from engine.registry.retry import failure_of
+from engine.registry.transport import MANIFEST, UPLOAD
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from engine.oci.digest import Digest
     from engine.registry.client import Repository
-    from engine.registry.fetch import Policy, Report
     from engine.registry.transport import Body, Response
 
 log = logging.getLogger(__name__)
@@ -169,35 +165,3 @@ async def put(repository: Repository, data: bytes) -> Digest:
         await session.cancel()
         raise
     return digest
-
-
-async def patiently(
-    attempt: Callable[[], Awaitable[None]],
-    *,
-    policy: Policy,
-    report: Report,
-    is_passing: Callable[[WharfError], bool] = may_retry,
-) -> None:
-    """Attempt until it is done or will never be; raises what ended the last attempt, with no word
-    about the request that it came to (moby distribution/errors.go retryOnError).
-    """
-    for number in range(1, policy.attempts + 1):
-        try:
-            await attempt()
-        except WharfError as exc:
-            if number == policy.attempts or not is_passing(exc):
-                raise _bare(exc) from exc
-            log.info("upload failed, and is tried again: %s", exc)
-            await count_down(policy, number, exc, report)
-        else:
-            return
-
-
-def _bare(exc: WharfError) -> WharfError:
-    match exc:
-        case failure.Refusal() | failure.Unprepared() if exc.cause is not None:
-            return exc.cause
-        case Unreachable():
-            return EngineError(exc.reason)
-        case _:
-            return exc

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 
+from engine.linux import mountinfo
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
 STANDARD_MOUNT = "/sys/fs/cgroup"
 # What a mount of a v1 hierarchy may name among its options besides its controllers.
@@ -38,40 +40,16 @@ class Roots:
         return sorted(set(self.controllers.values()))
 
 
-class _Mount:
-    __slots__ = ("fstype", "options", "target")
-
-    def __init__(self, target: str, fstype: str, options: str) -> None:
-        self.target = target
-        self.fstype = fstype
-        self.options = options
-
-
-def _unescape(field: str) -> str:
-    """The kernel writes space, tab, newline and backslash as three octal digits."""
-    for code in ("040", "011", "012", "134"):
-        field = field.replace("\\" + code, chr(int(code, 8)))
-    return field
-
-
-def _mounts(mountinfo: str) -> Iterator[_Mount]:
-    """proc_pid_mountinfo(5): the file system type follows the field "-"."""
-    for line in mountinfo.split("\n"):
-        front, separator, back = line.partition(" - ")
-        fields, tail = front.split(" "), back.split(" ")
-        if separator and len(fields) >= 6 and len(tail) >= 3 and tail[0].startswith("cgroup"):
-            yield _Mount(_unescape(fields[4]), tail[0], tail[2])
-
-
-def roots_of(mountinfo: str) -> Roots:
-    """The hierarchies in a text of /proc/self/mountinfo.
+def roots_of(lines: Iterable[bytes]) -> Roots:
+    """The hierarchies among the lines of /proc/self/mountinfo.
 
     Mounts below /sys/fs/cgroup come first: a chroot or a container manager may have more copies,
     and any of them shows the same tree, but the standard place is the one that stays.
     """
     controllers: dict[str, str] = {}
     unified: str | None = None
-    for mount in sorted(_mounts(mountinfo), key=lambda m: not m.target.startswith(STANDARD_MOUNT)):
+    found = [mount for mount in mountinfo.mounts(lines) if mount.fstype.startswith("cgroup")]
+    for mount in sorted(found, key=lambda m: not m.target.startswith(STANDARD_MOUNT)):
         if mount.fstype == "cgroup2":
             unified = unified or mount.target
             continue
@@ -94,9 +72,8 @@ def roots() -> Roots:
     """The hierarchies of this host, read once: they are mounted at boot and stay."""
     global _roots
     if _roots is None:
-        path = "/proc/self/mountinfo"
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-            _roots = roots_of(file.read())
+        with open("/proc/self/mountinfo", "rb") as file:
+            _roots = roots_of(file)
     return _roots
 
 

@@ -19,7 +19,7 @@ from engine.oci import platform, reference
 from engine.registry import mirror
 from engine.registry.auth import RegistryAuth
 from engine.registry.client import Client
-from engine.registry.fetch import Policy
+from engine.registry.retry import Policy
 from engine.registry.transport import Transport
 from engine.storage.content import Content
 from engine.storage.database import Database

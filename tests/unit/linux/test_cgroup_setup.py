@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 
 from engine.linux.cgroup import parent, setup
 
-LINE = "30 24 0:26 / {target} rw,relatime shared:4 - {fstype} {source} {options}"
+LINE = "30 24 0:26 / {target} rw,relatime shared:4 - {fstype} {source} {options}\n"
 
 
-def mountinfo(*mounts: tuple[str, str, str]) -> str:
-    return "\n".join(
-        LINE.format(target=target, fstype=fstype, source=fstype, options=options)
+def mountinfo(*mounts: tuple[str, str, str]) -> list[bytes]:
+    return [
+        LINE.format(target=target, fstype=fstype, source=fstype, options=options).encode()
         for target, fstype, options in mounts
-    )
+    ]
 
 
 def test_unified_host_is_version_2() -> None:

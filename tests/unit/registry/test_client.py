@@ -15,8 +15,8 @@ from engine.oci import reference
 from engine.oci.image import Index, Manifest
 from engine.registry import failure
 from engine.registry.auth import RegistryAuth
-from engine.registry.client import MalformedManifest, Repository, VerificationFailed
-from engine.registry.transport import Stray, Unreachable
+from engine.registry.client import MalformedManifest, Repository
+from engine.registry.failure import Stray, Unreachable, VerificationFailed
 from tests.support import images
 from tests.support.registry import (
     Answer,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from engine.errors import EngineError, InvalidParameter, WharfError
 from engine.registry.download import download, in_full
-from engine.registry.transport import Stray, Transport
+from engine.registry.failure import Stray
+from engine.registry.transport import Transport
 from tests.support.registry import Answer, Registry
 
 

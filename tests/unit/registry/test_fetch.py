@@ -15,8 +15,9 @@ from engine import errors
 from engine.oci import reference
 from engine.oci.descriptor import Descriptor
 from engine.oci.digest import Digest
-from engine.registry.client import UnknownBlob, VerificationFailed
-from engine.registry.fetch import Fetch, Policy
+from engine.registry.failure import UnknownBlob, VerificationFailed
+from engine.registry.fetch import Fetch
+from engine.registry.retry import Policy
 from tests.support.registry import Answer, Basic, Corrupt, Drip, Fault, HangUp, Registry, Truncate
 from tests.unit.registry.conftest import client
 

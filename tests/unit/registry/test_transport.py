@@ -13,9 +13,12 @@ from yarl import URL
 
 from engine import errors
 from engine.oci import reference
+from engine.registry.addresses import is_inside
 from engine.registry.client import Repository
+from engine.registry.failure import Stray, Unreachable
 from engine.registry.mirror import Endpoint
-from engine.registry.transport import Origin, Proxies, Stray, Transport, Unreachable, is_inside
+from engine.registry.proxies import Proxies
+from engine.registry.transport import Origin, Transport
 from tests.support.registry import Answer, Registry
 from tests.unit.registry.conftest import client
 

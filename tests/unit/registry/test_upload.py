@@ -13,9 +13,10 @@ from engine.oci import digest as digests
 from engine.oci import reference
 from engine.registry import upload
 from engine.registry.auth import RegistryAuth
-from engine.registry.fetch import Policy
+from engine.registry.failure import Unreachable
 from engine.registry.mirror import Endpoint
-from engine.registry.transport import Origin, Timeouts, Transport, Unreachable
+from engine.registry.retry import Policy, patiently
+from engine.registry.transport import Origin, Timeouts, Transport
 from tests.support.registry import Answer, Bearer, HangUp, Registry
 from tests.unit.registry.conftest import client
 
@@ -131,7 +132,7 @@ def test_what_fails_is_tried_again(registry: Registry, method: str, fault: Answe
     told: list[str] = []
 
     async def work(repository: Repository) -> None:
-        await upload.patiently(
+        await patiently(
             lambda: send(repository),
             policy=QUICK,
             report=lambda status, current, total: told.append(status),
@@ -151,7 +152,7 @@ def test_what_is_refused_is_not_tried_again(registry: Registry, code: str) -> No
 
     async def work(repository: Repository) -> None:
         with pytest.raises(WharfError, match=f"{code.lower()}: no"):
-            await upload.patiently(lambda: send(repository), policy=QUICK, report=lambda *_: None)
+            await patiently(lambda: send(repository), policy=QUICK, report=lambda *_: None)
 
     run(registry, work)
     assert registry.seen("POST", "/blobs/uploads/") == 1
@@ -162,7 +163,7 @@ def test_five_attempts_and_no_more(registry: Registry) -> None:
 
     async def work(repository: Repository) -> None:
         with pytest.raises(EngineError, match="received unexpected HTTP status: 500"):
-            await upload.patiently(lambda: send(repository), policy=QUICK, report=lambda *_: None)
+            await patiently(lambda: send(repository), policy=QUICK, report=lambda *_: None)
 
     run(registry, work)
     assert registry.seen("PATCH", "/blobs/uploads/") == 5

@@ -1,0 +1,121 @@
+"""Whether and when to ask a registry again.
+
+Attempts at a blob wait 5, 10, 15 … seconds, as dockerd's do, and tell so second by second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.errors import EngineError, NoSpace, WharfError
+from engine.registry import failure
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from engine.registry.meter import Report
+    from engine.registry.transport import Response
+
+log = logging.getLogger(__name__)
+
+_FINAL_CODES = frozenset({"UNAUTHORIZED", "UNSUPPORTED", "DENIED", "NAME_UNKNOWN", "BLOB_UNKNOWN"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How patient a download is. `unit_s` is one second of the countdown between attempts."""
+
+    attempts: int = 5
+    unit_s: float = 1.0
+    delay_units: int = 5
+    longest_delay_units: int = 60
+    window_s: float = 60.0
+    floor_bytes: int = 4096
+    """A window that brings fewer bytes than this ends the attempt."""
+    progress_bytes: int = 1 << 20
+    """An attempt that brought so much does not count as one."""
+
+
+async def count_down(policy: Policy, attempt: int, exc: WharfError, report: Report) -> None:
+    """Wait for the next attempt, aloud; `exc` ended the one that was."""
+    asked = exc.retry_after_s if isinstance(exc, failure.Refusal) else 0
+    units = max(attempt * policy.delay_units, int(asked))
+    for left in range(min(units, policy.longest_delay_units), 0, -1):
+        report(f"Retrying in {left} second{'' if left == 1 else 's'}", 0, 0)
+        await asyncio.sleep(policy.unit_s)
+
+
+async def failure_of(response: Response) -> WharfError:
+    """What the answer means, and when it says that asking again makes sense."""
+    found = await response.failure()
+    retry_after = response.header("Retry-After")
+    if isinstance(found, failure.Refusal) and retry_after.isdecimal():
+        found.retry_after_s = min(int(retry_after[:9]), 3600)
+    return found
+
+
+def may_pass(exc: WharfError) -> bool:
+    """Whether waiting alone may help: what a registry refuses as it is, it refuses again."""
+    match exc:
+        case failure.Unprepared():
+            return may_pass(exc.cause)
+        case failure.UnexpectedStatus():
+            return exc.status >= 500
+        case failure.RefusedTooMany():
+            return True
+        case failure.Stray():
+            return False
+        case _:
+            return isinstance(exc, failure.Unreachable)
+
+
+def may_retry(exc: WharfError) -> bool:
+    """Whether the same request may succeed later (moby distribution/errors.go retryOnError)."""
+    match exc:
+        case failure.Refusal():
+            return exc.code not in _FINAL_CODES
+        case failure.Unprepared():
+            return may_retry(exc.cause)
+        case failure.Unexplained() | failure.Final() | failure.Unsupported():
+            return False
+        case failure.UnknownBlob() | failure.VerificationFailed():
+            return False
+        case failure.Stray() | NoSpace():
+            return False
+        case _:
+            return True
+
+
+async def patiently(
+    attempt: Callable[[], Awaitable[None]],
+    *,
+    policy: Policy,
+    report: Report,
+    is_passing: Callable[[WharfError], bool] = may_retry,
+) -> None:
+    """Attempt until it is done or will never be; raises what ended the last attempt, with no word
+    about the request that it came to (moby distribution/errors.go retryOnError).
+    """
+    for number in range(1, policy.attempts + 1):
+        try:
+            await attempt()
+        except WharfError as exc:
+            if number == policy.attempts or not is_passing(exc):
+                raise _bare(exc) from exc
+            log.info("upload failed, and is tried again: %s", exc)
+            await count_down(policy, number, exc, report)
+        else:
+            return
+
+
+def _bare(exc: WharfError) -> WharfError:
+    match exc:
+        case failure.Refusal() | failure.Unprepared() if exc.cause is not None:
+            return exc.cause
+        case failure.Unreachable():
+            return EngineError(exc.reason)
+        case _:
+            return exc
