@@ -11,6 +11,7 @@ against (a tag) is believed as far as TLS goes.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -29,7 +30,7 @@ from engine.oci.descriptor import Descriptor
 from engine.oci.document import InvalidDocument, decode
 from engine.oci.image import Index, Manifest, decode_config, decode_manifest
 from engine.registry import download as downloading
-from engine.registry import failure, mirror
+from engine.registry import failure, mirror, retry
 from engine.registry import search as searching
 from engine.registry.addresses import addresses_of
 from engine.registry.auth import ANONYMOUS, Authorizer, RegistryAuth, repository_scope
@@ -193,11 +194,16 @@ class Repository:
     async def resolve(
         self, ref: Reference, *, known: Callable[[Digest], Awaitable[bytes | None]] | None = None
     ) -> Resolved:
-        """The manifest or index that `ref` names here.
+        """The manifest or index that `ref` names here; a registry that is busy is asked again.
 
         `known` gives the bytes of a document that is here already, so that a pull of what did not
         change costs one HEAD.
         """
+        return await self._persist(lambda: self._resolve(ref, known))
+
+    async def _resolve(
+        self, ref: Reference, known: Callable[[Digest], Awaitable[bytes | None]] | None
+    ) -> Resolved:
         if ref.digest is not None:
             digest: Digest | None = ref.digest
         else:
@@ -212,7 +218,11 @@ class Repository:
     async def manifest(self, ref: Reference, descriptor: Descriptor) -> Resolved:
         """The manifest that an index names."""
         digest = digests.parse(descriptor.digest)
-        return await self._get_manifest(ref, digest, digest)
+        return await self._persist(lambda: self._get_manifest(ref, digest, digest))
+
+    async def _persist(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """A mirror is asked once: the endpoint behind it is there to be asked next."""
+        return await ask() if self.endpoint.is_mirror else await retry.briefly(ask)
 
     async def _head(self, tag: str) -> Digest | None:
         """The digest behind the tag, None where only a GET will tell."""
@@ -282,7 +292,7 @@ class Repository:
         tags: dict[str, None] = {}
         path = "tags/list"
         for _ in range(MOST_TAG_PAGES):
-            page, more = await self._tags_page(path)
+            page, more = await self._persist(functools.partial(self._tags_page, path))
             tags |= dict.fromkeys(page)
             if len(tags) > MOST_TAGS:
                 raise EngineError(f"repository {self.name} has more than {MOST_TAGS} tags")

@@ -43,7 +43,7 @@ class Refusal(WharfError):
         super().__init__(sentence)
         self.code = code
         self.is_explained = is_explained
-        self.retry_after_s = 0
+        self.retry_after_s = 0  # when the registry wants to be asked again, if it said so
         self.cause: Refusal | None = None  # of what `within` made
 
 
@@ -69,6 +69,7 @@ class UnexpectedStatus(EngineError):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"received unexpected HTTP status: {status} {reason}".rstrip())
         self.status = status
+        self.retry_after_s = 0
 
 
 # What is no answer at all, or not the one that was asked for
@@ -91,7 +92,7 @@ class BrokenOff(Unreachable):
 
 
 class Stray(EngineError):
-    """A registry sent us where it may not."""
+    """A registry sent us where it may not, or nowhere."""
 
     def __init__(self, method: str, url: str, reason: str) -> None:
         super().__init__(f'{method.capitalize()} "{url}": {reason}')

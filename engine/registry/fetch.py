@@ -18,7 +18,7 @@ from engine.errors import EngineError, WharfError
 from engine.oci import digest as digests
 from engine.registry import failure
 from engine.registry.meter import Meter
-from engine.registry.retry import count_down, failure_of, may_retry
+from engine.registry.retry import count_down, may_retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -213,7 +213,7 @@ class Fetch:
         if response.status == 404:
             raise failure.UnknownBlob
         if not response.is_success:
-            raise await failure_of(response)
+            raise await response.failure()
         if response.status != 206:
             return offset
         content_range = response.header("Content-Range")

@@ -1,6 +1,7 @@
 """Whether and when to ask a registry again.
 
-Attempts at a blob wait 5, 10, 15 … seconds, as dockerd's do, and tell so second by second.
+Attempts at a blob wait 5, 10, 15 … seconds, as dockerd's do, and tell so second by second; those at
+a document are few, soon and quiet.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import EngineError, NoSpace, WharfError
 from engine.registry import failure
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from engine.registry.meter import Report
-    from engine.registry.transport import Response
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BRIEF_S = 15.0
+BRIEF_DELAYS_S = (0.5, 1.0, 2.0)
 
 _FINAL_CODES = frozenset({"UNAUTHORIZED", "UNSUPPORTED", "DENIED", "NAME_UNKNOWN", "BLOB_UNKNOWN"})
 
@@ -41,20 +46,21 @@ class Policy:
 
 async def count_down(policy: Policy, attempt: int, exc: WharfError, report: Report) -> None:
     """Wait for the next attempt, aloud; `exc` ended the one that was."""
-    asked = exc.retry_after_s if isinstance(exc, failure.Refusal) else 0
-    units = max(attempt * policy.delay_units, int(asked))
+    units = max(attempt * policy.delay_units, _asked_s(exc))
     for left in range(min(units, policy.longest_delay_units), 0, -1):
         report(f"Retrying in {left} second{'' if left == 1 else 's'}", 0, 0)
         await asyncio.sleep(policy.unit_s)
 
 
-async def failure_of(response: Response) -> WharfError:
-    """What the answer means, and when it says that asking again makes sense."""
-    found = await response.failure()
-    retry_after = response.header("Retry-After")
-    if isinstance(found, failure.Refusal) and retry_after.isdecimal():
-        found.retry_after_s = min(int(retry_after[:9]), 3600)
-    return found
+def _asked_s(exc: WharfError) -> int:
+    """How long the registry wants to be left alone."""
+    match exc:
+        case failure.Refusal() | failure.UnexpectedStatus():
+            return exc.retry_after_s
+        case failure.Unprepared():
+            return _asked_s(exc.cause)
+        case _:
+            return 0
 
 
 def may_pass(exc: WharfError) -> bool:
@@ -87,6 +93,26 @@ def may_retry(exc: WharfError) -> bool:
             return False
         case _:
             return True
+
+
+async def briefly(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask for something small until the registry can give it; raises what it said last.
+
+    dockerd asks once. Nobody is told of a wait, so none is long: a registry that wants to be left
+    alone for minutes, as one whose limit is reached, is told of at once.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + BRIEF_S
+    for least in BRIEF_DELAYS_S:
+        try:
+            return await ask()
+        except WharfError as exc:
+            delay = max(least, _asked_s(exc))
+            if not may_pass(exc) or loop.time() + delay > end:
+                raise
+            log.info("asked again in %g seconds: %s", delay, exc)
+            await asyncio.sleep(delay)
+    return await ask()
 
 
 async def patiently(

@@ -151,10 +151,14 @@ class Response:
         return b"".join(parts)
 
     async def failure(self) -> WharfError:
-        """What this answer of 400 and above means."""
+        """What this answer of 400 and above means, and when it may be worth asking again."""
         body = await self.read(1 << 20)
         content_type = self.header("Content-Type")
-        return failure.from_response(self.status, self.reason, content_type, body, self.challenges)
+        found = failure.from_response(self.status, self.reason, content_type, body, self.challenges)
+        after = self.header("Retry-After")
+        if isinstance(found, failure.Refusal | failure.UnexpectedStatus) and after.isdecimal():
+            found.retry_after_s = min(int(after[:9]), 3600)
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,7 +290,7 @@ class Transport:
             at = target
             if _origin_of(at) != first:
                 sent.pop("Authorization", None)
-        raise failure.Unreachable(method, location, f"stopped after {MOST_REDIRECTS} redirects")
+        raise failure.Stray(method, location, f"stopped after {MOST_REDIRECTS} redirects")
 
     def _check(self, origin: Origin, method: str, url: URL) -> None:
         if url.scheme not in {"http", "https"} or not url.host:
@@ -412,7 +416,7 @@ def _parsed(method: str, url: str) -> URL:
         at.port  # noqa: B018
     except ValueError as exc:
         port = url.partition("://")[2].partition("/")[0].rpartition(":")[2]
-        raise failure.Unreachable(method, url, f"dial tcp: address {port}: invalid port") from exc
+        raise failure.Stray(method, url, f"dial tcp: address {port}: invalid port") from exc
     return at
 
 
@@ -423,7 +427,7 @@ def _joined(method: str, at: URL, location: str) -> URL:
         return target
     except ValueError as exc:
         reason = f'failed to parse Location header "{location}": {exc}'
-        raise failure.Unreachable(method, _shown(at), reason) from exc
+        raise failure.Stray(method, _shown(at), reason) from exc
 
 
 def _origin_of(url: URL) -> tuple[str, str | None, int | None]:

@@ -24,7 +24,6 @@ from engine import offload
 from engine.errors import EngineError, WharfError
 from engine.oci import digest as digests
 from engine.registry.auth import repository_scope
-from engine.registry.retry import failure_of
 from engine.registry.transport import MANIFEST, UPLOAD
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ async def size_of(repository: Repository, digest: Digest) -> int | None:
         if response.status == 404:
             return None
         if not 200 <= response.status < 300:
-            raise await failure_of(response)
+            raise await response.failure()
         length = response.content_length
         return -1 if length is None else length
 
@@ -82,7 +81,7 @@ async def begin(repository: Repository, mount: Mount | None = None) -> Session |
         if response.status == 201 and mount is not None:
             return None
         if response.status not in (200, 201, 202):
-            raise await failure_of(response)
+            raise await response.failure()
         return Session(repository, _next(response, ""))
 
 
@@ -134,7 +133,7 @@ async def _check(response: Response) -> None:
     if response.status == 404:
         raise UnknownUpload
     if not 200 <= response.status < 300:
-        raise await failure_of(response)
+        raise await response.failure()
 
 
 def _next(response: Response, former: str) -> str:

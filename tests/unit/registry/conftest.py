@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.registry import mirror
+from engine.registry import mirror, retry
 from engine.registry.client import Client
 from engine.registry.transport import Transport
 from tests.support.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Sequence
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "BRIEF_DELAYS_S", (0.01, 0.01, 0.01))
 
 
 @pytest.fixture

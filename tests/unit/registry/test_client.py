@@ -23,9 +23,11 @@ from tests.support.registry import (
     Basic,
     Bearer,
     Corrupt,
+    Fault,
     HangUp,
     Registry,
     Replace,
+    Truncate,
 )
 from tests.unit.registry.conftest import client
 
@@ -127,6 +129,57 @@ def test_too_many_requests(registry: Registry) -> None:
     registry.fault("GET", "/manifests/", fault)
     with pytest.raises(errors.TooManyRequests, match=r"^toomanyrequests: you have reached"):
         resolve(f"{registry.host}/a/b:1")
+
+
+# A registry that is busy
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Answer(429, code="TOOMANYREQUESTS"),
+        Answer(429, headers={"Retry-After": "1"}, code="TOOMANYREQUESTS"),
+        Answer(503),
+        Answer(502, body=b"<html>"),
+        HangUp(),
+        Truncate(at=20),
+    ],
+)
+def test_a_busy_registry_is_asked_again(registry: Registry, fault: Fault) -> None:
+    """Beyond Docker, which asks once."""
+    digest = registry.add("a/b:1", SMALL)
+    registry.fault("GET", "/manifests/", fault, times=2)
+    assert resolve(f"{registry.host}/a/b@{digest}").data == SMALL.manifest
+    assert registry.seen("GET", "/manifests/") == 3
+    registry.fault("GET", "/tags/", fault, times=3)
+    assert tags(f"{registry.host}/a/b") == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (Answer(429, headers={"Retry-After": "3600"}, code="TOOMANYREQUESTS"), "toomanyrequests"),
+        (Answer(503, headers={"Retry-After": "3600"}), "503"),
+        (Answer(404, code="MANIFEST_UNKNOWN"), "manifest unknown"),
+        (Answer(403, code="DENIED"), "denied"),
+    ],
+)
+def test_what_will_not_pass_soon_is_told_at_once(
+    registry: Registry, fault: Fault, sentence: str
+) -> None:
+    registry.fault("GET", "/manifests/", fault)
+    with pytest.raises(errors.WharfError, match=sentence):
+        resolve(f"{registry.host}/a/b@{SMALL.digest}")
+    assert registry.seen("GET", "/manifests/") == 1
+
+
+def test_a_busy_mirror_is_not_waited_for(registry: Registry) -> None:
+    registry.add("library/busybox:1", SMALL)
+    with Registry() as busy:
+        busy.fault("HEAD", "/manifests/", Answer(503))
+        busy.fault("GET", "/manifests/", Answer(503))
+        assert resolve("busybox:1", mirrors=(busy.url, registry.url)).data == SMALL.manifest
+        assert busy.seen("GET", "/manifests/") == 1
 
 
 # Believing nobody
@@ -322,7 +375,7 @@ def test_a_redirect_is_followed_without_credentials() -> None:
 
 def test_an_endless_redirect_ends(registry: Registry) -> None:
     registry.fault("GET", "/loop|/manifests/", Answer(302, headers={"Location": "/v2/loop"}))
-    with pytest.raises(Unreachable) as caught:
+    with pytest.raises(Stray) as caught:
         resolve(f"{registry.host}/a/b@{SMALL.digest}")
     assert str(caught.value) == 'Get "/v2/loop": stopped after 10 redirects'
     assert registry.seen("GET", "/loop") == 10

@@ -257,4 +257,4 @@ def test_once_a_host_spoke_tls_it_is_not_asked_in_plain(certificate: Path) -> No
 
         with pytest.raises(errors.EngineError, match="500"):
             asyncio.run(run())
-        assert registry.seen("GET", "/tags/") == 1
+        assert registry.seen("GET", "/tags/") == 4
