@@ -19,7 +19,7 @@ _RFC3339 = re.compile(
     r"(Z|z|[+-]\d\d:\d\d)?"
 )
 _UNIX = re.compile(r"(-?\d+)(?:\.(\d+))?")
-_DURATION = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_DURATION = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([^0-9.]*)")
 # As Go prints a time: the offset is what counts, the zone's name behind it says the same.
 _NAMED_OFFSET = re.compile(r"( [+-]\d{4}) [A-Z]{3,5}$")
 _YEAR_FIRST = re.compile(r"\d{4}-\d\d-\d\d\b")
@@ -54,14 +54,19 @@ def parse_ns(text: str) -> int:
 
 
 def parse_duration_ns(text: str) -> int:
-    """A duration as Go writes it ("1h30m", "-1.5s", "0"). Raises ValueError."""
+    """A duration as Go writes it ("1h30m", "-1.5s", "0"). Raises ValueError with Go's sentence."""
     sign = -1 if text.startswith("-") else 1
     body = text[1:] if text[:1] in ("-", "+") else text
     if body == "0":
         return 0
     parts = _DURATION.findall(body)
     if not parts or "".join(n + u for n, u in parts) != body:
-        raise ValueError(f"invalid duration {text!r}")
+        raise ValueError(f'time: invalid duration "{text}"')
+    for _, unit in parts:
+        if not unit:
+            raise ValueError(f'time: missing unit in duration "{text}"')
+        if unit not in _UNITS_NS:
+            raise ValueError(f'time: unknown unit "{unit}" in duration "{text}"')
     return sign * sum(int(float(number) * _UNITS_NS[unit]) for number, unit in parts)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine import offload
+from engine import offload, signals
 from engine.container import (
     attach,
     commit,
@@ -31,7 +31,6 @@ from engine.container import (
     prune,
     remove,
     restore,
-    signals,
     start,
     stop,
     top,

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine import offload
-from engine.container import signals
+from engine import offload, signals
 from engine.container.model import Status, WaitCondition
 from engine.container.publish import publish
 from engine.container.state import ALIVE, Event, next_status

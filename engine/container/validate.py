@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from engine.container import capabilities, limits, modes, mounts, security, signals
+from engine import signals
+from engine.container import capabilities, limits, modes, mounts, security
 from engine.container.model import CreateRequest, RestartPolicyName
 from engine.errors import InvalidParameter, Unclassified
 

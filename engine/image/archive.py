@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from engine import gojson
-from engine.errors import EngineError, NoSuchImage
+from engine.errors import EngineError, NoSuchImage, NotFound
 from engine.image import encoding
 from engine.image.failure import InvalidArchive
 from engine.image.model import created_ns
@@ -61,6 +61,11 @@ class NoSuitablePlatform(EngineError):
 # What is to be saved
 
 
+class NoSuchReference(NotFound):
+    def __init__(self) -> None:
+        super().__init__("reference does not exist")
+
+
 @dataclass(slots=True)
 class Selected:
     """One image and the names under which it was asked for."""
@@ -101,6 +106,8 @@ def _meant(catalog: Catalog, ref: str) -> list[tuple[ImageId, Reference | None]]
             return named
     elif (image_id := catalog.of_reference(parsed)) is not None:
         return [(image_id, parsed if parsed.digest is None else None)]
+    elif parsed.familiar_name != digests.CANONICAL:
+        raise NoSuchReference
     by_prefix = catalog.by_prefix(ref)
     if by_prefix is None:
         raise NoSuchImage(ref)

@@ -19,7 +19,7 @@ from engine.errors import EngineError
 from engine.image import archive, encoding, spool
 from engine.image.failure import InvalidArchive
 from engine.image.model import Progress
-from engine.image.remote import DEEPEST_INDEX
+from engine.image.remote import DEEPEST_INDEX, choose, host_platform
 from engine.image.staging import discard, stage
 from engine.oci import digest as digests
 from engine.oci import media_type
@@ -340,7 +340,7 @@ def plan(opened: Archive, platform: Platform | None) -> list[Planned]:
         )
         planned = [_plan_item(opened, item) for item in items]
     else:
-        planned = _plan_layout(opened)
+        planned = _plan_layout(opened, platform or host_platform())
     return [one for one in planned if _is_wanted(one, platform)]
 
 
@@ -384,15 +384,15 @@ def _name(tag: str) -> Reference:
     return name
 
 
-def _plan_layout(opened: Archive) -> list[Planned]:
-    """The images of an OCI layout: one a manifest; of an index the one for this host."""
+def _plan_layout(opened: Archive, wanted: Platform) -> list[Planned]:
+    """The images of an OCI layout: one a manifest; of an index the best for the platform."""
     document = decode_manifest(
         opened.read("index.json", largest_bytes=LARGEST_BYTES), media_type.OCI_INDEX
     )
     assert isinstance(document, Index)
     found: dict[ImageId, Planned] = {}
     for descriptor in document.manifests:
-        for one in _plan_descriptor(opened, descriptor, DEEPEST_INDEX):
+        for one in _plan_descriptor(opened, descriptor, wanted, DEEPEST_INDEX):
             former = found.get(one.id)
             names = (*(former.names if former else ()), *_layout_names(descriptor))
             found[one.id] = replace(one, names=tuple(dict.fromkeys(names)))
@@ -401,14 +401,18 @@ def _plan_layout(opened: Archive) -> list[Planned]:
     return list(found.values())
 
 
-def _plan_descriptor(opened: Archive, descriptor: Descriptor, deepest: int) -> list[Planned]:
+def _plan_descriptor(
+    opened: Archive, descriptor: Descriptor, wanted: Platform, deepest: int
+) -> list[Planned]:
     data = _blob(opened, descriptor.digest)
     document = decode_manifest(data, descriptor.media_type)
     if isinstance(document, Index):
         if deepest == 0:
             raise InvalidArchive("index is nested too deep")
-        chosen = _choose(opened, document)
-        return _plan_descriptor(opened, chosen, deepest - 1) if chosen else []
+        # Those for other platforms may have been left out.
+        there = (d for d in choose(document, wanted) if opened.find(_blob_name(d.digest)))
+        chosen = next(there, None)
+        return _plan_descriptor(opened, chosen, wanted, deepest - 1) if chosen else []
     raw = _blob(opened, document.config.digest)
     if not media_type.is_image_config(document.config.media_type):
         return []
@@ -427,19 +431,6 @@ def _plan_descriptor(opened: Archive, descriptor: Descriptor, deepest: int) -> l
             manifest=data,
         )
     ]
-
-
-def _choose(opened: Archive, index: Index) -> Descriptor | None:
-    """The manifest for this host that is in the archive; the others may have been left out."""
-    here = platforms.default()
-    ranked = [
-        (rank, place, descriptor)
-        for place, descriptor in enumerate(index.manifests)
-        if opened.find(_blob_name(descriptor.digest)) is not None
-        and (rank := platforms.rank(here, descriptor.platform) if descriptor.platform else 99)
-        is not None
-    ]
-    return min(ranked, key=lambda r: r[:2])[2] if ranked else None
 
 
 def _layout_names(descriptor: Descriptor) -> tuple[Reference, ...]:

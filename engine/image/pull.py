@@ -184,7 +184,9 @@ class Puller:
         """An image for one platform alone is pulled whatever was wanted, and dockerd says so."""
         found = await offload.disk(self._platform_of, ref)
         if found is not None and not platform.matches_image(wanted, found):
-            channel.send(Progress(status=f"WARNING: {PlatformMismatch(str(ref), found, wanted)}"))
+            channel.send(
+                Progress(status=f"WARNING: {PlatformMismatch(ref.familiar, found, wanted)}")
+            )
 
     def _platform_of(self, ref: Reference) -> Platform | None:
         image_id = self._local.image_named(ref)

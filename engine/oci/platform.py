@@ -12,7 +12,9 @@ import re
 from engine.errors import InvalidParameter
 from engine.oci.document import Document
 
-_OS_AND_VERSION = re.compile(r"([A-Za-z0-9_-]+)(?:\(([A-Za-z0-9_.-]*)\))?")
+_OS_AND_VERSION = re.compile(
+    r"([A-Za-z0-9_-]+)(?:\(([A-Za-z0-9_.%-]*)((?:\+[A-Za-z0-9_.%-]+)*)\))?"
+)
 _SPECIFIER = re.compile(r"[A-Za-z0-9_.-]+")
 
 # Written as lines of words: a list of strings would stand a name a line.
@@ -123,7 +125,8 @@ def parse(specifier: str) -> Platform:
         raise InvalidPlatform(
             specifier,
             f'"{parts[0]}" is an invalid OS component of "{specifier}": OSAndVersion specifier '
-            f'component must match "^([A-Za-z0-9_-]+)(?:\\\\(([A-Za-z0-9_.-]*)\\\\))?$"',
+            f'component must match "^([A-Za-z0-9_-]+)(?:\\\\(([A-Za-z0-9_.%-]*)'
+            '((?:\\\\+[A-Za-z0-9_.%-]+)*)\\\\))?$"',
         )
     for part in parts[1:]:
         if not _SPECIFIER.fullmatch(part):

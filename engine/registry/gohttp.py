@@ -5,11 +5,16 @@ Here and in transport.py alone aiohttp's exceptions are known.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
+import socket
 
 import aiohttp
+
+RESOLV_CONF = "/etc/resolv.conf"
+_NAMESERVER = re.compile(rb"^\s*nameserver\s+(\S+)", re.MULTILINE)
 
 FAILURES = (aiohttp.ClientError, OSError, TimeoutError, UnicodeError)  # a name IDNA cannot spell
 
@@ -17,7 +22,7 @@ FAILURES = (aiohttp.ClientError, OSError, TimeoutError, UnicodeError)  # a name 
 def reason(exc: BaseException) -> str:
     match exc:
         case aiohttp.ClientConnectorDNSError():
-            return f"dial tcp: lookup {exc.host}: no such host"
+            return _look_up_reason(exc)
         case aiohttp.ClientConnectorCertificateError():
             return _certificate_reason(exc.certificate_error)
         case aiohttp.ClientConnectorSSLError():
@@ -42,6 +47,18 @@ def reason(exc: BaseException) -> str:
             return "read: connection reset by peer"
         case _:
             return str(exc) or "EOF"
+
+
+def _look_up_reason(exc: aiohttp.ClientConnectorDNSError) -> str:
+    """Go names the server that it asked, which is the first that the host has."""
+    found = None
+    with contextlib.suppress(OSError), open(RESOLV_CONF, "rb") as file:
+        found = _NAMESERVER.search(file.read(1 << 16))
+    server = found[1].decode("ascii", "replace") if found else "127.0.0.1"
+    shown = f"[{server}]:53" if ":" in server else f"{server}:53"
+    is_unsure = exc.os_error.errno == socket.EAI_AGAIN
+    what = "server misbehaving" if is_unsure else "no such host"
+    return f"dial tcp: lookup {exc.host} on {shown}: {what}"
 
 
 def _dial_reason(exc: aiohttp.ClientConnectorError) -> str:

@@ -8,11 +8,12 @@ import re
 import tarfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import pytest
 
 from tests.e2e.conftest import eventually
-from tests.support import images
+from tests.support import changes, images
 from tests.support.registry import Corrupt, HangUp, Registry, Truncate
 
 if TYPE_CHECKING:
@@ -113,6 +114,14 @@ def test_save_keeps_the_layers_bytes(engine: Engine, tag: str) -> None:
     ] == diff_ids
 
 
+@pytest.mark.parametrize("ref", ["{}:nosuch", "nosuch.example/{}:1", "{}@sha256:" + 64 * "a"])
+def test_what_is_not_there_is_not_saved(engine: Engine, tag: str, ref: str) -> None:
+    engine.docker("tag", "busybox", f"{tag}:1")
+    done = engine.docker("save", ref.format(tag), check=False)
+    assert done.stderr.decode() == "Error response from daemon: reference does not exist\n"
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
 def test_import(engine: Engine, tag: str) -> None:
     data = images.tar({"hello": images.file(b"imported")})
     out = engine.out(
@@ -123,6 +132,25 @@ def test_import(engine: Engine, tag: str) -> None:
     assert found["Id"] == out
     assert (found["Config"]["Cmd"], found["Config"]["Env"]) == (["x"], ["A=b"])
     assert found["Comment"] == "said"
+
+
+def test_every_change_is_dockerds(engine: Engine) -> None:
+    """All that was recorded of dockerd, of what is applied and of what is refused."""
+    wrong: list[object] = []
+    for change, result in changes.recorded():
+        query = urlencode({"fromSrc": "-", "changes": [changes.BASE, change]}, doseq=True)
+        reply = engine.call("POST", f"/images/create?{query}", images.tar({}))
+        last = [json.loads(line) for line in reply.body.splitlines()][-1]
+        if isinstance(result, str):
+            made: object = last.get("message", last.get("error", last)).strip()
+        else:
+            image = last["status"]
+            config = engine.call("GET", f"/images/{image}/json").json()["Config"]
+            made = {k: v for k, v in config.items() if changes.UNCHANGED.get(k, 0) != v}
+            engine.call("DELETE", f"/images/{image}")
+        if made != result:
+            wrong.append((change, result, made))
+    assert wrong == []
 
 
 def test_tag_and_untag(engine: Engine, tag: str) -> None:

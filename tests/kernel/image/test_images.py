@@ -168,6 +168,13 @@ def test_load_of_an_index_takes_the_platform_of_this_host(house: House) -> None:
     assert [image.id for image in house.images.all()] == [ONE.id]
 
 
+def test_load_of_an_index_for_a_platform(house: House) -> None:
+    foreign = Image(layers=(TOP,), architecture="s390x")
+    archive = oci_layout({"multi:1": Index((foreign, ONE))})
+    run(lambda: house.load(archive, platform=platforms.parse("linux/s390x")))
+    assert [image.id for image in house.images.all()] == [foreign.id]
+
+
 def test_load_for_a_platform(house: House) -> None:
     foreign = Image(layers=(TOP,), architecture="s390x")
     archive = docker_archive({"a:1": ONE, "b:1": foreign})

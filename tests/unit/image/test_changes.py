@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from engine.errors import InvalidParameter
 from engine.image import changes
 from engine.oci.image import Config, Healthcheck
+from tests.support.changes import BASE, UNCHANGED, recorded
 
 
 def test_all_instructions() -> None:
@@ -79,6 +83,23 @@ def test_variables() -> None:
 def test_env_is_replaced_in_its_place() -> None:
     config = changes.apply(Config(env=("A=1", "B=2")), ["ENV A=3", "ENV C=4"])
     assert config.env == ("A=3", "B=2", "C=4")
+
+
+@pytest.mark.parametrize(("change", "result"), recorded())
+def test_as_dockerd(change: str, result: dict[str, object] | str) -> None:
+    if isinstance(result, str):
+        with pytest.raises(InvalidParameter) as caught:
+            changes.apply(Config(), [BASE, change])
+        assert str(caught.value).strip() == result  # "invalid signal: " of nothing
+        return
+    config = changes.apply(Config(), [BASE, change])
+    made = {key: value for key, value in to_json(config).items() if value}
+    told = {**UNCHANGED, **result}
+    assert made == {key: value for key, value in told.items() if value}
+
+
+def to_json(config: Config) -> dict[str, object]:
+    return dict(json.loads(msgspec.json.encode(config)))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from engine import errors
 from engine.oci import reference
 from engine.oci.image import Index, Manifest
-from engine.registry import failure
+from engine.registry import failure, gohttp
 from engine.registry.auth import RegistryAuth
 from engine.registry.client import MalformedManifest, Repository
 from engine.registry.failure import Stray, Unreachable, VerificationFailed
@@ -33,6 +33,7 @@ from tests.unit.registry.conftest import client
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from engine.oci.digest import Digest
     from engine.registry.client import Resolved
@@ -319,11 +320,15 @@ def test_nobody_answers() -> None:
     )
 
 
-def test_a_name_that_does_not_exist() -> None:
+def test_a_name_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    resolv_conf = tmp_path / "resolv.conf"
+    resolv_conf.write_text("# search\n nameserver 192.0.2.53\nnameserver ::1\n")
+    monkeypatch.setattr(gohttp, "RESOLV_CONF", str(resolv_conf))
     with pytest.raises(Unreachable) as caught:
         resolve("nosuch.invalid/a/b:1")
     assert str(caught.value) == (
-        'Get "https://nosuch.invalid/v2/": dial tcp: lookup nosuch.invalid: no such host'
+        'Get "https://nosuch.invalid/v2/": dial tcp: '
+        "lookup nosuch.invalid on 192.0.2.53:53: no such host"
     )
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.container import signals
+from engine import signals
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The grammar of Dockerfiles, which images' changes are written in too. Pure."""

@@ -1,0 +1,265 @@
+r"""The shell's words, as a Dockerfile has them: quotes taken off and variables put in.
+
+    "a b"  'a $b'  a\ b        quotes; in single ones nothing has a meaning
+    $name ${name}              "" where nobody gave it a value
+    ${name:-word} ${name-word} the word for a value that is empty or not given; just not given
+    ${name:+word} ${name+word} the word if there is a value
+    ${name:?word} ${name?word} the word is what is wrong without one
+    ${name#pattern} ## % %%    the value without its shortest or longest beginning, or end
+    ${name/pattern/word} //    with the first, or each, match replaced
+
+(BuildKit frontend/dockerfile/shell; docs.docker.com/reference/dockerfile §Environment replacement.)
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from engine.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]+|[@*#?$!0-]")
+_ESCAPED = "*?\\}/"
+_BLANKS = " \t\r\n\v\f"
+_NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+
+
+class InvalidWord(InvalidParameter):
+    """`text` cannot be read, or a variable in it may not be missing."""
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(f'failed to process "{_quoted(text)}": {reason}')
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\t", "\\t").replace("\n", "\\n")
+
+
+def expand(text: str, variables: Mapping[str, str]) -> str:
+    """One word out of the whole text. Raises InvalidWord."""
+    return "".join(_Scan(text, variables).all())
+
+
+def split(text: str, variables: Mapping[str, str]) -> list[str]:
+    """The words of the text, also those that come of a variable; empty ones are none.
+
+    Raises InvalidWord.
+    """
+    words: list[str] = []
+    word = ""
+    for piece in _Scan(text, variables).all():
+        if isinstance(piece, _Quoted):
+            word += piece
+            continue
+        for char in piece:
+            if char not in _BLANKS:
+                word += char
+            elif word:
+                words.append(word)
+                word = ""
+    return [*words, word] if word else words
+
+
+class _Quoted(str):
+    """Text whose blanks do not end a word."""
+
+    __slots__ = ()
+
+
+class _Scan:
+    """One reading of one text."""
+
+    def __init__(self, text: str, variables: Mapping[str, str]) -> None:
+        self._text = text
+        self._variables = variables
+        self._at = 0
+
+    def all(self) -> list[str]:
+        return self._until("")
+
+    def _fail(self, reason: str) -> InvalidWord:
+        return InvalidWord(self._text, reason)
+
+    def _peek(self) -> str:
+        """The next character, "" at the end."""
+        return self._text[self._at : self._at + 1]
+
+    def _next(self) -> str:
+        char = self._peek()
+        self._at += len(char)
+        return char
+
+    def _until(self, end: str) -> list[str]:
+        """The pieces up to a character that is taken along, "" for the end of the text."""
+        pieces: list[str] = []
+        while char := self._next():
+            if char == end:
+                return pieces
+            match char:
+                case "'":
+                    pieces.append(self._single())
+                case '"':
+                    pieces.append(self._double())
+                case "$":
+                    pieces.append(self._variable())
+                case "\\":
+                    pieces.append(_Quoted(self._next()))
+                case _:
+                    pieces.append(char)
+        if end:
+            raise self._fail(f"syntax error: missing '{end}'")
+        return pieces
+
+    def _single(self) -> _Quoted:
+        begin = self._at
+        end = self._text.find("'", begin)
+        if end < 0:
+            raise self._fail(_no_end("single-quote"))
+        self._at = end + 1
+        return _Quoted(self._text[begin:end])
+
+    def _double(self) -> _Quoted:
+        pieces: list[str] = []
+        while char := self._next():
+            match char:
+                case '"':
+                    return _Quoted("".join(pieces))
+                case "$":
+                    pieces.append(self._variable())
+                case "\\" if not self._peek():
+                    pass
+                case "\\" if self._peek() in '"$\\':
+                    pieces.append(self._next())
+                case _:
+                    pieces.append(char)
+        raise self._fail(_no_end("double-quote"))
+
+    # Variables
+
+    def _variable(self) -> str:
+        if self._peek() == "{":
+            self._at += 1
+            return self._braced()
+        name = self._name()
+        return self._variables.get(name, "") if name else "$"
+
+    def _name(self) -> str:
+        found = _NAME.match(self._text, self._at)
+        if found is None:
+            return ""
+        self._at = found.end()
+        return found[0]
+
+    def _braced(self) -> str:
+        match self._peek():
+            case "":
+                raise self._fail("syntax error: missing '}'")
+            case "{" | "}" | ":":
+                raise self._fail("syntax error: bad substitution")
+            case _:
+                pass
+        name = self._name()
+        modifier = self._next()
+        if modifier == "}":
+            return self._variables.get(name, "")
+        if modifier == ":":
+            if not self._peek():
+                raise self._fail("syntax error: missing '}'")
+            modifier += self._next()
+        match modifier:
+            case "-" | ":-" | "+" | ":+" | "?" | ":?":
+                return self._choice(name, modifier)
+            case "#" | "%":
+                return self._trimmed(name, modifier)
+            case "/":
+                return self._replaced(name)
+            case _:
+                shown = modifier or _NO_CHARACTER
+                raise self._fail(f"unsupported modifier ({shown}) in substitution")
+
+    def _choice(self, name: str, modifier: str) -> str:
+        word = "".join(self._until("}"))
+        value = self._variables.get(name)
+        is_there = bool(value) if modifier[0] == ":" else value is not None
+        match modifier[-1]:
+            case "-":
+                return value or "" if is_there else word
+            case "+":
+                return word if is_there else ""
+            case _ if is_there:
+                return value or ""
+            case _:
+                kind = "unset" if value is None else "empty"
+                raise self._fail(f"{name}: {word or f'is not allowed to be {kind}'}")
+
+    def _trimmed(self, name: str, side: str) -> str:
+        is_longest = self._peek() == side
+        self._at += is_longest
+        pattern = self._pattern("}")
+        value = self._variables.get(name, "")
+        if side == "#":
+            found = _regex(pattern, is_longest=is_longest).match(value)
+            return value[found.end() :] if found else value
+        # From its end on: what is at the end of a text begins the reversed one.
+        found = _regex(pattern[::-1], is_longest=is_longest).match(value[::-1])
+        return value[: len(value) - found.end()] if found else value
+
+    def _replaced(self, name: str) -> str:
+        is_each = self._peek() == "/"
+        self._at += is_each
+        pattern = _regex(self._pattern("/"), is_longest=True)
+        word = self._raw("}")
+        value = self._variables.get(name, "")
+        return pattern.sub(lambda _: word, value, count=0 if is_each else 1)
+
+    def _pattern(self, end: str) -> list[str]:
+        """The parts of a pattern: `*`, `?`, and characters, of which an escaped one has two."""
+        text = self._raw(end)
+        parts = [found[0] for found in re.finditer(r"\\.|.", text, re.DOTALL)]
+        for part in parts:
+            if len(part) > 1 and part[1] not in _ESCAPED:
+                raise self._fail(
+                    f"invalid pattern ({text}) in substitution: invalid escape '{part}'"
+                )
+        return parts
+
+    def _raw(self, end: str) -> str:
+        """Text in which a backslash keeps its meaning; a variable may stand in it."""
+        pieces: list[str] = []
+        while char := self._next():
+            if char == end:
+                return "".join(pieces)
+            match char:
+                case "$":
+                    pieces.append(self._variable())
+                case "'":
+                    pieces.append(self._single())
+                case '"':
+                    pieces.append(self._double())
+                case "\\":
+                    pieces.append(char + self._next())
+                case _:
+                    pieces.append(char)
+        raise self._fail(f"syntax error: missing '{end}'{' in ${}' if end == '/' else ''}")
+
+
+def _no_end(quote: str) -> str:
+    return f"unexpected end of statement while looking for matching {quote}"
+
+
+def _regex(pattern: list[str], *, is_longest: bool) -> re.Pattern[str]:
+    """For what is between two stars the first place is as good as any, so none is tried again."""
+    runs: list[str] = [""]
+    for part in pattern:
+        if part == "*":
+            runs.append("")
+        else:
+            runs[-1] += "." if part == "?" else re.escape(part[-1:])
+    first, *rest = runs
+    if rest:
+        middle = "".join(f"(?>.*?{run})" for run in rest[:-1] if run)
+        first += f"{middle}{'.*' if is_longest else '.*?'}{rest[-1]}"
+    return re.compile(first, re.DOTALL)
