@@ -22,7 +22,7 @@ FAILURES = (aiohttp.ClientError, OSError, TimeoutError, UnicodeError)  # a name 
 def reason(exc: BaseException) -> str:
     match exc:
         case aiohttp.ClientConnectorDNSError():
-            return _look_up_reason(exc)
+            return f"dial tcp: {exc.os_error.strerror}"
         case aiohttp.ClientConnectorCertificateError():
             return _certificate_reason(exc.certificate_error)
         case aiohttp.ClientConnectorSSLError():
@@ -49,16 +49,18 @@ def reason(exc: BaseException) -> str:
             return str(exc) or "EOF"
 
 
-def _look_up_reason(exc: aiohttp.ClientConnectorDNSError) -> str:
-    """Go names the server that it asked, which is the first that the host has."""
+def look_up_reason(host: str, code: int | None) -> str:
+    """Why there is no address; Go names the server that it asked, the first that the host has.
+
+    `code` is getaddrinfo(3)'s. Blocks: it reads resolv.conf(5).
+    """
     found = None
     with contextlib.suppress(OSError), open(RESOLV_CONF, "rb") as file:
         found = _NAMESERVER.search(file.read(1 << 16))
     server = found[1].decode("ascii", "replace") if found else "127.0.0.1"
     shown = f"[{server}]:53" if ":" in server else f"{server}:53"
-    is_unsure = exc.os_error.errno == socket.EAI_AGAIN
-    what = "server misbehaving" if is_unsure else "no such host"
-    return f"dial tcp: lookup {exc.host} on {shown}: {what}"
+    what = "server misbehaving" if code == socket.EAI_AGAIN else "no such host"
+    return f"lookup {host} on {shown}: {what}"
 
 
 def _dial_reason(exc: aiohttp.ClientConnectorError) -> str:

@@ -178,7 +178,23 @@ Body: TypeAlias = "bytes | AsyncIterator[bytes]"
 """What a request brings along; an iterator is sent as it comes and only once."""
 
 
-class _OutsideResolver(ThreadedResolver):
+class _Resolver(ThreadedResolver):
+    """Says what went wrong as Go does."""
+
+    async def resolve(
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = 0,  # type: ignore[assignment]
+    ) -> list[ResolveResult]:
+        try:
+            return await super().resolve(host, port, family)
+        except OSError as exc:
+            reason = await offload.disk(gohttp.look_up_reason, host, exc.errno)
+            raise OSError(exc.errno, reason) from exc
+
+
+class _OutsideResolver(_Resolver):
     """Names resolve to addresses out there, or not at all."""
 
     async def resolve(
@@ -190,7 +206,7 @@ class _OutsideResolver(ThreadedResolver):
         found = await super().resolve(host, port, family)
         outside = [one for one in found if not is_inside(one["host"])]
         if not outside:
-            raise OSError(None, f"{host} is an address of this host or link")
+            raise OSError(None, f"lookup {host}: an address of this host or link")
         return outside
 
 
@@ -351,7 +367,7 @@ class Transport:
 
     def _session(self, name: str) -> aiohttp.ClientSession:
         if name not in self._sessions:
-            resolver = _OutsideResolver() if name == "outside" else ThreadedResolver()
+            resolver = _OutsideResolver() if name == "outside" else _Resolver()
             self._sessions[name] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     resolver=resolver, limit=0, ttl_dns_cache=30, socket_factory=_socket
