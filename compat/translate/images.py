@@ -83,7 +83,7 @@ def inspect(view: model.ImageView, *, with_runtime_fields: bool) -> wire.ImageIn
         author=document.author,
         architecture=document.architecture,
         variant=document.variant or UNSET,
-        os=document.os,
+        os=document.os or "linux",
         os_version=document.os_version or UNSET,
         size=image.size_bytes,
         graph_driver=GraphDriver(data=view.directories or None, name=view.driver),

@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 async def commit(rooms: Rooms, handle: Handle, request: CommitRequest) -> ImageId:
     """Raises Conflict for one that goes away, InvalidChange, and what Images.commit raises."""
     container = handle.container
+    # In a thread: changes are a program, of a kind.
+    made = await offload.disk(config, container.config, request)
     origin = Origin(
         parent=ImageId(container.image_id),
         container_id=container.id,
         container_config=portable.to_image(container.config),
-        config=portable.to_image(config(container.config, request)),
+        config=portable.to_image(made),
         author=request.author,
         comment=request.comment,
     )

@@ -62,7 +62,7 @@ def json_array(rest: str) -> tuple[str, ...] | None:
     if not rest.startswith("["):
         return None
     try:
-        value = json.loads(rest)
+        value = json.loads(rest, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
     found = cast("list[object]", value)
@@ -71,7 +71,13 @@ def json_array(rest: str) -> tuple[str, ...] | None:
         raise InvalidArguments(
             "when using JSON array syntax, arrays must be comprised of strings only"
         )
-    return texts
+    # A half of a surrogate pair is no character, as Go reads it.
+    return tuple(t.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for t in texts)
+
+
+def _refuse(_constant: str) -> object:
+    """NaN and the like are Python's alone."""
+    raise ValueError
 
 
 def raw_words(rest: str) -> list[str]:
@@ -100,6 +106,16 @@ def raw_words(rest: str) -> list[str]:
 
 def pairs(word: str, rest: str, variables: Mapping[str, str]) -> list[tuple[str, str]]:
     """`a=b c="d e"`, or the old `name the value`. Raises InvalidArguments, InvalidWord."""
+    found = check_pairs(word, rest)
+    if any(not name for name, _ in found):
+        raise InvalidArguments(f"{word} names can not be blank")
+    return [
+        (words.expand(name, variables), words.expand(value, variables)) for name, value in found
+    ]
+
+
+def check_pairs(word: str, rest: str) -> list[tuple[str, str]]:
+    """The pairs as they are written. Raises InvalidArguments."""
     raw = raw_words(rest)
     if not raw:
         raise InvalidArguments(f"{word} requires at least one argument")
@@ -107,16 +123,12 @@ def pairs(word: str, rest: str, variables: Mapping[str, str]) -> list[tuple[str,
         name, value = _first_word(rest)
         if not value:
             raise InvalidArguments(f"{word} must have two arguments")
-        return [(words.expand(name, variables), words.expand(value, variables))]
-    found: list[tuple[str, str]] = []
+        return [(name, value)]
     for each in raw:
         if "=" not in each:
             raise InvalidArguments(
-                f'Syntax error - can\'t find = in "{each}". Must be of the form: name=value'
+                f'Syntax error - can\'t find = in "{words.quoted(each)}". '
+                "Must be of the form: name=value"
             )
-        name, _, value = each.partition("=")
-        name = words.expand(name, variables)
-        if not name:
-            raise InvalidArguments(f"{word} names can not be blank")
-        found.append((name, words.expand(value, variables)))
-    return found
+    found = (each.partition("=") for each in raw)
+    return [(name, value) for name, _, value in found]

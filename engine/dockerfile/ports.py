@@ -21,7 +21,7 @@ def parse(spec: str) -> list[str]:
     Raises InvalidPorts, also for a part that means nothing here.
     """
     *before, last = spec.split(":")
-    numbers, _, protocol = last.partition("/")
+    numbers, protocol, *_ = (*last.split("/"), "", "")
     protocol = protocol.lower() or "tcp"
     host = before[-1] if before else ""
     _check_address(":".join(before[:-1]))

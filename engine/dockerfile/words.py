@@ -21,7 +21,10 @@ from engine.errors import InvalidParameter
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]+|[@*#?$!0-]")
+_NAME = re.compile(r"[^\W\d]\w*|\d+|[@*#?$!0-]")
+LARGEST = 1 << 20
+"""Characters of what comes out: a few lines can double a variable many times."""
+
 _ESCAPED = "*?\\}/"
 _BLANKS = " \t\r\n\v\f"
 _NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"
@@ -31,10 +34,11 @@ class InvalidWord(InvalidParameter):
     """`text` cannot be read, or a variable in it may not be missing."""
 
     def __init__(self, text: str, reason: str) -> None:
-        super().__init__(f'failed to process "{_quoted(text)}": {reason}')
+        super().__init__(f'failed to process "{quoted(text)}": {reason}')
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Without the quotes around it, as Go's %q."""
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\t", "\\t").replace("\n", "\\n")
 
 
@@ -78,7 +82,10 @@ class _Scan:
         self._at = 0
 
     def all(self) -> list[str]:
-        return self._until("")
+        pieces = self._until("")
+        if sum(map(len, pieces)) > LARGEST:
+            raise self._fail(f"longer than {LARGEST} characters")
+        return pieces
 
     def _fail(self, reason: str) -> InvalidWord:
         return InvalidWord(self._text, reason)
@@ -210,10 +217,19 @@ class _Scan:
     def _replaced(self, name: str) -> str:
         is_each = self._peek() == "/"
         self._at += is_each
-        pattern = _regex(self._pattern("/"), is_longest=True)
+        runs = [re.compile(run, re.DOTALL) for run in _runs(self._pattern("/"))]
         word = self._raw("}")
         value = self._variables.get(name, "")
-        return pattern.sub(lambda _: word, value, count=0 if is_each else 1)
+        if not value:
+            return "" if any(run.pattern for run in runs) else word
+        pieces: list[str] = []
+        begin = 0
+        while found := _search(runs, value, begin):
+            pieces += (value[begin : found[0]], word)
+            begin = found[1]
+            if not is_each:
+                break
+        return "".join((*pieces, value[begin:]))
 
     def _pattern(self, end: str) -> list[str]:
         """The parts of a pattern: `*`, `?`, and characters, of which an escaped one has two."""
@@ -250,16 +266,45 @@ def _no_end(quote: str) -> str:
     return f"unexpected end of statement while looking for matching {quote}"
 
 
-def _regex(pattern: list[str], *, is_longest: bool) -> re.Pattern[str]:
-    """For what is between two stars the first place is as good as any, so none is tried again."""
+def _runs(pattern: list[str]) -> list[str]:
+    """What stands between the stars, as regular expressions of one length each."""
     runs: list[str] = [""]
     for part in pattern:
         if part == "*":
             runs.append("")
         else:
             runs[-1] += "." if part == "?" else re.escape(part[-1:])
-    first, *rest = runs
+    return runs
+
+
+def _regex(pattern: list[str], *, is_longest: bool) -> re.Pattern[str]:
+    """For what is between two stars the first place is as good as any, so none is tried again."""
+    first, *rest = _runs(pattern)
     if rest:
         middle = "".join(f"(?>.*?{run})" for run in rest[:-1] if run)
         first += f"{middle}{'.*' if is_longest else '.*?'}{rest[-1]}"
     return re.compile(first, re.DOTALL)
+
+
+def _search(runs: list[re.Pattern[str]], value: str, begin: int) -> tuple[int, int] | None:
+    """The first match, and of those there the longest; an empty one is none.
+
+    What is not found behind one place is not found behind a later one either: each is looked at
+    once.
+    """
+    first, *rest = runs
+    found = first.search(value, begin)
+    if found is None or begin >= len(value):
+        return None
+    start, end = found.span()
+    for run in rest[:-1]:
+        found = run.search(value, end)
+        if found is None:
+            return None
+        end = found.end()
+    if rest:
+        found = re.compile(f".*{rest[-1].pattern}", re.DOTALL).match(value, end)
+        if found is None:
+            return None
+        end = found.end()
+    return (start, end) if end > start else None

@@ -297,8 +297,9 @@ class Catalog:
         if self._unreadable:
             return Released()
         for document in image.row.documents:
-            if document not in self._documents and not self._snapshots.leases.holds(document):
-                self._content.delete(document)
+            if document not in self._documents:
+                delete = functools.partial(self._content.delete, document)
+                self._snapshots.leases.unless_held(document, delete)
         return self._snapshots.release(top, top_layers=self._tops.keys())
 
     def release(self, chain_id: ChainId | None) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _SHELL = ("/bin/sh", "-c")
 _NOT_AS_TRIGGER = frozenset({"ONBUILD", "MAINTAINER", "FROM"})
 _TAKE_JSON = frozenset({"ADD", "CMD", "COPY", "ENTRYPOINT", "RUN", "SHELL", "VOLUME"})
+# A backslash that is not one of two.
+_CONTINUED = re.compile(r"(?<!\\)\\$")
 _NUMBER = re.compile(r"[-+]?[0-9]+")
 _LARGEST_RETRIES = 2**31 - 1
 _EMPTY: dict[str, object] = {}
@@ -36,13 +38,13 @@ def apply(config: Config, changes: Sequence[str]) -> Config:
     """The config with the instructions applied in order. Raises InvalidChange."""
     if not changes:
         return config
-    lines = _logical_lines("\n".join(changes))
+    lines = _logical_lines("\n".join(changes).removeprefix("\ufeff"))
     if not lines:
         raise InvalidChange("file with no instructions")
     parsed = [_split(line) for line in lines]
     for word, _ in parsed:
         if word.upper() not in _INSTRUCTIONS:
-            raise InvalidChange(f"{word.upper()} is not a valid change command")
+            raise InvalidChange(f"{word} is not a valid change command")
     has_cmd = False
     for word, rest in parsed:
         instruction = word.upper()
@@ -63,8 +65,8 @@ def _logical_lines(text: str) -> list[str]:
         line = raw.strip() if not current else raw.rstrip()
         if line.lstrip().startswith("#") or not line.strip():
             continue
-        if line.endswith("\\"):
-            current += line[:-1]
+        if continued := _CONTINUED.search(line):
+            current += line[: continued.start()]
             continue
         lines.append(current + line)
         current = ""
@@ -180,8 +182,11 @@ def _on_build(config: Config, rest: str) -> Config:
         raise InvalidChange("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
     if word in _NOT_AS_TRIGGER:
         raise InvalidChange(f"{word} isn't allowed as an ONBUILD trigger")
+    behind = _split(rest)[1]
     if word in _TAKE_JSON:
-        arguments.json_array(_split(rest)[1])
+        arguments.json_array(behind)
+    if word in ("ENV", "LABEL") and behind:
+        arguments.check_pairs(word, behind)
     return _replace(config, on_build=(*(config.on_build or ()), rest))
 
 
@@ -209,6 +214,8 @@ def _healthcheck(config: Config, rest: str) -> Config:
             if not rest:
                 raise InvalidChange("Missing command after HEALTHCHECK CMD")
             listed = arguments.json_array(rest)
+            if listed == ():
+                raise InvalidChange("Missing command after HEALTHCHECK CMD")
             test = ("CMD", *listed) if listed is not None else ("CMD-SHELL", rest)
             durations = _durations(given)
             retries = _retries(given.get("retries") or "0")

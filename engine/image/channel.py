@@ -50,8 +50,7 @@ class Channel:
             return
         slot = _Slot(progress)
         self._slots.append(slot)
-        if progress.id:
-            self._newest[progress.id] = slot
+        self._newest[progress.id] = slot
         self._changed.set()
 
     def close(self) -> None:

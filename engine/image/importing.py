@@ -59,7 +59,7 @@ class Importer:
         wanted = platform or platforms.default()
         if wanted.os != "linux":
             raise failure.UnsupportedOS
-        config = changes_.apply(Config(), changes)
+        config = await offload.disk(changes_.apply, Config(), changes)
         try:
             received = await spool.receive(chunks, self._folder)
             try:

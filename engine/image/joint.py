@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from engine import offload
+from engine.errors import Unavailable
 from engine.image.model import Progress
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ class Joints(Generic[J]):
         self._running: dict[Hashable, J] = {}
 
     def get(self, key: Hashable) -> J | None:
-        return self._running.get(key)
+        """One that has ended and was not yet forgotten is none: its failure is not shared."""
+        joint = self._running.get(key)
+        return None if joint is None or joint.task is None or joint.task.done() else joint
 
     def has(self, joint: J) -> bool:
         return self._running.get(joint.key) is joint
@@ -96,11 +99,16 @@ class Joints(Generic[J]):
 
 
 async def all_done(joints: Iterable[Joint[T]]) -> None:
-    """Wait for all; raises what ended the first that failed, in the order they are given."""
+    """Wait for all, or for the first to fail; raises what ended the first one, in the order given.
+
+    Raises Unavailable where the engine has ended them.
+    """
     tasks = [joint.task for joint in joints if joint.task is not None]
     if not tasks:
         return
     await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     for task in tasks:
+        if task.cancelled():
+            raise Unavailable("the engine is being shut down")
         if task.done():
             task.result()

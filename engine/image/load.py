@@ -50,6 +50,8 @@ AT_ONCE = 3
 """Layers of one archive that are unpacked side by side; the pool has four threads for all."""
 
 PROGRESS_S = 0.1
+MOST_DOCUMENT_BYTES = 64 << 20
+"""Of configs and manifests, which are kept until their images stand."""
 LARGEST_MANIFEST_BYTES = 64 << 20
 """manifest.json and repositories name every layer of every image saved together."""
 
@@ -71,7 +73,7 @@ class Planned:
 
 
 class Loader:
-    """Loads one archive. `events` is told of every image that was loaded."""
+    """Loads one archive. `on_loaded` is told of every image that was loaded."""
 
     def __init__(
         self,
@@ -334,13 +336,14 @@ def _is_layout(opened: Archive) -> bool:
 
 def plan(opened: Archive, platform: Platform | None) -> list[Planned]:
     """The images of an archive, in its order. Raises InvalidArchive, InvalidDocument."""
+    documents = _Documents(opened)
     if opened.find(archive.MANIFEST) is not None:
         items = archive.decode_manifest(
             opened.read(archive.MANIFEST, largest_bytes=LARGEST_MANIFEST_BYTES)
         )
-        planned = [_plan_item(opened, item) for item in items]
+        planned = [_plan_item(documents, item) for item in items]
     else:
-        planned = _plan_layout(opened, platform or host_platform())
+        planned = _plan_layout(documents, platform or host_platform())
     return [one for one in planned if _is_wanted(one, platform)]
 
 
@@ -350,9 +353,51 @@ def _is_wanted(planned: Planned, platform: Platform | None) -> bool:
     )
 
 
-def _plan_item(opened: Archive, item: archive.ManifestItem) -> Planned:
-    raw = opened.read(item.config, largest_bytes=LARGEST_BYTES)
-    config = _config(raw)
+class _Documents:
+    """Members that images are described by, each read once however often it is named."""
+
+    def __init__(self, opened: Archive) -> None:
+        self._opened = opened
+        self._configs: dict[str, tuple[bytes, ImageConfig]] = {}
+        self._blobs: dict[Digest, bytes] = {}
+        self._bytes_left = MOST_DOCUMENT_BYTES
+
+    def index(self) -> bytes:
+        return self._opened.read("index.json", largest_bytes=LARGEST_BYTES)
+
+    def has(self, digest: Digest) -> bool:
+        return self._opened.find(_blob_name(digest)) is not None
+
+    def config(self, name: str) -> tuple[bytes, ImageConfig]:
+        """A config and what it says. Raises InvalidArchive, InvalidDocument."""
+        if name not in self._configs:
+            raw = self._read(name)
+            self._configs[name] = (raw, _config(raw))
+        return self._configs[name]
+
+    def blob(self, digest: Digest) -> bytes:
+        """A document of a layout, verified."""
+        if digest not in self._blobs:
+            data = self._read(_blob_name(digest))
+            actual = digests.hasher(digest)
+            actual.update(data)
+            if actual.hexdigest() != digests.encoded(digest):
+                raise InvalidArchive(f"blob {digest} has other content than its digest says")
+            self._blobs[digest] = data
+        return self._blobs[digest]
+
+    def _read(self, name: str) -> bytes:
+        data = self._opened.read(name, largest_bytes=LARGEST_BYTES)
+        self._bytes_left -= len(data)
+        if self._bytes_left < 0:
+            raise InvalidArchive(
+                f"configs and manifests of the archive exceed {MOST_DOCUMENT_BYTES} bytes"
+            )
+        return data
+
+
+def _plan_item(documents: _Documents, item: archive.ManifestItem) -> Planned:
+    raw, config = documents.config(item.config)
     if len(item.layers) != len(config.diff_ids):
         raise InvalidArchive(
             "invalid manifest, layers length mismatch: "
@@ -384,15 +429,13 @@ def _name(tag: str) -> Reference:
     return name
 
 
-def _plan_layout(opened: Archive, wanted: Platform) -> list[Planned]:
+def _plan_layout(documents: _Documents, wanted: Platform) -> list[Planned]:
     """The images of an OCI layout: one a manifest; of an index the best for the platform."""
-    document = decode_manifest(
-        opened.read("index.json", largest_bytes=LARGEST_BYTES), media_type.OCI_INDEX
-    )
+    document = decode_manifest(documents.index(), media_type.OCI_INDEX)
     assert isinstance(document, Index)
     found: dict[ImageId, Planned] = {}
     for descriptor in document.manifests:
-        for one in _plan_descriptor(opened, descriptor, wanted, DEEPEST_INDEX):
+        for one in _plan_descriptor(documents, descriptor, wanted, DEEPEST_INDEX):
             former = found.get(one.id)
             names = (*(former.names if former else ()), *_layout_names(descriptor))
             found[one.id] = replace(one, names=tuple(dict.fromkeys(names)))
@@ -402,21 +445,22 @@ def _plan_layout(opened: Archive, wanted: Platform) -> list[Planned]:
 
 
 def _plan_descriptor(
-    opened: Archive, descriptor: Descriptor, wanted: Platform, deepest: int
+    documents: _Documents, descriptor: Descriptor, wanted: Platform, deepest: int
 ) -> list[Planned]:
-    data = _blob(opened, descriptor.digest)
+    data = documents.blob(descriptor.digest)
     document = decode_manifest(data, descriptor.media_type)
     if isinstance(document, Index):
         if deepest == 0:
             raise InvalidArchive("index is nested too deep")
         # Those for other platforms may have been left out.
-        there = (d for d in choose(document, wanted) if opened.find(_blob_name(d.digest)))
+        there = (d for d in choose(document, wanted) if documents.has(d.digest))
         chosen = next(there, None)
-        return _plan_descriptor(opened, chosen, wanted, deepest - 1) if chosen else []
-    raw = _blob(opened, document.config.digest)
+        return _plan_descriptor(documents, chosen, wanted, deepest - 1) if chosen else []
+    # Verified, whatever it is.
+    documents.blob(document.config.digest)
     if not media_type.is_image_config(document.config.media_type):
         return []
-    config = _config(raw)
+    raw, config = documents.config(_blob_name(document.config.digest))
     if len(document.layers) != len(config.diff_ids):
         raise InvalidArchive(
             "invalid manifest, layers length mismatch: "
@@ -447,16 +491,6 @@ def _layout_names(descriptor: Descriptor) -> tuple[Reference, ...]:
 def _blob_name(digest: str) -> str:
     parsed = digests.parse(digest)
     return f"blobs/{digests.algorithm(parsed)}/{digests.encoded(parsed)}"
-
-
-def _blob(opened: Archive, digest: Digest) -> bytes:
-    """A document of a layout, verified."""
-    data = opened.read(_blob_name(digest), largest_bytes=LARGEST_BYTES)
-    actual = digests.hasher(digest)
-    actual.update(data)
-    if actual.hexdigest() != digests.encoded(digest):
-        raise InvalidArchive(f"blob {digest} has other content than its digest says")
-    return data
 
 
 def is_valid_parent(child: ImageConfig, parent: ImageConfig) -> bool:

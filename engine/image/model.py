@@ -113,7 +113,7 @@ class ImageQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a list. `names_shown` may be fewer than the image has (filter `reference`)."""
+    """One line of a list. There may be fewer names than the image has (filter `reference`)."""
 
     image: Image
     repo_tags: tuple[str, ...]

@@ -203,11 +203,7 @@ class Puller:
 
     async def known(self, digest: Digest) -> bytes | None:
         """A document that is here already."""
-
-        def read() -> bytes | None:
-            return self._content.read(digest) if self._content.has(digest) else None
-
-        return await offload.disk(read)
+        return await offload.disk(self._content.find, digest)
 
     def config(self, image_id: ImageId) -> ImageConfig:
         return decode_config(self._content.read(digests.parse(image_id)))
@@ -235,7 +231,7 @@ class Puller:
         with self.lease() as lease:
             for digest, data in documents:
                 lease.add(digest)
-                if not self._content.has(digest):
+                if self._content.find(digest) is None:
                     self._content.put(data, digest)
             before = self._local.image_named(pulled.ref)
             self._local.put_pulled(pulled)
@@ -269,8 +265,6 @@ class _Pull:
         shown = str(self._ref) if self._ref.digest else self._ref.tag or ""
         self._send(Progress(id=shown, status=f"Pulling from {self._ref.path}"))
         path = await self._descend(found, DEEPEST_INDEX)
-        if self._wanted is not None and self._wanted.os not in ("", "linux"):
-            raise UnsupportedOS
         with self._puller.lease() as lease:
             pulled, documents = await self._bring(path, lease)
             is_new = await self._puller.put(pulled, documents)
@@ -311,6 +305,8 @@ class _Pull:
         if await self._puller.has_image(image_id):
             config = await offload.disk(self._puller.config, image_id)
         else:
+            if self._wanted is not None and self._wanted.os not in ("", "linux"):
+                raise UnsupportedOS
             check_media_types(manifest)
             data = await self._config(manifest.config)
             config = await offload.disk(decode_config, data)

@@ -27,12 +27,12 @@ from engine.oci import media_type
 from engine.oci.descriptor import Descriptor
 from engine.oci.document import InvalidDocument
 from engine.oci.image import Manifest, decode_manifest
-from engine.registry import upload
-from engine.registry.retry import Policy, may_pass, patiently
+from engine.registry import retry, upload
+from engine.registry.retry import Policy
 from engine.storage.content import BlobMissing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from engine.image.model import Image
     from engine.image.sources import Source, Sources
@@ -219,21 +219,10 @@ class Pusher:
 
     async def send_small(self, repository: Repository, data: bytes) -> None:
         """A config."""
-
-        async def attempt() -> None:
-            await upload.put(repository, data)
-
-        await self._patiently(attempt)
+        await retry.briefly(lambda: upload.put(repository, data))
 
     async def send_manifest(self, repository: Repository, tag: str, kind: str, data: bytes) -> None:
-        async def attempt() -> None:
-            await repository.put_manifest(tag, kind, data)
-
-        await self._patiently(attempt)
-
-    async def _patiently(self, attempt: Callable[[], Awaitable[None]]) -> None:
-        """dockerd has one attempt, and no line for another."""
-        await patiently(attempt, policy=self._policy, report=_tell_nobody, is_passing=may_pass)
+        await retry.briefly(lambda: repository.put_manifest(tag, kind, data))
 
     async def let_go(self, image_id: ImageId) -> None:
         """An image that was removed meanwhile left behind what the push still read."""
@@ -247,13 +236,9 @@ class Pusher:
     def _put(self, pushed: Pushed) -> None:
         with self.lease() as lease:
             lease.add(pushed.digest)
-            if not self._content.has(pushed.digest):
+            if self._content.find(pushed.digest) is None:
                 self._content.put(pushed.manifest, pushed.digest)
             self._local.put_pushed(pushed)
-
-
-def _tell_nobody(_status: str, _current: int, _total: int) -> None:
-    """dockerd has no line for it."""
 
 
 class _Push:

@@ -221,7 +221,7 @@ class _Work:
     async def _download(
         self, arrival: _Arrival, unpacking: asyncio.Future[StagedLayer] | None
     ) -> None:
-        """Bring the whole blob here; in vain, and so not to its end, if it cannot be unpacked."""
+        """Bring the whole blob here; not to its end if the disk refuses what comes of it."""
         fetching = asyncio.ensure_future(self._fetch(arrival))
 
         def stop(unpacking: asyncio.Future[StagedLayer]) -> None:

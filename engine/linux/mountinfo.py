@@ -1,4 +1,4 @@
-"""Which mount a path stands on, as proc_pid_mountinfo(5) tells it of this thread.
+"""The mounts that proc_pid_mountinfo(5) tells of, and which of them a path stands on.
 
 Of what may be in a name the kernel escapes only what would end a field or a line for it, so the
 lines are read as bytes: text has more that looks like a space or a line end.

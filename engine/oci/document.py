@@ -7,12 +7,15 @@ values are for reading.
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import msgspec
 
 from engine import gojson
 from engine.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LARGEST_BYTES = 4 << 20
 """Largest document accepted (distribution and containerd read at most 4 MiB of a manifest)."""
@@ -53,14 +56,21 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 D = TypeVar("D")
 
 
-def decode(data: bytes, type: type[D], *, largest_bytes: int = LARGEST_BYTES) -> D:
-    """`data` as a `type`; raises InvalidDocument."""
+def decode(
+    data: bytes,
+    type: type[D],
+    *,
+    largest_bytes: int = LARGEST_BYTES,
+    adjust: Callable[[object], None] = lambda _: None,
+) -> D:
+    """`data` as a `type`; raises InvalidDocument. `adjust` changes what was read before that."""
     if len(data) > largest_bytes:
         raise InvalidDocument(f"document of {len(data)} bytes exceeds {largest_bytes} bytes")
     try:
         loose = without_nulls(gojson.loads(data))
         if loose is None and _is_struct(type):
             loose = {}  # a document without fields
+        adjust(loose)
         return msgspec.convert(loose, type)
     except msgspec.ValidationError as exc:
         said = gojson.type_error(data, type, _GO_NAMES, frozenset())

@@ -5,6 +5,8 @@ Docker's extensions of the config stand beside image-spec's own fields, under Do
 
 from __future__ import annotations
 
+from typing import cast
+
 import msgspec
 
 from engine.oci import media_type
@@ -133,12 +135,27 @@ class ImageConfig(
 
 def decode_config(data: bytes) -> ImageConfig:
     """The config; raises InvalidDocument, also where layers and history cannot belong together."""
-    config = decode(data, ImageConfig)
+    config = decode(data, ImageConfig, adjust=_listed)
     if config.rootfs is None:
         raise InvalidDocument("invalid image JSON, no RootFS key")
     if sum(not h.empty_layer for h in config.history) > len(config.diff_ids):
         raise InvalidDocument("too many non-empty layers in History section")
     return config
+
+
+def _listed(document: object) -> None:
+    """A command may be one string, as old builders wrote it (moby strslice)."""
+    if not isinstance(document, dict):
+        return
+    loose = cast("dict[str, object]", document)
+    for key in ("config", "container_config"):
+        config = loose.get(key)
+        if not isinstance(config, dict):
+            continue
+        fields = cast("dict[str, object]", config)
+        for name in ("Cmd", "Entrypoint"):
+            if isinstance(text := fields.get(name), str):
+                fields[name] = [text]
 
 
 class _Probe(msgspec.Struct):

@@ -45,7 +45,10 @@ class InvalidReference(InvalidParameter):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """A name, fully spelled out, with a tag or a digest or both or neither."""
+    """A name, fully spelled out, with a tag or a digest or both or neither.
+
+    `domain` is "" where what looks like one can be none ("ex_ample.com/x").
+    """
 
     domain: str
     path: str
@@ -61,7 +64,7 @@ class Reference:
 
     @property
     def name(self) -> str:
-        return f"{self.domain}/{self.path}"
+        return f"{self.domain}/{self.path}" if self.domain else self.path
 
     @property
     def familiar_name(self) -> str:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
+
+from engine import offload
+from engine.errors import WharfError
+
+LOOK_UP_TIMEOUT_S = 30.0
 
 # The metadata service of one big cloud on IPv6; all others are link-local.
 _METADATA = ipaddress.ip_address("fd00:ec2::254")
@@ -38,10 +44,34 @@ def is_inside(host: str) -> bool:
     )
 
 
+async def look_up(
+    name: str, port: int | None = None, family: int = socket.AF_UNSPEC
+) -> list[tuple[socket.AddressFamily, str]]:
+    """The addresses of a host's name with their families (getaddrinfo(3)). Raises OSError.
+
+    A name server may never answer: neither other names nor other work waits for it.
+    """
+    try:
+        async with asyncio.timeout(LOOK_UP_TIMEOUT_S):
+            found = await offload.alone(
+                socket.getaddrinfo, name, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG
+            )
+    except TimeoutError as exc:
+        raise OSError(socket.EAI_AGAIN, "Temporary failure in name resolution") from exc
+    except UnicodeError as exc:  # a name that IDNA cannot spell
+        raise OSError(socket.EAI_NONAME, "Name or service not known") from exc
+    return [(each[0], _with_scope(each[4])) for each in found]
+
+
+def _with_scope(address: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]) -> str:
+    host = str(address[0])
+    scope = address[3] if len(address) == 4 else 0
+    return f"{host}%{scope}" if scope else host
+
+
 async def addresses_of(name: str) -> list[str]:
     """The addresses of a host's name; none where it cannot be resolved."""
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(name, None)
-    except (OSError, UnicodeError):
+        return [address for _, address in await look_up(name)]
+    except (OSError, WharfError):
         return []
-    return [str(entry[4][0]) for entry in found]

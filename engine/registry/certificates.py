@@ -48,6 +48,8 @@ def _load_ca(path: str, *contexts: ssl.SSLContext) -> None:
     except ssl.SSLError:
         # Go skips what is no certificate (AppendCertsFromPEM).
         return
+    except OSError as exc:
+        raise InvalidParameter(f"open {path}: {oserror.reason(exc)}") from exc
 
 
 def _load_client_certificate(

@@ -399,6 +399,8 @@ class Client:
         Once a host has shown to speak TLS, it is never asked in plain text. Raises the failure of
         the last endpoint tried.
         """
+        if not ref.domain:
+            raise EngineError('Get "https:/v2/": http: no Host in request URL')
         confirmed_tls: set[str] = set()
         last: WharfError = EngineError(f"no endpoints found for {ref.familiar}")
         for endpoint in await self._endpoints(ref.domain, is_push="push" in actions):
@@ -491,10 +493,22 @@ class Client:
         )
 
     async def _ping(self, origin: Origin) -> tuple[Challenge, ...]:
-        """The ways to authenticate here; any answer at all will do."""
-        try:
+        """The ways to authenticate here; any answer at all will do, if in the end only.
+
+        A registry that is busy does not say how, and what follows would be refused for that.
+        """
+
+        async def ask() -> tuple[Challenge, ...]:
             async with self.transport.request(origin, "GET", f"{origin.url}/v2/") as response:
+                if response.status == 429 or response.status >= 500:
+                    raise await response.failure()
                 return response.challenges
+
+        try:
+            return await (ask() if origin.endpoint.is_mirror else retry.briefly(ask))
+        except (failure.Refusal, failure.UnexpectedStatus) as exc:
+            log.info("%s does not say how to authenticate: %s", origin.url, exc)
+            return ()
         except WharfError as exc:
             raise PingFailed(exc) from exc
 

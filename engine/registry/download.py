@@ -104,5 +104,5 @@ def mistake(text: str) -> str | None:
 
 async def _refusal(url: str, response: Response) -> WharfError:
     said = f"failed to GET {url} with status {response.status} {response.reason}"
-    body = (await response.read(LARGEST_REFUSAL_BYTES)).decode(errors="replace").strip()
+    body = (await response.read_beginning(LARGEST_REFUSAL_BYTES)).decode(errors="replace").strip()
     return _KINDS.get(response.status, EngineError)(f"{said}: {body}")

@@ -43,6 +43,7 @@ class Refusal(WharfError):
         super().__init__(sentence)
         self.code = code
         self.is_explained = is_explained
+        self.status = 0  # of the answer, 0 where there was none
         self.retry_after_s = 0  # when the registry wants to be asked again, if it said so
         self.cause: Refusal | None = None  # of what `within` made
 
@@ -76,11 +77,12 @@ class UnexpectedStatus(EngineError):
 
 
 class Unreachable(EngineError):
-    """No answer, or one that broke off; `reason` is what happened."""
+    """No answer, or one that broke off; `reason` is what happened, and may pass or not."""
 
-    def __init__(self, method: str, url: str, reason: str) -> None:
+    def __init__(self, method: str, url: str, reason: str, *, is_passing: bool = True) -> None:
         super().__init__(f'{method.capitalize()} "{url}": {reason}')
         self.reason = reason
+        self.is_passing = is_passing
 
 
 class BrokenOff(Unreachable):
@@ -89,6 +91,7 @@ class BrokenOff(Unreachable):
     def __init__(self, reason: str) -> None:
         EngineError.__init__(self, reason)
         self.reason = reason
+        self.is_passing = True
 
 
 class Stray(EngineError):
@@ -194,6 +197,8 @@ def within(failure: WharfError, method: str, url: str) -> WharfError:
     if isinstance(failure, Refusal):
         told = type(failure)(sentence, code=failure.code, is_explained=False)
         told.cause = failure
+        told.status = failure.status
+        told.retry_after_s = failure.retry_after_s
         return told
     return Unprepared(sentence, failure)
 
@@ -217,7 +222,7 @@ _ANONYMOUS = frozenset(_GO_NAMES.values())
 def from_response(
     status: int, reason: str, content_type: str, body: bytes, challenges: Sequence[Challenge] = ()
 ) -> WharfError:
-    """What an answer with a status of 400 and above means.
+    """What an answer that is none of 2xx and 3xx means.
 
     `challenges` are those of its WWW-Authenticate headers: an OAuth2 error in one of them goes
     first (RFC 6750 §3.1).

@@ -36,6 +36,7 @@ BATCH_BYTES = 1 << 20
 BATCH_S = 0.1
 """Who unpacks what was written so far waits no longer than this for what has arrived."""
 LAYER = "filesystem layer"
+_NO_RANGES = frozenset({400, 405, 412, 416, 501})
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
@@ -48,6 +49,14 @@ class Sink(Protocol):
     def write(self, data: bytes, /) -> None: ...
     def verify(self) -> None: ...
     def abort(self) -> None: ...
+
+
+class RangeRefused(EngineError):
+    """The registry would have none of a request for the rest; `cause` is what it said."""
+
+    def __init__(self, cause: WharfError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 class Stalled(EngineError):
@@ -161,18 +170,26 @@ class Fetch:
 
     async def _run(self) -> Sink:
         sink = await self._new_sink()
-        attempt, arrived, was_resumed = 1, 0, False
+        attempt, arrived, was_resumed, was_begun_anew = 1, 0, False, False
         while True:
             try:
                 await self._attempt(sink)
                 return sink
             except failure.VerificationFailed:
                 # Two halves of different blobs: only the whole in one piece tells.
-                if not was_resumed:
+                # Only once: who lies so each time would keep this going for ever.
+                if not was_resumed or was_begun_anew:
                     raise
                 await offload.to_the_end(offload.disk(sink.abort))
                 sink = await self._new_sink()
-                was_resumed, arrived = False, 0
+                was_resumed, arrived, was_begun_anew = False, 0, True
+            except RangeRefused as exc:
+                if attempt >= self._policy.attempts:
+                    raise exc.cause from exc
+                await offload.to_the_end(offload.disk(sink.abort))
+                sink = await self._new_sink()
+                arrived, was_resumed = 0, False
+                attempt += 1
             except WharfError as exc:
                 if sink.offset - arrived >= self._policy.progress_bytes:
                     attempt = 1
@@ -213,7 +230,10 @@ class Fetch:
         if response.status == 404:
             raise failure.UnknownBlob
         if not response.is_success:
-            raise await response.failure()
+            said = await response.failure()
+            if offset and response.status in _NO_RANGES:
+                raise RangeRefused(said)
+            raise said
         if response.status != 206:
             return offset
         content_range = response.header("Content-Range")

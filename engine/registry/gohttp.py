@@ -19,6 +19,12 @@ _NAMESERVER = re.compile(rb"^\s*nameserver\s+(\S+)", re.MULTILINE)
 FAILURES = (aiohttp.ClientError, OSError, TimeoutError, UnicodeError)  # a name IDNA cannot spell
 
 
+def is_passing(exc: BaseException) -> bool:
+    """Whether waiting a little may help: not where nobody is, nor against a certificate."""
+    is_final = isinstance(exc, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError)
+    return not is_final and "[SSL: " not in str(exc)
+
+
 def reason(exc: BaseException) -> str:
     match exc:
         case aiohttp.ClientConnectorDNSError():
@@ -37,6 +43,8 @@ def reason(exc: BaseException) -> str:
             return "EOF"
         case aiohttp.ClientPayloadError():
             return "unexpected EOF"
+        case aiohttp.ClientHttpProxyError():
+            return exc.message
         case aiohttp.ClientResponseError():
             return f"malformed HTTP response: {exc.message}"
         case aiohttp.InvalidURL():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxies:
-    """Which proxy stands between us and a URL ."""
+    """One for each scheme of a URL, and the hosts that have none (no_proxy)."""
 
     http: str = ""
     https: str = ""

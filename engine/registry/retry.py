@@ -31,7 +31,7 @@ _FINAL_CODES = frozenset({"UNAUTHORIZED", "UNSUPPORTED", "DENIED", "NAME_UNKNOWN
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How patient a download is. `unit_s` is one second of the countdown between attempts."""
+    """How patient a transfer is. `unit_s` is one second of the countdown between attempts."""
 
     attempts: int = 5
     unit_s: float = 1.0
@@ -70,12 +70,12 @@ def may_pass(exc: WharfError) -> bool:
             return may_pass(exc.cause)
         case failure.UnexpectedStatus():
             return exc.status >= 500
-        case failure.RefusedTooMany():
-            return True
+        case failure.Refusal():
+            return isinstance(exc, failure.RefusedTooMany) or exc.status == 429
         case failure.Stray():
             return False
         case _:
-            return isinstance(exc, failure.Unreachable)
+            return isinstance(exc, failure.Unreachable) and exc.is_passing
 
 
 def may_retry(exc: WharfError) -> bool:
@@ -116,11 +116,7 @@ async def briefly(ask: Callable[[], Awaitable[T]]) -> T:
 
 
 async def patiently(
-    attempt: Callable[[], Awaitable[None]],
-    *,
-    policy: Policy,
-    report: Report,
-    is_passing: Callable[[WharfError], bool] = may_retry,
+    attempt: Callable[[], Awaitable[None]], *, policy: Policy, report: Report
 ) -> None:
     """Attempt until it is done or will never be; raises what ended the last attempt, with no word
     about the request that it came to (moby distribution/errors.go retryOnError).
@@ -129,9 +125,9 @@ async def patiently(
         try:
             await attempt()
         except WharfError as exc:
-            if number == policy.attempts or not is_passing(exc):
+            if number == policy.attempts or not may_retry(exc):
                 raise _bare(exc) from exc
-            log.info("upload failed, and is tried again: %s", exc)
+            log.info("tried again: %s", exc)
             await count_down(policy, number, exc, report)
         else:
             return

@@ -22,13 +22,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 import aiohttp
-from aiohttp.resolver import ThreadedResolver
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from engine import offload
 from engine.errors import InvalidParameter
 from engine.registry import certificates, failure, gohttp
-from engine.registry.addresses import is_inside
+from engine.registry.addresses import is_inside, look_up
 from engine.registry.challenge import Challenge
 from engine.registry.challenge import parse as parse_challenges
 from engine.registry.mirror import Endpoint, host_of
@@ -138,26 +138,32 @@ class Response:
 
     async def read(self, most_bytes: int) -> bytes:
         """The whole body; raises InvalidParameter where it is longer than allowed."""
+        body = await self.read_beginning(most_bytes + 1)
+        if len(body) > most_bytes:
+            raise InvalidParameter(
+                f'{self.method.capitalize()} "{self.url}": '
+                f"response exceeds the limit of {most_bytes} bytes"
+            )
+        return body
+
+    async def read_beginning(self, most_bytes: int) -> bytes:
+        """So much of the body as is allowed."""
         parts: list[bytes] = []
         size = 0
-        while chunk := await self.read_some():
+        while size < most_bytes and (chunk := await self.read_some()):
             parts.append(chunk)
             size += len(chunk)
-            if size > most_bytes:
-                raise InvalidParameter(
-                    f'{self.method.capitalize()} "{self.url}": '
-                    f"response exceeds the limit of {most_bytes} bytes"
-                )
-        return b"".join(parts)
+        return b"".join(parts)[:most_bytes]
 
     async def failure(self) -> WharfError:
         """What this answer of 400 and above means, and when it may be worth asking again."""
-        body = await self.read(1 << 20)
+        body = await self.read_beginning(1 << 20)
         content_type = self.header("Content-Type")
         found = failure.from_response(self.status, self.reason, content_type, body, self.challenges)
         after = self.header("Retry-After")
-        if isinstance(found, failure.Refusal | failure.UnexpectedStatus) and after.isdecimal():
-            found.retry_after_s = min(int(after[:9]), 3600)
+        if isinstance(found, failure.Refusal | failure.UnexpectedStatus):
+            found.status = self.status
+            found.retry_after_s = min(int(after[:9]), 3600) if after.isdecimal() else 0
         return found
 
 
@@ -178,20 +184,34 @@ Body: TypeAlias = "bytes | AsyncIterator[bytes]"
 """What a request brings along; an iterator is sent as it comes and only once."""
 
 
-class _Resolver(ThreadedResolver):
+class _Resolver(AbstractResolver):
     """Says what went wrong as Go does."""
 
     async def resolve(
         self,
         host: str,
         port: int = 0,
-        family: socket.AddressFamily = 0,  # type: ignore[assignment]
+        family: socket.AddressFamily = socket.AF_INET,
     ) -> list[ResolveResult]:
         try:
-            return await super().resolve(host, port, family)
+            found = await look_up(host, port, family)
         except OSError as exc:
             reason = await offload.disk(gohttp.look_up_reason, host, exc.errno)
             raise OSError(exc.errno, reason) from exc
+        return [
+            {
+                "hostname": host,
+                "host": address,
+                "port": port,
+                "family": its_family,
+                "proto": 0,
+                "flags": socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            }
+            for its_family, address in found
+        ]
+
+    async def close(self) -> None:
+        """Nothing is kept."""
 
 
 class _OutsideResolver(_Resolver):
@@ -201,7 +221,7 @@ class _OutsideResolver(_Resolver):
         self,
         host: str,
         port: int = 0,
-        family: socket.AddressFamily = 0,  # type: ignore[assignment]
+        family: socket.AddressFamily = socket.AF_INET,
     ) -> list[ResolveResult]:
         found = await super().resolve(host, port, family)
         outside = [one for one in found if not is_inside(one["host"])]
@@ -335,6 +355,9 @@ class Transport:
     ) -> AsyncGenerator[Response]:
         is_home = origin.is_home(url)
         proxy = self._proxies.for_url(url)
+        if proxy is not None and not proxy.startswith(("http://", "https://")):
+            scheme = proxy.partition(":")[0]
+            raise failure.Stray(method, _shown(url), f"proxy scheme {scheme} is not supported")
         # A proxy may well be on this host; it looks names up by itself.
         is_free = is_home or origin.may_go_inside or proxy is not None
         session = self._session("anywhere" if is_free else "outside")
@@ -467,4 +490,5 @@ def _in_words_of_go(method: str, url: str, sent: _Sent | None = None) -> Generat
     except gohttp.FAILURES as exc:
         if sent is not None and sent.error is not None:
             raise sent.error from exc
-        raise failure.Unreachable(method, url, gohttp.reason(exc)) from exc
+        reason, is_passing = gohttp.reason(exc), gohttp.is_passing(exc)
+        raise failure.Unreachable(method, url, reason, is_passing=is_passing) from exc

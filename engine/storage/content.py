@@ -51,6 +51,13 @@ class BlobMissing(EngineError):
         self.digest = digest
 
 
+class BlobDamaged(BlobMissing):
+    """Its bytes have changed on the disk, so it is there no more (the sentence is dockerd's)."""
+
+    def __init__(self, digest: Digest) -> None:
+        EngineError.__init__(self, f"failed to verify: {digest}")
+
+
 class IngestAborted(EngineError):
     """The bytes being followed are no longer wanted, or were not those of the blob."""
 
@@ -252,11 +259,23 @@ class Content:
             raise BlobMissing(digest) from None
 
     def read(self, digest: Digest) -> bytes:
-        """The whole of a document."""
+        """The whole of a document, verified. Raises BlobMissing, also for one that was damaged."""
         if self.size(digest) > LARGEST_DOCUMENT_BYTES:
             raise EngineError(f"content {digest} is too large to be read at once")
         with self.open(digest) as file:
-            return file.read()
+            data = file.read()
+        hasher = digests.hasher(digest)
+        hasher.update(data)
+        if hasher.hexdigest() != digests.encoded(digest):
+            raise BlobDamaged(digest)
+        return data
+
+    def find(self, digest: Digest) -> bytes | None:
+        """A document that is here and whole, else None: then it is to be had anew."""
+        try:
+            return self.read(digest)
+        except BlobMissing:
+            return None
 
     def delete(self, digest: Digest) -> None:
         """Remove a blob; none there is fine."""

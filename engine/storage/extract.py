@@ -447,12 +447,17 @@ class Extractor:
     def _describe(
         self, parent: Directory, name: bytes, header: Header, *, is_symlink: bool
     ) -> None:
-        """Owner, attributes, mode and times of what cannot be held open."""
+        """Owner, attributes, mode and times of what cannot be held open.
+
+        A second name of a symbolic link changes neither mode nor times of it, as with dockerd.
+        """
         os.chown(name, header.uid, header.gid, dir_fd=parent.fd, follow_symlinks=False)
         if header.xattrs:
             _set_xattrs_at(parent.fd, name, header.xattrs)
         if not is_symlink:
             os.chmod(name, header.mode & 0o7777, dir_fd=parent.fd)
+        elif header.type == tar.HARD_LINK:
+            return
         mtime_ns = _bounded(header.mtime_ns)
         os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=parent.fd, follow_symlinks=False)
 

@@ -6,6 +6,7 @@ has no row: a folder, a link, a blob. Nothing here decides what is wanted, only 
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -57,13 +58,14 @@ def sweep_rows(
 ) -> Swept:
     """As `sweep`, but the folders of layers are left to the caller (`snapshots.remove_folders`)."""
     released = snapshots.sweep_layers(top_layers)
-    unwanted = [
-        digest
-        for digest, _ in content.walk()
-        if digest not in blobs and not snapshots.leases.holds(digest)
-    ]
-    for digest in unwanted:
+    unwanted: list[Digest] = []
+
+    def delete(digest: Digest) -> None:
         content.delete(digest)
+        unwanted.append(digest)
+
+    for digest in [digest for digest, _ in content.walk() if digest not in blobs]:
+        snapshots.leases.unless_held(digest, functools.partial(delete, digest))
     if released.layers or unwanted:
         log.info("swept %d layers and %d blobs", len(released.layers), len(unwanted))
     return Swept(released=released, blobs=tuple(unwanted))

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from types import TracebackType
 
 
@@ -21,6 +21,12 @@ class Leases:
     def holds(self, name: str) -> bool:
         with self._lock:
             return name in self._held
+
+    def unless_held(self, name: str, act: Callable[[], None]) -> None:
+        """Call `act` unless somebody holds it; nobody begins to meanwhile."""
+        with self._lock:
+            if name not in self._held:
+                act()
 
     def names(self) -> set[str]:
         """All that is held."""

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEEPEST = 128
-"""Layers of one stack (dockerd's limit; overlayfs takes 500)."""
+"""Layers of one stack: a few more than dockerd takes (125); overlayfs would take 500."""
 
 LARGEST_OPTIONS_BYTES = 4095
 """mount(2) copies one page of options, the last byte of it a NUL."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import time
 import uuid
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -75,8 +76,10 @@ def load(engine: Engine) -> None:
 
 
 @contextlib.contextmanager
-def own_wharf(*, disk: str = "", has_base: bool = True) -> Iterator[Wharf]:
-    """An instance for one test alone, with busybox unless it is to be bare.
+def own_wharf(
+    *, disk: str = "", has_base: bool = True, config: dict[str, Any] | None = None
+) -> Iterator[Wharf]:
+    """An instance for one test alone, with busybox unless it is to be bare, and a daemon.json.
 
     Its data lies on a disk of its own if `disk` says how large that is ("30m"). The end checks that
     nothing is left of it on the host, and no fault of its own in its log.
@@ -84,6 +87,7 @@ def own_wharf(*, disk: str = "", has_base: bool = True) -> Iterator[Wharf]:
     if named_by_environment() is not None:
         pytest.skip("only Wharf is asked for this")
     wharf = Wharf()
+    (wharf.root / "daemon.json").write_text(json.dumps(config or {}))
     try:
         with own_disk(wharf.data_root, disk) if disk else contextlib.nullcontext():
             try:

@@ -203,6 +203,7 @@ def untruth(engine: Wharf) -> int:
     return max(abs(actual - expected) - int(expected * TOLERANCE) - FIXED_BYTES, 0)
 
 
+@pytest.mark.timeout(120 + 4 * HISTORIES)
 def test_df_is_du_after_any_history(engine: Wharf) -> None:
     with Registry() as registry:
         stock = Stock.of(registry)

@@ -328,22 +328,21 @@ def test_a_client_that_leaves_leaves_nothing(house: House) -> None:
     async def cut_short() -> None:
         async def endless() -> AsyncIterator[bytes]:
             yield archive[:1_500_000]
+            has_come.set()
             await asyncio.sleep(3600)
 
+        has_come = asyncio.Event()
         task = asyncio.create_task(anext(house.images.load(endless())))  # type: ignore[arg-type]
-        await asyncio.sleep(0.2)
+        await has_come.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
     run(cut_short)
     assert house.is_empty()
     run(leave)
-    if not house.images.all():  # it may have been quicker than the client
-        assert not house.stores.unfinished(), house.stores.unfinished()
-        assert not house.stores.folders()
-        assert not list(house.stores.content.walk())
-        assert house.is_empty()
     assert house.stores.unfinished() == []
+    # It may have been quicker than the client: then it is there, and whole.
+    assert house.is_empty() or len(list(house.stores.content.walk())) == 1
 
 
 class Visit:

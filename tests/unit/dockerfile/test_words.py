@@ -97,6 +97,32 @@ def test_a_pattern_made_to_be_slow_is_not(modifier: str, pattern: str) -> None:
     assert words.expand(f"${{V{modifier}{pattern}}}", {"V": value}) == value
 
 
+@pytest.mark.parametrize("modifier", ["/", "//"])
+@pytest.mark.parametrize("pattern", ["a*c", "a*?*c", "a*a*a*c", "a*" * 12 + "c", "?*c"])
+def test_nor_is_one_to_be_replaced(modifier: str, pattern: str) -> None:
+    value = "a" * 200_000
+    assert words.expand(f"${{V{modifier}{pattern}/x}}", {"V": value}) == value
+    assert words.expand(f"${{V{modifier}{pattern}/x}}", {"V": f"{value}c"}) == "x"
+
+
+def test_what_grows_and_grows_is_refused() -> None:
+    with pytest.raises(InvalidWord, match="longer than 1048576 characters"):
+        words.expand("$V" * 2, {"V": "x" * (1 << 20)})
+
+
+@given(st.text("ab*?", min_size=1, max_size=6), st.text("ab", min_size=1, max_size=8))
+def test_what_is_replaced_is_the_first_and_the_longest(pattern: str, value: str) -> None:
+    matches = [
+        (begin, end)
+        for begin in range(len(value))
+        for end in range(len(value), begin, -1)
+        if fnmatch.fnmatchcase(value[begin:end], pattern)
+    ]
+    begin, end = matches[0] if matches else (0, 0)
+    wanted = f"{value[:begin]}X{value[end:]}" if matches else value
+    assert words.expand(f"${{V/{pattern}/X}}", {"V": value}) == wanted
+
+
 @given(st.text("ab*?", max_size=6), st.text("ab", max_size=8), st.booleans())
 def test_trimming_finds_the_longest_or_the_shortest(
     pattern: str, value: str, is_longest: bool

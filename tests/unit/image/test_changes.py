@@ -70,6 +70,18 @@ def test_one_instruction(change: str, config: Config) -> None:
     assert changes.apply(Config(), [change]) == config
 
 
+@pytest.mark.parametrize(
+    ("lines", "config"),
+    [
+        (["CMD echo \\\\", "USER bob"], Config(cmd=("/bin/sh", "-c", "echo \\\\"), user="bob")),
+        (["LABEL l=a\\\\", "USER bob"], Config(labels={"l": "a\\"}, user="bob")),
+        (["CMD echo \\ ", "USER bob"], Config(cmd=("/bin/sh", "-c", "echo USER bob"))),
+    ],
+)
+def test_a_line_goes_on_behind_one_backslash_only(lines: list[str], config: Config) -> None:
+    assert changes.apply(Config(), lines) == config
+
+
 def test_variables() -> None:
     config = changes.apply(
         Config(env=("A=1", "E=")),

@@ -13,7 +13,7 @@ import pytest
 from engine import errors
 from engine.oci import reference
 from engine.oci.image import Index, Manifest
-from engine.registry import failure, gohttp
+from engine.registry import failure, gohttp, retry
 from engine.registry.auth import RegistryAuth
 from engine.registry.client import MalformedManifest, Repository
 from engine.registry.failure import Stray, Unreachable, VerificationFailed
@@ -139,7 +139,6 @@ def test_too_many_requests(registry: Registry) -> None:
     "fault",
     [
         Answer(429, code="TOOMANYREQUESTS"),
-        Answer(429, headers={"Retry-After": "1"}, code="TOOMANYREQUESTS"),
         Answer(503),
         Answer(502, body=b"<html>"),
         HangUp(),
@@ -172,6 +171,21 @@ def test_what_will_not_pass_soon_is_told_at_once(
     with pytest.raises(errors.WharfError, match=sentence):
         resolve(f"{registry.host}/a/b@{SMALL.digest}")
     assert registry.seen("GET", "/manifests/") == 1
+
+
+@pytest.mark.parametrize("fault", [Answer(503), Answer(429), HangUp()])
+def test_a_busy_registry_is_asked_again_who_may_come_in(fault: Fault) -> None:
+    with Registry(auth=Bearer(anonymous_pull=True)) as asking:
+        asking.add("a/b:1", SMALL)
+        asking.fault("GET", "^/v2/$", fault, times=2)
+        asking.fault("GET", "/token", Answer(429, code="OTHER"), times=1)
+        assert resolve(f"{asking.host}/a/b:1").data == SMALL.manifest
+
+
+def test_nobody_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "BRIEF_DELAYS_S", (60.0,))
+    with pytest.raises(Unreachable, match="connection refused"):
+        resolve("127.0.0.1:1/a/b:1")
 
 
 def test_a_busy_mirror_is_not_waited_for(registry: Registry) -> None:

@@ -169,6 +169,25 @@ def test_a_registry_without_ranges_is_read_from_the_start(
     assert download.run() == BLOB
 
 
+@pytest.mark.parametrize("status", [400, 416, 501])
+def test_a_registry_that_refuses_ranges_is_read_from_the_start(
+    registry: Registry, download: Download, status: int
+) -> None:
+    registry.fault("GET", "/blobs/", Truncate(2_000_000), times=1)
+    registry.fault("GET", "/blobs/", Answer(status), times=1)
+    assert download.run() == BLOB
+    assert [sink.is_aborted for sink in download.sinks] == [True, False]
+
+
+def test_it_does_not_begin_anew_for_ever(registry: Registry, download: Download) -> None:
+    for _ in range(10):
+        registry.fault("GET", "/blobs/", Truncate(500_000), times=1)
+        registry.fault("GET", "/blobs/", Answer(416), times=1)
+    with pytest.raises(errors.WharfError):
+        download.run()
+    assert registry.seen("GET", "/blobs/") < 12
+
+
 def test_progress_earns_new_attempts(registry: Registry, download: Download) -> None:
     registry.fault("GET", "/blobs/", Truncate(300_000), times=8)
     assert download.run(replace(QUICK, progress_bytes=100_000)) == BLOB
@@ -225,6 +244,15 @@ def test_two_halves_of_different_blobs_are_fetched_anew(
     registry.fault("GET", "/blobs/", Corrupt(), times=1)
     assert download.run() == BLOB
     assert [sink.is_aborted for sink in download.sinks] == [True, False]
+
+
+def test_it_is_fetched_anew_only_once(registry: Registry, download: Download) -> None:
+    for _ in range(2):
+        registry.fault("GET", "/blobs/", Truncate(2_000_000), times=1)
+        registry.fault("GET", "/blobs/", Corrupt(), times=1)
+    with pytest.raises(VerificationFailed):
+        download.run()
+    assert registry.seen("GET", "/blobs/") == 4
 
 
 def test_a_trickle_is_cut_off(registry: Registry, download: Download) -> None:

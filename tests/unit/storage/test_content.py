@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from engine.oci import digest
 from engine.oci.digest import Digest, InvalidDigest
 from engine.storage.content import (
+    BlobDamaged,
     BlobMissing,
     Content,
     DigestMismatch,
@@ -205,3 +206,16 @@ def test_wrong_bytes_have_no_end(content: Content, thread: Executor) -> None:
             followed.result(SOON_S)
     with pytest.raises(IngestAborted):
         followed.result(10)
+
+
+def test_what_changed_on_the_disk_is_not_given_out(content: Content) -> None:
+    name = content.put(b"config")
+    with open(content.path(name), "r+b") as file:
+        file.write(b"C")
+    with pytest.raises(BlobDamaged, match=f"^failed to verify: {name}$"):
+        content.read(name)
+    assert content.find(name) is None
+    content.put(b"config")
+    assert content.find(name) == b"config"
+    content.delete(name)
+    assert content.find(name) is None
