@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import random
 from typing import TYPE_CHECKING
 
 from tests.support import images
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAME = "bench/large:1"
+HUGE_NAME = "bench/huge:1"
 LAYERS = 10
 SMALL_FILES = 30_000
 SMALL_BYTES = 100_000
@@ -28,6 +30,20 @@ SOURCES = ("/usr/share", "/usr/lib", "/usr/include", "/usr/bin")
 def image() -> Image:
     """Some half a minute's work."""
     return Image(tuple(_layer(number, paths) for number, paths in enumerate(_parts())))
+
+
+@functools.cache
+def huge() -> Image:
+    """Two gigabytes, of which the wire has one: random bytes with as many zeros behind them."""
+    return Image(tuple(_huge_layer(number) for number in range(4)))
+
+
+def _huge_layer(number: int) -> Layer:
+    noise = random.Random(number).randbytes(1 << 20)
+    files = {
+        f"{number}-{at}": images.file(noise[at:] + noise[:at] + bytes(1 << 20)) for at in range(250)
+    }
+    return Layer(images.tar(files))
 
 
 @functools.cache
@@ -49,6 +65,8 @@ def _parts() -> list[list[str]]:
         else:
             continue
         total += size
+    if len(small) < SMALL_FILES:
+        raise RuntimeError(f"this host has {len(small)} small files, and {SMALL_FILES} are wanted")
     each = len(small) // LAYERS + 1
     return [small[n * each : (n + 1) * each] + large[n::LAYERS] for n in range(LAYERS)]
 

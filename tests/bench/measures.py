@@ -32,6 +32,7 @@ FLEET = 60
 FLEET_IN_MEMORY = 20
 MANY = 1000
 GROWTH = "MB that the daemon grew by in a pull"
+PEAK = "MB that the daemon grew by at most in a pull of 2 GB"
 PULL_TIMEOUT_S = 600
 SETTLE_S = 60
 
@@ -171,6 +172,34 @@ def pull(engine: Engine) -> Sample:
     return sample
 
 
+def huge(engine: Engine) -> Sample:
+    """Two gigabytes in four layers, half of it zeros: what the daemon needs at its peak."""
+    sample = Sample()
+    if not isinstance(engine, Wharf):
+        return sample
+    with Registry() as registry:
+        registry.add(large.HUGE_NAME, large.huge())
+        ref = f"{registry.host}/{large.HUGE_NAME}"
+        name, _, tag = ref.rpartition(":")
+        before, peak = daemon_mb(engine), 0.0
+        with ThreadPoolExecutor(1) as pool:
+            pulling = pool.submit(
+                engine.call,
+                "POST",
+                f"/images/create?fromImage={name}&tag={tag}",
+                timeout=PULL_TIMEOUT_S,
+            )
+            while not pulling.done():
+                peak = max(peak, daemon_mb(engine))
+                time.sleep(0.1)
+        reply = pulling.result()
+        if b"Downloaded newer image" not in reply.body:
+            raise RuntimeError(f"pull: {reply.status} {reply.body[-300:]!r}")
+        ask(engine, "DELETE", f"/images/{ref}")
+    sample.figures[PEAK] = peak - before
+    return sample
+
+
 def parts(engine: Engine) -> Sample:
     """Where the time of that pull goes: each part of it alone, in one thread; of Wharf only."""
     sample = Sample()
@@ -258,6 +287,7 @@ MEASURES: dict[str, tuple[Callable[[Engine], Sample], int]] = {
     "fleet": (fleet, 3),
     "memory": (memory, 3),
     "pull": (pull, 3),
+    "huge": (huge, 1),
     "parts": (parts, 3),
     "archives": (archives, 3),
     "thousand": (thousand, 3),
