@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING
 from engine.errors import InvalidParameter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 _NAME = re.compile(r"[^\W\d]\w*|\d+|[@*#?$!0-]")
 LARGEST = 1 << 20
-"""Characters of what comes out: a few lines can double a variable many times."""
+"""Characters of what comes out."""
+
+LONGEST_PATTERN = 1024
+"""Characters; each may be held against each of a value."""
 
 _ESCAPED = "*?\\}/"
 _BLANKS = " \t\r\n\v\f"
@@ -83,9 +86,17 @@ class _Scan:
 
     def all(self) -> list[str]:
         pieces = self._until("")
+        self._check(pieces)
+        return pieces
+
+    def _joined(self, pieces: Collection[str]) -> str:
+        self._check(pieces)
+        return "".join(pieces)
+
+    def _check(self, pieces: Collection[str]) -> None:
+        """Before they are joined: a few lines may double a variable many times."""
         if sum(map(len, pieces)) > LARGEST:
             raise self._fail(f"longer than {LARGEST} characters")
-        return pieces
 
     def _fail(self, reason: str) -> InvalidWord:
         return InvalidWord(self._text, reason)
@@ -133,7 +144,7 @@ class _Scan:
         while char := self._next():
             match char:
                 case '"':
-                    return _Quoted("".join(pieces))
+                    return _Quoted(self._joined(pieces))
                 case "$":
                     pieces.append(self._variable())
                 case "\\" if not self._peek():
@@ -188,7 +199,7 @@ class _Scan:
                 raise self._fail(f"unsupported modifier ({shown}) in substitution")
 
     def _choice(self, name: str, modifier: str) -> str:
-        word = "".join(self._until("}"))
+        word = self._joined(self._until("}"))
         value = self._variables.get(name)
         is_there = bool(value) if modifier[0] == ":" else value is not None
         match modifier[-1]:
@@ -220,6 +231,11 @@ class _Scan:
         runs = [re.compile(run, re.DOTALL) for run in _runs(self._pattern("/"))]
         word = self._raw("}")
         value = self._variables.get(name, "")
+        if len(runs) == 1 and not runs[0].pattern:
+            # Before, between and behind all characters; or before them.
+            return self._joined(
+                [word, *(f"{c}{word}" for c in value)] if is_each else [word, value]
+            )
         if not value:
             return "" if any(run.pattern for run in runs) else word
         pieces: list[str] = []
@@ -229,12 +245,14 @@ class _Scan:
             begin = found[1]
             if not is_each:
                 break
-        return "".join((*pieces, value[begin:]))
+        return self._joined((*pieces, value[begin:]))
 
     def _pattern(self, end: str) -> list[str]:
         """The parts of a pattern: `*`, `?`, and characters, of which an escaped one has two."""
         text = self._raw(end)
         parts = [found[0] for found in re.finditer(r"\\.|.", text, re.DOTALL)]
+        if len(parts) > LONGEST_PATTERN:
+            raise self._fail(f"pattern is longer than {LONGEST_PATTERN} characters")
         for part in parts:
             if len(part) > 1 and part[1] not in _ESCAPED:
                 raise self._fail(
@@ -247,7 +265,7 @@ class _Scan:
         pieces: list[str] = []
         while char := self._next():
             if char == end:
-                return "".join(pieces)
+                return self._joined(pieces)
             match char:
                 case "$":
                     pieces.append(self._variable())

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from engine.errors import InvalidParameter, NoSuchImage
+from engine.errors import InvalidParameter, NoSuchImage, WharfError
 from engine.image import failure
 from engine.image.known import Known
 from engine.image.model import ImageRow, TagRow
@@ -25,11 +25,9 @@ from engine.oci import digest as digests
 from engine.oci import platform as platforms
 from engine.oci import reference as references
 from engine.oci.digest import ChainId, Digest, ImageId
-from engine.oci.document import InvalidDocument
 from engine.oci.image import ImageConfig, decode_config
 from engine.oci.reference import Reference
 from engine.storage import gc
-from engine.storage.content import BlobMissing
 from engine.storage.snapshots import LayerMissing, Released
 
 if TYPE_CHECKING:
@@ -84,7 +82,7 @@ class Catalog:
                 row = msgspec.json.decode(body, type=ImageRow)
                 self._restore(known, ImageId(key), row)
                 self._documents.update(row.documents)
-            except (BlobMissing, InvalidDocument, LayerMissing, msgspec.MsgspecError) as exc:
+            except (WharfError, OSError, msgspec.MsgspecError) as exc:
                 # Kept on disk and out of sight: its row still protects what is left of it.
                 log.error("image %s cannot be used: %s", key, exc)
                 self._unreadable.add(key)

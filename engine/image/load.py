@@ -27,7 +27,15 @@ from engine.oci import platform as platforms
 from engine.oci import reference as references
 from engine.oci.digest import ChainId, DiffId, Digest, ImageId
 from engine.oci.document import LARGEST_BYTES, Document, decode
-from engine.oci.image import Config, History, ImageConfig, Index, decode_config, decode_manifest
+from engine.oci.image import (
+    Config,
+    History,
+    ImageConfig,
+    Index,
+    decode_config,
+    decode_manifest,
+    listed,
+)
 from engine.storage.layer import DiffIdMismatch
 
 if TYPE_CHECKING:
@@ -358,7 +366,7 @@ class _Documents:
 
     def __init__(self, opened: Archive) -> None:
         self._opened = opened
-        self._configs: dict[str, tuple[bytes, ImageConfig]] = {}
+        self._configs: dict[str, tuple[bytes, tuple[DiffId, ...]]] = {}
         self._blobs: dict[Digest, bytes] = {}
         self._bytes_left = MOST_DOCUMENT_BYTES
 
@@ -368,11 +376,14 @@ class _Documents:
     def has(self, digest: Digest) -> bool:
         return self._opened.find(_blob_name(digest)) is not None
 
-    def config(self, name: str) -> tuple[bytes, ImageConfig]:
-        """A config and what it says. Raises InvalidArchive, InvalidDocument."""
+    def config(self, name: str, raw: bytes | None = None) -> tuple[bytes, tuple[DiffId, ...]]:
+        """A config and the layers it names. Raises InvalidArchive, InvalidDocument.
+
+        `raw` are its bytes, where they were read before.
+        """
         if name not in self._configs:
-            raw = self._read(name)
-            self._configs[name] = (raw, _config(raw))
+            raw = self._read(name) if raw is None else raw
+            self._configs[name] = (raw, _config(raw).diff_ids)
         return self._configs[name]
 
     def blob(self, digest: Digest) -> bytes:
@@ -397,15 +408,15 @@ class _Documents:
 
 
 def _plan_item(documents: _Documents, item: archive.ManifestItem) -> Planned:
-    raw, config = documents.config(item.config)
-    if len(item.layers) != len(config.diff_ids):
+    raw, diff_ids = documents.config(item.config)
+    if len(item.layers) != len(diff_ids):
         raise InvalidArchive(
             "invalid manifest, layers length mismatch: "
-            f"expected {len(item.layers)}, got {len(config.diff_ids)}"
+            f"expected {len(item.layers)}, got {len(diff_ids)}"
         )
     return Planned(
         config=raw,
-        diff_ids=config.diff_ids,
+        diff_ids=diff_ids,
         layers=item.layers,
         names=tuple(_name(tag) for tag in item.repo_tags),
         parent=item.parent,
@@ -456,20 +467,19 @@ def _plan_descriptor(
         there = (d for d in choose(document, wanted) if documents.has(d.digest))
         chosen = next(there, None)
         return _plan_descriptor(documents, chosen, wanted, deepest - 1) if chosen else []
-    # Verified, whatever it is.
-    documents.blob(document.config.digest)
+    raw = documents.blob(document.config.digest)
     if not media_type.is_image_config(document.config.media_type):
         return []
-    raw, config = documents.config(_blob_name(document.config.digest))
-    if len(document.layers) != len(config.diff_ids):
+    raw, diff_ids = documents.config(_blob_name(document.config.digest), raw)
+    if len(document.layers) != len(diff_ids):
         raise InvalidArchive(
             "invalid manifest, layers length mismatch: "
-            f"expected {len(document.layers)}, got {len(config.diff_ids)}"
+            f"expected {len(document.layers)}, got {len(diff_ids)}"
         )
     return [
         Planned(
             config=raw,
-            diff_ids=config.diff_ids,
+            diff_ids=diff_ids,
             layers=tuple(_blob_name(layer.digest) for layer in document.layers),
             names=(),
             manifest=data,
@@ -549,7 +559,7 @@ def legacy_order(opened: Archive) -> list[OldImage]:
 
 def _old_image(opened: Archive, old_id: str) -> OldImage:
     raw = opened.read(f"{old_id}/json", largest_bytes=LARGEST_BYTES)
-    config = decode(raw, OldConfig)
+    config = decode(raw, OldConfig, adjust=listed)
     if config.os not in ("", "linux"):
         raise InvalidArchive(f"cannot load {config.os} image on linux")
     return OldImage(old_id, raw, config)

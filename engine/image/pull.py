@@ -208,8 +208,15 @@ class Puller:
     def config(self, image_id: ImageId) -> ImageConfig:
         return decode_config(self._content.read(digests.parse(image_id)))
 
-    async def has_image(self, image_id: ImageId) -> bool:
-        return await offload.disk(self._local.has_image, image_id)
+    async def config_of(self, image_id: ImageId) -> ImageConfig | None:
+        """Of an image that is here; None also where its config was damaged and is wanted anew."""
+
+        def read() -> ImageConfig | None:
+            data = self._content.find(digests.parse(image_id))
+            is_here = data is not None and self._local.has_image(image_id)
+            return decode_config(data) if is_here and data is not None else None
+
+        return await offload.disk(read)
 
     async def adopt(self, diff_id: DiffId, parent: ChainId | None, lease: Lease) -> ChainId | None:
         """The layer, if its tar is unpacked here already."""
@@ -302,9 +309,8 @@ class _Pull:
         assert isinstance(manifest, Manifest)
         documents = [(one.descriptor.digest, one.data) for one in path]
         image_id = ImageId(digests.parse(manifest.config.digest))
-        if await self._puller.has_image(image_id):
-            config = await offload.disk(self._puller.config, image_id)
-        else:
+        config = await self._puller.config_of(image_id)
+        if config is None:
             if self._wanted is not None and self._wanted.os not in ("", "linux"):
                 raise UnsupportedOS
             check_media_types(manifest)

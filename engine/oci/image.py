@@ -135,7 +135,7 @@ class ImageConfig(
 
 def decode_config(data: bytes) -> ImageConfig:
     """The config; raises InvalidDocument, also where layers and history cannot belong together."""
-    config = decode(data, ImageConfig, adjust=_listed)
+    config = decode(data, ImageConfig, adjust=listed)
     if config.rootfs is None:
         raise InvalidDocument("invalid image JSON, no RootFS key")
     if sum(not h.empty_layer for h in config.history) > len(config.diff_ids):
@@ -143,7 +143,7 @@ def decode_config(data: bytes) -> ImageConfig:
     return config
 
 
-def _listed(document: object) -> None:
+def listed(document: object) -> None:
     """A command may be one string, as old builders wrote it (moby strslice)."""
     if not isinstance(document, dict):
         return
@@ -153,7 +153,7 @@ def _listed(document: object) -> None:
         if not isinstance(config, dict):
             continue
         fields = cast("dict[str, object]", config)
-        for name in ("Cmd", "Entrypoint"):
+        for name in ("Cmd", "Entrypoint", "Shell"):
             if isinstance(text := fields.get(name), str):
                 fields[name] = [text]
 

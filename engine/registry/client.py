@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from engine import offload
-from engine.errors import EngineError, InvalidParameter, Unauthorized, WharfError
+from engine.errors import EngineError, InvalidParameter, Unauthorized, Unavailable, WharfError
 from engine.oci import digest as digests
 from engine.oci import media_type
 from engine.oci.descriptor import Descriptor
@@ -67,6 +67,7 @@ T = TypeVar("T")
 LARGEST_MANIFEST_BYTES = 4 << 20
 LARGEST_CONFIG_BYTES = 4 << 20
 MOST_TAGS = 100_000
+PING_DELAYS_S = (0.5,)
 MOST_TAG_PAGES = 10_000
 
 ACCEPT = ", ".join(
@@ -432,7 +433,7 @@ class Client:
         Credentials are for the registry that was named: a mirror of it gets none.
         """
         origin = await self.transport.origin(endpoint)
-        challenges = await self._ping(origin)
+        challenges = await self._ping(origin, is_patient=not endpoint.is_mirror)
         authorizer = Authorizer(
             self.transport,
             origin,
@@ -478,7 +479,7 @@ class Client:
 
     async def _login(self, endpoint: Endpoint, auth: RegistryAuth) -> str:
         origin = await self.transport.origin(endpoint)
-        challenges = await self._ping(origin)
+        challenges = await self._ping(origin, is_patient=False)
         authorizer = Authorizer(self.transport, origin, auth, challenges=challenges, is_login=True)
         url = f"{origin.url}/v2/"
         headers = await authorizer.headers("GET", url)
@@ -492,7 +493,7 @@ class Client:
             self.config, domain, self._addresses_of, with_mirrors=not is_push
         )
 
-    async def _ping(self, origin: Origin) -> tuple[Challenge, ...]:
+    async def _ping(self, origin: Origin, *, is_patient: bool) -> tuple[Challenge, ...]:
         """The ways to authenticate here; any answer at all will do, if in the end only.
 
         A registry that is busy does not say how, and what follows would be refused for that.
@@ -500,13 +501,13 @@ class Client:
 
         async def ask() -> tuple[Challenge, ...]:
             async with self.transport.request(origin, "GET", f"{origin.url}/v2/") as response:
-                if response.status == 429 or response.status >= 500:
-                    raise await response.failure()
+                if response.status in retry.BUSY:
+                    raise response.busy()
                 return response.challenges
 
         try:
-            return await (ask() if origin.endpoint.is_mirror else retry.briefly(ask))
-        except (failure.Refusal, failure.UnexpectedStatus) as exc:
+            return await (retry.briefly(ask, PING_DELAYS_S) if is_patient else ask())
+        except failure.UnexpectedStatus as exc:
             log.info("%s does not say how to authenticate: %s", origin.url, exc)
             return ()
         except WharfError as exc:
@@ -535,6 +536,8 @@ def _try_next(exc: WharfError, endpoint: Endpoint) -> bool:
     match exc:
         case failure.Refusal() if exc.is_explained:
             return endpoint.is_mirror
+        case Unavailable() if not isinstance(exc, failure.Refusal):
+            return False  # this engine, not that registry
         case failure.Unsupported():
             return False
         case _:

@@ -171,6 +171,7 @@ class Fetch:
     async def _run(self) -> Sink:
         sink = await self._new_sink()
         attempt, arrived, was_resumed, was_begun_anew = 1, 0, False, False
+        has_ranges = True
         while True:
             try:
                 await self._attempt(sink)
@@ -188,10 +189,11 @@ class Fetch:
                     raise exc.cause from exc
                 await offload.to_the_end(offload.disk(sink.abort))
                 sink = await self._new_sink()
-                arrived, was_resumed = 0, False
+                arrived, was_resumed, has_ranges = 0, False, False
                 attempt += 1
             except WharfError as exc:
-                if sink.offset - arrived >= self._policy.progress_bytes:
+                # What is never taken up again is no progress, however much came.
+                if has_ranges and sink.offset - arrived >= self._policy.progress_bytes:
                     attempt = 1
                 if not may_retry(exc) or attempt >= self._policy.attempts:
                     raise

@@ -21,8 +21,8 @@ FAILURES = (aiohttp.ClientError, OSError, TimeoutError, UnicodeError)  # a name 
 
 def is_passing(exc: BaseException) -> bool:
     """Whether waiting a little may help: not where nobody is, nor against a certificate."""
-    is_final = isinstance(exc, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError)
-    return not is_final and "[SSL: " not in str(exc)
+    final = aiohttp.ClientConnectorError | aiohttp.ClientResponseError | aiohttp.InvalidURL
+    return not isinstance(exc, final) and "[SSL: " not in str(exc)
 
 
 def reason(exc: BaseException) -> str:
@@ -46,7 +46,8 @@ def reason(exc: BaseException) -> str:
         case aiohttp.ClientHttpProxyError():
             return exc.message
         case aiohttp.ClientResponseError():
-            return f"malformed HTTP response: {exc.message}"
+            said = "transport connection broken: malformed HTTP response"
+            return f"net/http: HTTP/1.x {said}: {exc.message.partition(chr(10))[0]}"
         case aiohttp.InvalidURL():
             return f"invalid URL: {exc}"
         case OSError() if "[SSL: " in str(exc):  # aiohttp wraps what comes after the handshake

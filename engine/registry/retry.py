@@ -15,7 +15,7 @@ from engine.errors import EngineError, NoSpace, WharfError
 from engine.registry import failure
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from engine.registry.meter import Report
 
@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-BRIEF_S = 15.0
+BUSY = frozenset({429, 500, 502, 503, 504})
+BRIEF_S = 10.0
 BRIEF_DELAYS_S = (0.5, 1.0, 2.0)
 
 _FINAL_CODES = frozenset({"UNAUTHORIZED", "UNSUPPORTED", "DENIED", "NAME_UNKNOWN", "BLOB_UNKNOWN"})
@@ -69,7 +70,7 @@ def may_pass(exc: WharfError) -> bool:
         case failure.Unprepared():
             return may_pass(exc.cause)
         case failure.UnexpectedStatus():
-            return exc.status >= 500
+            return exc.status in BUSY
         case failure.Refusal():
             return isinstance(exc, failure.RefusedTooMany) or exc.status == 429
         case failure.Stray():
@@ -95,7 +96,7 @@ def may_retry(exc: WharfError) -> bool:
             return True
 
 
-async def briefly(ask: Callable[[], Awaitable[T]]) -> T:
+async def briefly(ask: Callable[[], Awaitable[T]], delays_s: Sequence[float] | None = None) -> T:
     """Ask for something small until the registry can give it; raises what it said last.
 
     dockerd asks once. Nobody is told of a wait, so none is long: a registry that wants to be left
@@ -103,7 +104,7 @@ async def briefly(ask: Callable[[], Awaitable[T]]) -> T:
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + BRIEF_S
-    for least in BRIEF_DELAYS_S:
+    for least in BRIEF_DELAYS_S if delays_s is None else delays_s:
         try:
             return await ask()
         except WharfError as exc:

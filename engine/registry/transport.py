@@ -155,15 +155,25 @@ class Response:
             size += len(chunk)
         return b"".join(parts)[:most_bytes]
 
+    def busy(self) -> failure.UnexpectedStatus:
+        """That it is one of retry.BUSY, without a look at the body."""
+        found = failure.UnexpectedStatus(self.status, self.reason)
+        found.retry_after_s = self._retry_after_s
+        return found
+
+    @property
+    def _retry_after_s(self) -> int:
+        after = self.header("Retry-After")
+        return min(int(after[:9]), 3600) if after.isdecimal() else 0
+
     async def failure(self) -> WharfError:
         """What this answer of 400 and above means, and when it may be worth asking again."""
         body = await self.read_beginning(1 << 20)
         content_type = self.header("Content-Type")
         found = failure.from_response(self.status, self.reason, content_type, body, self.challenges)
-        after = self.header("Retry-After")
         if isinstance(found, failure.Refusal | failure.UnexpectedStatus):
             found.status = self.status
-            found.retry_after_s = min(int(after[:9]), 3600) if after.isdecimal() else 0
+            found.retry_after_s = self._retry_after_s
         return found
 
 

@@ -56,6 +56,7 @@ class BlobDamaged(BlobMissing):
 
     def __init__(self, digest: Digest) -> None:
         EngineError.__init__(self, f"failed to verify: {digest}")
+        self.digest = digest
 
 
 class IngestAborted(EngineError):
@@ -261,7 +262,7 @@ class Content:
     def read(self, digest: Digest) -> bytes:
         """The whole of a document, verified. Raises BlobMissing, also for one that was damaged."""
         if self.size(digest) > LARGEST_DOCUMENT_BYTES:
-            raise EngineError(f"content {digest} is too large to be read at once")
+            raise BlobDamaged(digest)  # nothing so large was ever put here as a document
         with self.open(digest) as file:
             data = file.read()
         hasher = digests.hasher(digest)

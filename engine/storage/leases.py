@@ -15,30 +15,41 @@ class Leases:
     """Counts who needs a layer or a blob that no row names yet."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._held: Counter[str] = Counter()
+        self._going: set[str] = set()
 
     def holds(self, name: str) -> bool:
-        with self._lock:
+        with self._changed:
             return name in self._held
 
     def unless_held(self, name: str, act: Callable[[], None]) -> None:
-        """Call `act` unless somebody holds it; nobody begins to meanwhile."""
-        with self._lock:
-            if name not in self._held:
-                act()
+        """Call `act`, which may take long, unless somebody holds it; nobody begins to then."""
+        with self._changed:
+            if name in self._held or name in self._going:
+                return
+            self._going.add(name)
+        try:
+            act()
+        finally:
+            with self._changed:
+                self._going.discard(name)
+                self._changed.notify_all()
 
     def names(self) -> set[str]:
         """All that is held."""
-        with self._lock:
+        with self._changed:
             return set(self._held)
 
     def take(self, name: str) -> None:
-        with self._lock:
+        """Waits for one that is being let go of: in a thread."""
+        with self._changed:
+            while name in self._going:
+                self._changed.wait()
             self._held[name] += 1
 
     def give_back(self, names: Collection[str]) -> None:
-        with self._lock:
+        with self._changed:
             self._held -= Counter(names)
 
 

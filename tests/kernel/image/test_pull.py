@@ -20,6 +20,7 @@ from engine.image.pull import Pulled, Puller
 from engine.image.sources import Sources
 from engine.image.store import Images
 from engine.oci import platform, reference
+from engine.oci.digest import Digest
 from engine.registry import mirror
 from engine.registry.auth import RegistryAuth
 from engine.registry.client import Client
@@ -228,6 +229,20 @@ def test_again_is_up_to_date(registry: Registry, stores: Stores) -> None:
     ]
     assert registry.seen("GET", "/manifests/") == 1
     assert registry.seen("GET", "/blobs/") == 2
+
+
+def test_again_mends_what_was_damaged(registry: Registry, stores: Stores) -> None:
+    """One byte of the config has changed on the disk: it is fetched anew."""
+    image = layered(1)
+    registry.add("a/b:1", image)
+    stores.pull(f"{registry.host}/a/b:1")
+    path = stores.content.path(Digest(image.id))
+    with open(path, "r+b") as file:
+        file.write(b"[")
+    lines = stores.pull(f"{registry.host}/a/b:1")
+    assert lines[-1].status.startswith("Status: ")
+    assert stores.content.read(Digest(image.id)) == image.config_bytes
+    assert registry.seen("GET", f"/blobs/{image.layers[0].digest}") == 1
 
 
 def test_a_digest(registry: Registry, stores: Stores) -> None:

@@ -30,6 +30,8 @@ ENV = {"A": "val", "E": "", "TWO": "x y", "TAR": "a.b.tar.gz"}
         ("${TAR/./_} ${TAR//./_} ${TAR/x/_}", "a_b.tar.gz a_b_tar_gz a.b.tar.gz"),
         ("${TAR#a?b} ${TAR#[a]}", ".tar.gz a.b.tar.gz"),
         ("a\\", "a"),
+        ("${A///X} ${A//$E/X} ${A/$N/X}", "XvXaXlX XvXaXlX Xval"),
+        ("${E///X}${E/*/Y}${E//a*/Z}", "XY"),
     ],
 )
 def test_one_word(text: str, word: str) -> None:
@@ -105,9 +107,15 @@ def test_nor_is_one_to_be_replaced(modifier: str, pattern: str) -> None:
     assert words.expand(f"${{V{modifier}{pattern}/x}}", {"V": f"{value}c"}) == "x"
 
 
-def test_what_grows_and_grows_is_refused() -> None:
+@pytest.mark.parametrize("text", ["$V$V", '"$V$V"', "${N:-$V$V}", "${V//x/$V}", "${V#$V$V}"])
+def test_what_grows_and_grows_is_refused(text: str) -> None:
     with pytest.raises(InvalidWord, match="longer than 1048576 characters"):
-        words.expand("$V" * 2, {"V": "x" * (1 << 20)})
+        words.expand(text, {"V": "x" * (1 << 20)})
+
+
+def test_a_pattern_that_was_let_grow_is_refused() -> None:
+    with pytest.raises(InvalidWord, match="pattern is longer than 1024 characters"):
+        words.expand("${V#$V}", {"V": "?" * 2000})
 
 
 @given(st.text("ab*?", min_size=1, max_size=6), st.text("ab", min_size=1, max_size=8))

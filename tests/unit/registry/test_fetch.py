@@ -181,7 +181,7 @@ def test_a_registry_that_refuses_ranges_is_read_from_the_start(
 
 def test_it_does_not_begin_anew_for_ever(registry: Registry, download: Download) -> None:
     for _ in range(10):
-        registry.fault("GET", "/blobs/", Truncate(500_000), times=1)
+        registry.fault("GET", "/blobs/", Truncate(2_000_000), times=1)
         registry.fault("GET", "/blobs/", Answer(416), times=1)
     with pytest.raises(errors.WharfError):
         download.run()

@@ -81,6 +81,7 @@ def test_what_passes_is_waited_for(
         status(503, 300),
         too_many(300),
         failure.within(too_many(300), "get", "https://x"),
+        status(501),
         broken("tls: failed to verify certificate", is_passing=False),
         failure.Stray("get", "https://x", "stopped after 10 redirects"),
         failure.VerificationFailed("manifest", "sha256:0"),
