@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from engine.storage.database import Database
     from engine.storage.snapshots import Layer, Snapshots
 
+S = TypeVar("S", bound=str)
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,14 @@ def _meaning(ref: str) -> tuple[ImageId | None, str]:
     """The id that is spelled out, or else the full name; each inspect of a container asks."""
     parsed = references.parse_any(ref)
     return (None, str(parsed.stored())) if isinstance(parsed, Reference) else (ImageId(parsed), "")
+
+
+def _only_prefixed(prefix: str, ids: Iterable[S]) -> S | None:
+    digits = prefix.removeprefix(f"{digests.CANONICAL}:")
+    if not digits:
+        return None
+    found = [key for key in ids if key.partition(":")[2].startswith(digits)]
+    return found[0] if len(found) == 1 else None
 
 
 class Catalog:
@@ -145,11 +154,7 @@ class Catalog:
 
     def by_prefix(self, prefix: str) -> ImageId | None:
         """The one image whose id begins so, with or without "sha256:"."""
-        digits = prefix.removeprefix(f"{digests.CANONICAL}:")
-        if not digits:
-            return None
-        found = [key for key in self._known.images if digests.encoded(key).startswith(digits)]
-        return found[0] if len(found) == 1 else None
+        return _only_prefixed(prefix, self._known.images)
 
     def get(self, ref: str, platform: Platform | None = None) -> Image:
         """As `find`; raises NoSuchImage, PlatformMismatch, InvalidReference."""
@@ -299,6 +304,35 @@ class Catalog:
                 delete = functools.partial(self._content.delete, document)
                 self._snapshots.leases.unless_held(document, delete)
         return self._snapshots.release(top, top_layers=self._tops.keys())
+
+    def give_up(self, ref: str) -> ImageId | None:
+        """Remove the rows of an image that cannot be read, by its id, the beginning of that or a
+        name; None if `ref` means no such image. What only it needed is left to `sweep`.
+        """
+        with self._changes:
+            if not self._unreadable:
+                return None
+            names = self._named_unreadable()
+            image_id, name = _meaning(ref)
+            wanted = image_id or names.get(name) or _only_prefixed(ref, self._unreadable)
+            if wanted not in self._unreadable:
+                return None
+            tags = [(self._tag_rows, key) for key, image in names.items() if image == wanted]
+            self._database.delete([*tags, (self._image_rows, wanted)])
+            self._unreadable.discard(wanted)
+            return ImageId(wanted)
+
+    def _named_unreadable(self) -> dict[str, str]:
+        """The names that mean images which cannot be read, as far as those can be."""
+        found: dict[str, str] = {}
+        for key, body in self._tag_rows.items():
+            try:
+                image_id = msgspec.json.decode(body, type=TagRow).image
+            except msgspec.MsgspecError:
+                continue
+            if image_id in self._unreadable:
+                found[key] = image_id
+        return found
 
     def release(self, chain_id: ChainId | None) -> None:
         """Remove the layer, and those below it, as far down as nobody needs them any more."""

@@ -17,7 +17,10 @@ from engine.image.channel import Channel, with_progress
 from engine.image.commit import Committer
 from engine.image.importing import Importer
 from engine.image.load import Loader
-from engine.image.model import Progress
+from engine.image.model import (
+    Progress,
+    Removed,
+)
 from engine.image.removal import Removal
 from engine.image.sources import Sources
 from engine.oci import digest as digests
@@ -46,7 +49,6 @@ if TYPE_CHECKING:
         ImageView,
         LayerUsage,
         Pruned,
-        Removed,
         Summary,
     )
     from engine.image.pull import Pulled
@@ -370,6 +372,8 @@ class Images:
         """Take a name away, and the image with its last one. Raises ImageInUse, DeleteConflict."""
         if len(platforms) > 1:
             raise InvalidParameter("multiple platforms are not supported")
+        if self.catalog.find(ref) is None and (given_up := await self._give_up(ref)):
+            return [Removed(deleted=given_up)]
         image = self.catalog.get(ref, platforms[0] if platforms else None)
         return await self._work.do(
             self._remove(ref, image, force=force, prune=prune), what="remove image"
@@ -381,6 +385,13 @@ class Images:
         removal = Removal(self.catalog, self.users_of, self._publisher())
         await offload.disk(removal.run, ref, image, force=force, prune=prune)
         return removal.removed
+
+    async def _give_up(self, ref: str) -> ImageId | None:
+        """One that was damaged is out of sight, but not out of the way: nothing is swept for it."""
+        given_up = await offload.disk(self.catalog.give_up, ref)
+        if given_up is not None:
+            await self.sweep()
+        return given_up
 
     async def prune(self, filters: Mapping[str, tuple[str, ...]]) -> Pruned:
         """Remove images nobody wants. Raises PruneRunning, InvalidFilter."""

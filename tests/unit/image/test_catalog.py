@@ -17,7 +17,7 @@ from engine.image.model import ImageQuery, Removed
 from engine.image.store import Images
 from engine.oci import digest, reference
 from engine.oci import platform as platforms
-from engine.oci.digest import ImageId
+from engine.oci.digest import Digest, ImageId
 from engine.storage.content import Content
 from engine.storage.database import Database, Table
 from engine.storage.snapshots import Snapshots
@@ -488,3 +488,26 @@ def test_rows_that_cannot_be_read_are_passed_over_and_keep_what_is_theirs(
     later.remove("kept:1")
     assert {digest for digest, _ in later.content.walk()} == {kept, blob}
     later.database.close()
+
+
+@pytest.mark.parametrize("ref", ["{id}", "{short}", "broken:1"])
+def test_one_that_was_damaged_can_be_given_up(house: House, tmp_path: Path, ref: str) -> None:
+    """Until then nothing is swept, as nobody knows what is its."""
+    kept = house.put("kept", "kept:1")
+    broken = house.put("broken", "broken:1", "broken:2")
+    with open(house.content.path(Digest(broken)), "r+b") as file:
+        file.write(b"[")
+    house.database.close()
+    later = House(tmp_path)
+    assert [image.id for image in later.images.all()] == [kept]
+    text = ref.format(id=broken, short=broken.partition(":")[2][:12])
+    removed = asyncio.run(later.images.remove(text))
+    assert [one.deleted for one in removed] == [broken]
+    assert {digest for digest, _ in later.content.walk()} == {kept}
+    with pytest.raises(NoSuchImage):
+        asyncio.run(later.images.remove(text))
+    later.database.close()
+    again = House(tmp_path)
+    assert [image.id for image in again.images.all()] == [kept]
+    assert again.images.find("broken:2") is None
+    again.database.close()
