@@ -12,8 +12,6 @@ import functools
 import logging
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from engine import offload, signals
 from engine.container import (
     attach,
@@ -228,11 +226,10 @@ class Containers:
                 )
             try:
                 name = names.parse("/" + new_name.removeprefix("/"))
-                await self._rooms.store.save(
-                    handle, msgspec.structs.replace(handle.container, name=name)
-                )
+                await self._rooms.store.save(handle, networking.renamed(handle.container, name))
             except WharfError as exc:
                 raise type_of(exc)(f"Error when allocating new name: {exc}") from exc
+            await self._rooms.networks.rename(handle.id, old, name)
             publish(self._rooms.events, handle.container, "rename", oldName=f"/{old}")
 
     async def update(

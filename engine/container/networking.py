@@ -11,12 +11,15 @@ import msgspec
 from engine.container import links, modes
 from engine.container.state import ALIVE
 from engine.errors import Conflict, EngineError, NoSuchNetwork, WharfError
+from engine.network import names
 from engine.network.model import SandboxRequest
+from engine.runtime.client import Resolver
 
 if TYPE_CHECKING:
     from engine.container.model import Container, Endpoint, EndpointConfig
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
+    from engine.network import model
     from engine.network.model import Network
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,11 @@ def request(rooms: Rooms, container: Container) -> SandboxRequest:
     )
 
 
+def resolver(made: model.Resolver | None) -> Resolver | None:
+    """What the network room made, as the runtime takes it."""
+    return Resolver(made.fds, made.path) if made else None
+
+
 async def connect(rooms: Rooms, handle: Handle, ref: str, config: EndpointConfig) -> None:
     """A container that does not run is only noted."""
     async with handle.lock:
@@ -78,7 +86,8 @@ async def _join(
 
     joined: Endpoint | None = None
     try:
-        joined = await rooms.networks.connect(ref, config, asked, note)
+        joined, made = await rooms.networks.connect(ref, config, asked, note)
+        await _hand_over(handle, resolver(made))
         await rooms.store.save(handle, _with(before, joined))
     except Exception:
         if joined is not None:
@@ -86,6 +95,17 @@ async def _join(
         if handle.container is not before:
             await rooms.store.note(handle, before)
         raise
+
+
+async def _hand_over(handle: Handle, made: Resolver | None) -> None:
+    """To the monitor, which answers from now on."""
+    if made is None:
+        return
+    if handle.task is None:
+        for fd in made.fds:
+            os.close(fd)
+        raise EngineError(f"container {handle.id} has no monitor to answer for names")
+    await handle.task.resolve(made)
 
 
 async def disconnect(rooms: Rooms, handle: Handle, ref: str, *, force: bool) -> None:
@@ -168,6 +188,20 @@ async def _unplug(rooms: Rooms, container: Container, endpoint: Endpoint) -> Non
         log.warning(
             "container %s did not leave network %s: %s", container.id, endpoint.network_name, exc
         )
+
+
+def renamed(container: Container, name: str) -> Container:
+    """The container under another name, which its neighbours find it by."""
+    return msgspec.structs.replace(
+        container,
+        name=name,
+        endpoints=tuple(
+            msgspec.structs.replace(
+                each, dns_names=names.renamed(each.dns_names, container.name, name)
+            )
+            for each in container.endpoints
+        ),
+    )
 
 
 def _hosts_path(rooms: Rooms, container: Container) -> str:

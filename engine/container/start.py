@@ -101,8 +101,7 @@ async def _start(rooms: Rooms, handle: Handle) -> Container:
         unused.callback(launched.close)
         # Disk and kernel on one side, netlink on the other: they do not need each other.
         findings, sandbox = await _both(rooms, container)
-        for each in sandbox.listeners:
-            unused.callback(os.close, each.fd)
+        _close_unused(unused, sandbox)
         container = msgspec.structs.replace(
             _with_sandbox(rooms, container, sandbox), apparmor_profile=findings.apparmor_profile
         )
@@ -116,11 +115,18 @@ async def _start(rooms: Rooms, handle: Handle) -> Container:
         listeners=_listeners(sandbox),
         attachments=queued,
         namespaces=joined,
+        resolver=networking.resolver(sandbox.resolver),
         launched=launched,
     )
     rooms.networks.announce(container.id)
     await handle.task.start()
     return container
+
+
+def _close_unused(unused: contextlib.ExitStack, sandbox: Sandbox) -> None:
+    resolver = sandbox.resolver.fds if sandbox.resolver else ()
+    for fd in (*(each.fd for each in sandbox.listeners), *resolver):
+        unused.callback(os.close, fd)
 
 
 def _listeners(sandbox: Sandbox) -> list[Listener]:
@@ -146,8 +152,8 @@ async def _both(rooms: Rooms, container: Container) -> tuple[Findings, Sandbox]:
     )
     if isinstance(found, BaseException):
         if not isinstance(opened, BaseException):
-            for each in opened.listeners:
-                os.close(each.fd)
+            with contextlib.ExitStack() as unused:
+                _close_unused(unused, opened)
         raise found
     if isinstance(opened, BaseException):
         raise opened

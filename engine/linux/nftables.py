@@ -295,6 +295,16 @@ def verdict(code: int, chain: str = "") -> bytes:
     )
 
 
+def immediate(data: bytes, reg: int = 0) -> bytes:
+    """Load a value."""
+    nfta_immediate_dreg, nfta_immediate_data = 1, 2
+    return _expression(
+        "immediate",
+        _be32(nfta_immediate_dreg, _register(reg)),
+        nested(nfta_immediate_data, attribute(NFTA_DATA_VALUE, data)),
+    )
+
+
 def dnat(family: int, *, address: int, port: int | None = None) -> bytes:
     """Rewrite the destination from registers; without `port` the port stays."""
     nfta_type, nfta_family, nfta_address, nfta_port = 1, 2, 3, 5

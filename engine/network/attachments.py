@@ -19,7 +19,18 @@ import msgspec
 from engine import ids, offload
 from engine.errors import EngineError, Forbidden, NoSuchNetwork, WharfError
 from engine.linux import conntrack, oserror
-from engine.network import bridge, files, firewall, host, names, ports, sandbox, settings
+from engine.network import (
+    bridge,
+    discovery,
+    files,
+    firewall,
+    host,
+    names,
+    nameserver,
+    ports,
+    sandbox,
+    settings,
+)
 from engine.network.model import (
     DEFAULT,
     HOST,
@@ -29,12 +40,13 @@ from engine.network.model import (
     Member,
     Network,
     PublishedPort,
+    Resolver,
     Sandbox,
     SandboxRequest,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
     from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
     from engine.config import EngineConfig
@@ -104,6 +116,17 @@ class _Plan:
     addresses: tuple[str, ...]
     host_gateways: tuple[str, ...]
     wanted: tuple[ports.Wanted, ...]
+    places: dict[str, object] | None
+    """Of the document of the container's resolver; None for none."""
+    editions: tuple[Callable[[], None], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """What it made that is the receiver's to close."""
+
+    listeners: list[Listener] = field(default_factory=list[Listener])
+    resolver: Resolver | None = None
 
 
 class Attachments:
@@ -120,6 +143,7 @@ class Attachments:
         self._firewall = firewall
         self._left = left
         self._standing: dict[str, _Standing] = {}
+        self._directory = discovery.Directory(config.exec_root)
         self._ports = ports.PortAllocator()
         self._host_has_ipv6 = False
         self.catalogue: Catalogue
@@ -202,12 +226,13 @@ class Attachments:
         try:
             for network, config in chosen:
                 standing.endpoints.append(self._endpoint(network, config, request))
-            listeners = await self._realise(request, standing)
+            made = await self._realise(request, standing)
         except BaseException:
             self._forget(request.container_id)
             self._publish(networks, "disconnect", request.container_id)
+            await self._tell(networks)
             raise
-        standing.ports = ports.published(listeners)
+        standing.ports = ports.published(made.listeners)
         default = f"{self._config.exec_root}/{sandbox.FOLDER}/{host.SANDBOX}"
         return Sandbox(
             id=ids.generate(),
@@ -215,7 +240,8 @@ class Attachments:
             netns_path=where,
             endpoints=tuple(standing.endpoints),
             ports=standing.ports,
-            listeners=tuple(listeners),
+            listeners=tuple(made.listeners),
+            resolver=made.resolver,
         )
 
     def _chosen(self, request: SandboxRequest) -> list[tuple[Network, EndpointConfig]]:
@@ -233,7 +259,7 @@ class Attachments:
         for network in networks:
             self.catalogue.publish(network, action, container=container_id)
 
-    async def _realise(self, request: SandboxRequest, standing: _Standing) -> list[Listener]:
+    async def _realise(self, request: SandboxRequest, standing: _Standing) -> _Made:
         """Carry the plan out; once more where a bridge was gone, which the kernel says vaguely."""
         try:
             await self._need_links(standing, again=False)
@@ -254,7 +280,7 @@ class Attachments:
             if network.link and (again or not self.catalogue.has_link(network)):
                 await self.catalogue.set_up(network)
 
-    async def _carry_out(self, request: SandboxRequest, standing: _Standing) -> list[Listener]:
+    async def _carry_out(self, request: SandboxRequest, standing: _Standing) -> _Made:
         plan = self._plan(request, standing)
         undo = self._undo(plan)
         return await offload.to_the_end(
@@ -271,9 +297,11 @@ class Attachments:
             addresses=tuple(standing.addresses),
             host_gateways=self.catalogue.host_gateways(),
             wanted=tuple(self._wanted_ports(request, standing)),
+            places=self._places(standing),
+            editions=self._editions(self._networks(standing)),
         )
 
-    def _do(self, plan: _Plan) -> list[Listener]:
+    def _do(self, plan: _Plan) -> _Made:
         """In a worker thread: files, namespace, sockets, firewall."""
         files.write_all(
             plan.request,
@@ -281,31 +309,112 @@ class Attachments:
             own=plan.addresses,
             gateways=plan.host_gateways,
             has_own_namespace=plan.path is not None,
+            resolver=nameserver.ADDRESS if plan.places is not None else "",
         )
         if plan.path is None:
-            return []
+            return _Made()
         listeners: list[Listener] = []
-        sandbox.create(plan.path, plan.links, plan.gateways)
+        if plan.places is None:
+            sandbox.create(plan.path, plan.links, plan.gateways, lambda: None)
+            made = _Made(listeners=listeners)
+        else:
+            path = self._write_document(plan.request, plan.places)
+            last = nameserver.open_here
+            fds = sandbox.create(plan.path, plan.links, plan.gateways, last)
+            made = _Made(listeners=listeners, resolver=Resolver(fds=fds, path=path))
         try:
+            for write in plan.editions:
+                write()
             for wanted in plan.wanted:
                 listeners += self._ports.bind(wanted)
             if self._firewall is not None:
                 found = firewall.publications(listeners)
                 self._firewall.publish(plan.request.container_id, found)
         except BaseException:
-            self._undo(plan)(listeners)
+            self._undo(plan)(made)
             raise
-        return listeners
+        return made
 
-    def _undo(self, plan: _Plan) -> Callable[[list[Listener]], None]:
-        def undo(listeners: list[Listener]) -> None:
-            ports.close(listeners)
-            for item in listeners:
+    def _undo(self, plan: _Plan) -> Callable[[_Made], None]:
+        def undo(made: _Made) -> None:
+            ports.close(made.listeners)
+            if made.resolver is not None:
+                nameserver.close(made.resolver.fds)
+            for item in made.listeners:
                 self._ports.release(ip_address(item.host_ip), item.protocol, item.host_port)
             if plan.path is not None:
                 self._carry_away(plan.request.container_id, [port.link for port in plan.links])
 
         return undo
+
+    # Who is called what
+
+    def _places(self, standing: _Standing) -> dict[str, object] | None:
+        networks = self._networks(standing)
+        if standing.path is None or not discovery.is_served(networks):
+            return None
+        found = [(self.catalogue.get(e.network_id), e) for e in standing.endpoints]
+        known = [(network, endpoint) for network, endpoint in found if network is not None]
+        return discovery.places(self._directory, known, standing.path)
+
+    def _write_document(self, request: SandboxRequest, places: Mapping[str, object]) -> str:
+        """In a worker thread; the path of the file."""
+        given = request.dns or self._config.dns
+        found = names.parse_resolv_conf(files.read(files.RESOLV_CONF))
+        servers = discovery.servers(given, discovery.host_servers(found))
+        self._directory.write_container(request.container_id, {**places, "servers": servers})
+        return self._directory.container_path(request.container_id)
+
+    def _editions(self, networks: Iterable[Network]) -> tuple[Callable[[], None], ...]:
+        """What there is to write now that somebody came or went."""
+        return tuple(
+            self._directory.edition(network, self._endpoints_on(network.id))
+            for network in networks
+            if not network.is_predefined
+        )
+
+    def _endpoints_on(self, network_id: str) -> Iterator[Endpoint]:
+        for standing in self._standing.values():
+            yield from (e for e in standing.endpoints if e.network_id == network_id)
+
+    async def _tell(self, networks: Iterable[Network]) -> None:
+        """Those that stand there still learn who does."""
+        editions = self._editions(networks)
+        if not editions:
+            return
+
+        def write() -> None:
+            for each in editions:
+                try:
+                    each()
+                except OSError as error:
+                    log.warning("names of a network cannot be written: %s", error)
+
+        await offload.to_the_end(offload.kernel(write))
+
+    async def settle_names(self) -> None:
+        """At boot, when all that runs is known: write all of it, and remove what is nobody's."""
+        networks = [network for network in self.catalogue.all() if not network.is_predefined]
+        await self._tell(networks)
+        await offload.kernel(
+            functools.partial(
+                self._directory.sweep,
+                containers=set(self._standing),
+                networks={network.id for network in networks},
+            )
+        )
+
+    async def rename(self, container_id: str, old: str, new: str) -> None:
+        """A container that runs is called otherwise from now on."""
+        standing = self._standing.get(container_id)
+        if standing is None:
+            return
+        standing.name = new
+        standing.endpoints = [
+            msgspec.structs.replace(e, dns_names=names.renamed(e.dns_names, old, new))
+            for e in standing.endpoints
+        ]
+        await self._tell(self._networks(standing))
 
     # What an endpoint gets
 
@@ -400,6 +509,7 @@ class Attachments:
         if standing is None:
             return
         self._forget(container_id)
+        await self._tell(self._networks(standing))
         self._publish(self._networks(standing), "disconnect", container_id)
 
     def _carry_away(self, container_id: str, links: Sequence[str]) -> None:
@@ -407,6 +517,7 @@ class Attachments:
         where = sandbox.path(self._config.exec_root, container_id)
         with contextlib.ExitStack() as steps:
             steps.callback(sandbox.remove, where, links)
+            steps.callback(self._directory.forget_container, container_id)
             if self._firewall is not None:
                 steps.callback(self._firewall.withdraw, container_id)
 
@@ -477,7 +588,7 @@ class Attachments:
         config: EndpointConfig,
         request: SandboxRequest,
         note: Callable[[Endpoint], Awaitable[None]],
-    ) -> Endpoint:
+    ) -> tuple[Endpoint, Resolver | None]:
         network = self.catalogue.find(ref)
         standing = self._standing.get(request.container_id)
         if standing is None:
@@ -492,9 +603,15 @@ class Attachments:
             await note(endpoint)
             await self._need_links(standing, again=False)
             unplug = self._unplugging(standing, endpoint, request.hosts_path)
-            await offload.to_the_end(
-                offload.kernel(self._plug, request, standing, endpoint),
-                lambda _: offload.kernel(unplug),
+            places, editions = self._places(standing), self._editions([network])
+
+            async def undo(made: Resolver | None) -> None:
+                if made is not None:
+                    nameserver.close(made.fds)
+                await offload.kernel(unplug)
+
+            made = await offload.to_the_end(
+                offload.kernel(self._plug, request, standing, endpoint, places, editions), undo
             )
         except BaseException as error:
             if isinstance(error, OSError):  # the link may be there, and the file not written
@@ -502,18 +619,42 @@ class Attachments:
                 with contextlib.suppress(OSError):
                     await offload.to_the_end(offload.kernel(unplug))
             self._take_off(request.container_id, endpoint)
+            await self._tell([network])
             if isinstance(error, OSError):
                 raise EngineError(f"cannot connect to network {network.name}: {error}") from error
             raise
         self._publish([network], "connect", request.container_id)
-        return endpoint
+        return endpoint, made
 
-    def _plug(self, request: SandboxRequest, standing: _Standing, endpoint: Endpoint) -> None:
-        """In a worker thread: links and routes, then the file that names the addresses."""
+    def _plug(
+        self,
+        request: SandboxRequest,
+        standing: _Standing,
+        endpoint: Endpoint,
+        places: dict[str, object] | None,
+        editions: Sequence[Callable[[], None]],
+    ) -> Resolver | None:
+        """In a worker thread: links and routes, then the files that name the addresses."""
         port = self._port(endpoint)
-        if port is not None and standing.path is not None:
-            sandbox.connect(standing.path, port, self._routes_of_the_living(standing))
-            files.add_own(request, [str(a.ip) for a in port.addresses])
+        if port is None or standing.path is None:
+            return None
+        sandbox.connect(standing.path, port, self._routes_of_the_living(standing))
+        files.add_own(request, [str(a.ip) for a in port.addresses])
+        for write in editions:
+            write()
+        return self._name(request, standing.path, places)
+
+    def _name(
+        self, request: SandboxRequest, where: str, places: dict[str, object] | None
+    ) -> Resolver | None:
+        """In a worker thread: what the container's resolver knows, or one, if it needs it now."""
+        if places is None:
+            return None
+        if self._directory.change_container(request.container_id, places):
+            return None
+        path = self._write_document(request, places)
+        files.resolve_by(request, self._config, nameserver.ADDRESS)
+        return Resolver(fds=nameserver.open_in(where), path=path)
 
     def _routes_of_the_living(self, standing: _Standing) -> tuple[Address, ...]:
         """As at the start, except that published ports hold their network's route.
@@ -541,6 +682,11 @@ class Attachments:
         # It stands there until the kernel has let go of it: nobody removes the network before.
         is_left = True
         unplug = self._unplugging(standing, found[0], hosts_path)
+        others = [e for e in standing.endpoints if e is not found[0]]
+        remaining = _Standing(standing.name, standing.mode, standing.path, others)
+        places = self._places(remaining) or (
+            {"networks": [], "hosts": {}} if standing.owns_sandbox else None
+        )
         try:
             await offload.to_the_end(offload.kernel(unplug))
         except OSError as error:
@@ -553,8 +699,19 @@ class Attachments:
         finally:
             if is_left:
                 self._take_off(container_id, found[0])
+                await self._unname(container_id, places, [network] if network else [])
         if network is not None:
             self._publish([network], "disconnect", container_id)
+
+    async def _unname(
+        self, container_id: str, places: dict[str, object] | None, networks: Sequence[Network]
+    ) -> None:
+        if places is not None:
+            with contextlib.suppress(OSError):  # it goes on knowing names that nobody has
+                await offload.to_the_end(
+                    offload.kernel(self._directory.change_container, container_id, places)
+                )
+        await self._tell(networks)
 
     def _find_to_leave(self, ref: str, *, force: bool) -> Network | None:
         """None where there is none any more and that is no reason to stay."""

@@ -65,6 +65,7 @@ def write_all(
     own: Sequence[str],
     gateways: Sequence[str],
     has_own_namespace: bool,
+    resolver: str = "",
 ) -> None:
     """Before a container starts. `own` are its addresses, `gateways` those of the host."""
     if request.hostname_path:
@@ -73,16 +74,51 @@ def write_all(
         extra = [*names.extra_hosts(request.extra_hosts, gateways), *request.linked_hosts]
         write(request.hosts_path, _hosts(request, extra, own, has_own_namespace))
     if request.resolv_conf_path:
-        content = names.resolv_conf(
-            names.parse_resolv_conf(read(RESOLV_CONF)),
-            source=RESOLV_CONF,
-            nameservers=request.dns or config.dns,
-            search=request.dns_search or config.dns_search,
-            options=request.dns_options or config.dns_opts,
+        content = _resolv_conf(
+            request,
+            config,
             has_own_namespace=has_own_namespace,
             has_ipv6=any(":" in address for address in own),
+            resolver=resolver,
         )
         write(request.resolv_conf_path, content)
+
+
+def _resolv_conf(
+    request: SandboxRequest,
+    config: EngineConfig,
+    *,
+    has_own_namespace: bool,
+    has_ipv6: bool,
+    resolver: str,
+) -> str:
+    return names.resolv_conf(
+        names.parse_resolv_conf(read(RESOLV_CONF)),
+        source=RESOLV_CONF,
+        nameservers=request.dns or config.dns,
+        search=request.dns_search or config.dns_search,
+        options=request.dns_options or config.dns_opts,
+        has_own_namespace=has_own_namespace,
+        has_ipv6=has_ipv6,
+        resolver=resolver,
+    )
+
+
+def resolve_by(request: SandboxRequest, config: EngineConfig, resolver: str) -> None:
+    """A running container has a resolver from now on, and asks it unless it changed its file."""
+    path = request.resolv_conf_path
+    if not path:
+        return
+    current = read(path)
+    made = (
+        _resolv_conf(request, config, has_own_namespace=True, has_ipv6=has_ipv6, resolver="")
+        for has_ipv6 in (False, True)
+    )
+    if current in made:
+        content = _resolv_conf(
+            request, config, has_own_namespace=True, has_ipv6=True, resolver=resolver
+        )
+        write(path, content)
 
 
 def _hosts(

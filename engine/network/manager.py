@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         EndpointConfig,
         NetworkRequest,
         PublishedPort,
+        Resolver,
         Sandbox,
         SandboxRequest,
     )
@@ -91,6 +92,7 @@ class Networks:
             found = await offload.kernel(sandbox.addresses, where)
             self._attachments.reserve(container_id, found, name=name)
         await offload.kernel(self._catalogue.write_firewall)
+        await self._attachments.settle_names()
         links = self._catalogue.links()
         await offload.kernel(
             lambda: sandbox.sweep(
@@ -199,6 +201,10 @@ class Networks:
         """Publish that the container came to its networks: its process stands."""
         self._attachments.announce(container_id)
 
+    async def rename(self, container_id: str, old: str, new: str) -> None:
+        """A running container is found by its new name, and by the old one no more."""
+        await self._attachments.rename(container_id, old, new)
+
     async def close(self, container_id: str) -> None:
         """Take a container's network away; one that has none is no error."""
         await self._attachments.close(container_id)
@@ -232,8 +238,11 @@ class Networks:
         config: EndpointConfig,
         request: SandboxRequest,
         note: Callable[[Endpoint], Awaitable[None]],
-    ) -> Endpoint:
-        """Put a running container on one more network; `note` is told before the kernel is."""
+    ) -> tuple[Endpoint, Resolver | None]:
+        """Put a running container on one more network; `note` is told before the kernel is.
+
+        A resolver comes with it if the container has none yet and is to have one.
+        """
         return await self._attachments.connect(ref, config, request, note)
 
     async def disconnect(

@@ -172,6 +172,17 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resolver:
+    """The sockets of a container's resolver, UDP and TCP, and the file it answers out of.
+
+    The descriptors belong to the receiver.
+    """
+
+    fds: tuple[int, int]
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxRequest:
     """All that a container needs of the network to start.
 
@@ -211,6 +222,7 @@ class Sandbox:
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
     listeners: tuple[Listener, ...] = ()
+    resolver: Resolver | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ _HEADER: Final = """\
 # This file can be edited; it is not changed again while the container runs.
 """
 # Where a host has none that a container can reach (moby libnetwork/internal/resolvconf).
-_DEFAULT_IPV4: Final = ("8.8.8.8", "8.8.4.4")
+DEFAULT_IPV4: Final = ("8.8.8.8", "8.8.4.4")
 _DEFAULT_IPV6: Final = ("2001:4860:4860::8888", "2001:4860:4860::8844")
 
 
@@ -171,10 +171,11 @@ def resolv_conf(
     options: Sequence[str] = (),
     has_own_namespace: bool = True,
     has_ipv6: bool = False,
+    resolver: str = "",
 ) -> str:
-    """The file of a container whose names no resolver of ours answers.
+    """The file of a container. What the caller names takes the place of what the host has.
 
-    What the caller names takes the place of what the host has. A container that has a namespace
+    With `resolver`, that alone is asked, and asks those. Otherwise a container that has a namespace
     of its own reaches neither the host's loopback nor, without IPv6, an IPv6 server.
     """
     for address in nameservers:
@@ -186,27 +187,38 @@ def resolv_conf(
                 raise BadWord(what, text)
     servers = tuple(nameservers) or host.nameservers
     warnings: list[str] = []
-    if has_own_namespace and not nameservers:
+    if has_own_namespace and not nameservers and not resolver:
         servers = tuple(s for s in servers if _is_reachable(s, has_ipv6))
         if not servers:
-            servers = (*_DEFAULT_IPV4, *(_DEFAULT_IPV6 if has_ipv6 else ()))
+            servers = (*DEFAULT_IPV4, *(_DEFAULT_IPV6 if has_ipv6 else ()))
             warnings.append("Used default nameservers.")
     found_search = tuple(s for s in search if s != ".") if search else host.search
     found_options = tuple(options) or host.options
+    ndots = "override" if options else "host"
+    if resolver and not any(map(_is_ndots, found_options)):
+        # A name without dots is asked for as it is: it may be a neighbour's.
+        found_options, ndots = (*found_options, "ndots:0"), "internal"
     lines = [_HEADER]
-    lines += [f"nameserver {server}" for server in servers]
+    lines += [f"nameserver {server}" for server in ((resolver,) if resolver else servers)]
     lines += [f"search {' '.join(found_search)}"] if found_search else []
     lines += [f"options {' '.join(found_options)}"] if found_options else []
     lines += host.other
-    kind = " (legacy)" if has_own_namespace else ""
+    kind = " (internal resolver)" if resolver else " (legacy)" if has_own_namespace else ""
     lines += ["", f"# Based on host file: '{source}'{kind}"]
+    if resolver:
+        shown = (s if nameservers else f"host({s})" for s in servers or DEFAULT_IPV4)
+        lines.append(f"# ExtServers: [{' '.join(shown)}]")
     lines += [f"# {warning}" for warning in warnings]
     lines += [f"# Invalid nameservers: [{' '.join(host.invalid)}]"] if host.invalid else []
     parts = (("nameservers", nameservers), ("search", search), ("options", options))
     lines.append(f"# Overrides: [{' '.join(name for name, value in parts if value)}]")
-    if any(o == "ndots" or o.startswith("ndots:") for o in found_options):
-        lines.append(f"# Option ndots from: {'override' if options else 'host'}")
+    if any(map(_is_ndots, found_options)):
+        lines.append(f"# Option ndots from: {ndots}")
     return "\n".join(lines) + "\n"
+
+
+def _is_ndots(option: str) -> bool:
+    return option == "ndots" or option.startswith("ndots:")
 
 
 def _is_reachable(server: str, has_ipv6: bool) -> bool:
@@ -221,3 +233,10 @@ def dns_names(name: str, aliases: Sequence[str], short_id: str, hostname: str) -
     """By what a container is found on a network of its user's; the first is its reverse name."""
     candidates = (name, *aliases, short_id, hostname)
     return tuple(dict.fromkeys(c for c in candidates if c))
+
+
+def renamed(found: Sequence[str] | None, old: str, new: str) -> tuple[str, ...] | None:
+    """The names of a container that is called `new` now; the first is its own."""
+    if found is None:
+        return None
+    return tuple(dict.fromkeys((new, *(name for name in found if name != old))))

@@ -13,16 +13,18 @@ import os
 import socket
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from engine.linux import iproute, netlink, netns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
     Address = IPv4Address | IPv6Address
     Interface = IPv4Interface | IPv6Interface
+
+T = TypeVar("T")
 
 FOLDER: Final = "netns"
 _PREFIX: Final = "eth"
@@ -62,14 +64,22 @@ def link_name(instance: str, identifier: str) -> str:
     return f"{link_prefix(instance)}{identifier[:9]}"
 
 
-def create(where: str, ports: Sequence[Port], gateways: Sequence[Address]) -> None:
-    """Make the sandbox of a container with its ports, eth0 first, and its default routes.
+def create(
+    where: str, ports: Sequence[Port], gateways: Sequence[Address], last: Callable[[], T]
+) -> T:
+    """Make the sandbox of a container with its ports, eth0 first, and its default routes; what
+    `last` makes in it is returned.
 
     Whatever fails, nothing is left: the links go with the namespace.
     """
     os.makedirs(os.path.dirname(where), mode=0o711, exist_ok=True)
     with netlink.Socket() as host:
-        netns.create(where, lambda fd: _furnish(host, fd, ports, gateways))
+
+        def body(fd: int) -> T:
+            _furnish(host, fd, ports, gateways)
+            return last()
+
+        return netns.create(where, body)
 
 
 def _furnish(

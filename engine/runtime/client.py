@@ -154,6 +154,16 @@ class Listener:
         )
 
 
+class Resolver:
+    """Answers for the container's names: its sockets (UDP, TCP), and the file it reads."""
+
+    __slots__ = ("fds", "path")
+
+    def __init__(self, fds: tuple[int, int], path: str) -> None:
+        self.fds = fds
+        self.path = path
+
+
 class RuntimeEvents(Protocol):
     """What the runtime reports unasked, called on the event loop; must not block or raise.
 
@@ -208,6 +218,10 @@ class Task:
         """The client sees what the container writes from now on; its fd is not ours any more."""
         request = protocol.Attach(options=attachment.options().to_json())
         await self._request(request, [attachment.fd])
+
+    async def resolve(self, resolver: Resolver) -> None:
+        """Have the monitor answer for names; the descriptors are taken. Raises RuntimeFailure."""
+        await self._request(protocol.Resolve(path=resolver.path), resolver.fds)
 
     async def exec(
         self,
@@ -442,6 +456,7 @@ class Runtime:
         listeners: Sequence[Listener] = (),
         attachments: Sequence[Attachment] = (),
         namespaces: Mapping[str, int] | None = None,
+        resolver: Resolver | None = None,
         launched: Task | None = None,
     ) -> Task:
         """Bring a container to the point where `Task.start` is all that is missing.
@@ -452,11 +467,13 @@ class Runtime:
         """
         joined = dict(namespaces or {})
         given = [*(x.fd for x in listeners), *(x.fd for x in attachments), *joined.values()]
+        given += resolver.fds if resolver else ()
         request = protocol.Create(
             bundle=bundle.to_json(),
             listeners=[x.options().to_json() for x in listeners],
             attachments=[x.options().to_json() for x in attachments],
             namespaces=list(joined),
+            resolver=resolver.path if resolver else "",
         )
         try:
             return await self._create(bundle.id, request, given, launched)

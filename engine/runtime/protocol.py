@@ -297,10 +297,11 @@ class Hello(Message):
 
 class Create(Request):
     """Descriptors: a socket a listener, then one an attachment, then a namespace for each type in
-    `namespaces`, which is joined whatever path the specification has for it.
+    `namespaces`, which is joined whatever path the specification has for it; then the two of
+    `resolver`, as Resolve has them, unless that is "".
     """
 
-    __slots__ = ("attachments", "bundle", "listeners", "namespaces")
+    __slots__ = ("attachments", "bundle", "listeners", "namespaces", "resolver")
 
     def __init__(
         self,
@@ -310,9 +311,11 @@ class Create(Request):
         listeners: list[Json] | None = None,
         attachments: list[Json] | None = None,
         namespaces: list[str] | None = None,
+        resolver: str = "",
     ) -> None:
         super().__init__(seq=seq)
         self.bundle = bundle
+        self.resolver = resolver
         self.namespaces = namespaces or []
         self.listeners = listeners or []
         self.attachments = attachments or []
@@ -353,6 +356,19 @@ class Attach(Request):
     def __init__(self, *, seq: int = 0, options: Json) -> None:
         super().__init__(seq=seq)
         self.options = options
+
+
+class Resolve(Request):
+    """Answer the container's questions for names, out of the file `path` (monitor/resolver.py).
+
+    Descriptors: a UDP and a listening TCP socket, which take the place of any before.
+    """
+
+    __slots__ = ("path",)
+
+    def __init__(self, *, seq: int = 0, path: str) -> None:
+        super().__init__(seq=seq)
+        self.path = path
 
 
 class Exec(Request):

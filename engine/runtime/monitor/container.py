@@ -13,6 +13,7 @@ from engine.runtime.monitor.exec import Exec
 from engine.runtime.monitor.logfile import LogFile
 from engine.runtime.monitor.loop import EPOLLIN
 from engine.runtime.monitor.relay import Relay
+from engine.runtime.monitor.resolver import Resolver
 from engine.runtime.monitor.stdio import Stdio
 from engine.runtime.protocol import AttachOptions, Entry, Exit, ListenerOptions, StateReply
 
@@ -62,6 +63,7 @@ class Container:
         "_oom_seen",
         "_owner",
         "_relays",
+        "_resolver",
         "_started_ns",
         "_stdio",
         "exit",
@@ -116,6 +118,9 @@ class Container:
             Relay(loop, socket.socket(fileno=taken.fd(index)), ListenerOptions.from_json(options))
             for index, options in facts["relays"]
         ]
+        self._resolver: Resolver | None = None
+        if facts["resolver"]:
+            self.resolve(facts["resolver_path"], [taken.fd(index) for index in facts["resolver"]])
         reaper.watch(self.pid, self._on_exit)
 
     def _take_streams(self, taken: Handover) -> None:
@@ -176,6 +181,13 @@ class Container:
         """Takes the descriptor out of `fds`. Raises OSError."""
         options = AttachOptions.from_json(request.options)
         self._stdio.attach(socket.SocketType(fileno=fds.pop()), options)
+
+    def resolve(self, path: str, fds: list[int]) -> None:
+        """Takes both descriptors out of `fds`."""
+        if self._resolver is not None:
+            self._resolver.close()
+        tcp, udp = (socket.socket(fileno=fds.pop()) for _ in range(2))
+        self._resolver = Resolver(self.loop, udp, tcp, path)
 
     def exec(self, request: protocol.Exec, fds: list[int]) -> None:
         """Takes the attachment's out of `fds`. Raises OSError when there is nothing to join."""
@@ -310,6 +322,9 @@ class Container:
         for relay in self._relays:
             relay.close()
         self._relays.clear()
+        if self._resolver is not None:
+            self._resolver.close()
+            self._resolver = None
         self._stdio.finish()
         if self._log is not None:
             self._log.close()

@@ -90,6 +90,8 @@ class _Creation:
         self._listeners: list[tuple[int, protocol.Json]] = []
         self._clients: list[tuple[int, protocol.Json]] = []
         self._joined: dict[str, int] = {}
+        self._resolver: tuple[int, int] | None = None
+        self._resolver_path = ""
         self._oom: cgroup.OomWatch | None = None
         self._sync: protocol.Channel | None = None
         self._pid = 0
@@ -109,6 +111,8 @@ class _Creation:
         self._listeners = [(next(given), options) for options in request.listeners]
         self._clients = [(next(given), options) for options in request.attachments]
         self._joined = {kind: next(given) for kind in request.namespaces}
+        if request.resolver:
+            self._resolver, self._resolver_path = (next(given), next(given)), request.resolver
         # 2. What init is born into.
         self._do("journal", self._open_journal)
         self._do("log", self._open_log)
@@ -312,6 +316,8 @@ class _Creation:
                 cgroup.remove(self._cgroup, _KILL_S)
         for fd, _options in (*self._listeners, *self._clients):
             os.close(fd)
+        for fd in self._resolver or ():
+            os.close(fd)
         if self._journal is not None:
             facts = {"step": failed.step, "text": failed.text}
             self._journal.append(Entry.FAILED, time.time_ns(), facts)
@@ -360,6 +366,8 @@ class _Creation:
             "oom_events": 0 if self._oom is None else self._oom.events,
             "relays": [(give(fd), options) for fd, options in self._listeners],
             "clients": [(give(fd), options) for fd, options in self._clients],
+            "resolver": [give(fd) for fd in self._resolver or ()],
+            "resolver_path": self._resolver_path,
         }
         # The channel is the monitor's after this: Started is the last that is said here.
         with contextlib.suppress(_Abandoned):

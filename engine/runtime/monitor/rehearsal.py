@@ -73,6 +73,8 @@ def _facts(control: int) -> tuple[handover.Facts, list[int]]:
         "oom": 9,
         "oom_events": 0,
         "relays": [],
+        "resolver": [],
+        "resolver_path": "",
         "clients": [],
         "unread": b"",
         "unread_fds": [],

@@ -21,7 +21,6 @@ import contextlib
 import errno
 import json
 import os
-import random
 import socket
 
 from engine.linux import syscalls
@@ -217,7 +216,7 @@ class Resolver:
         return None
 
     def _addresses(self, query: dns.Query, own: Any) -> list[str] | None:
-        """In no order, so that whoever takes the first takes another each time."""
+        """Begun anywhere, so that whoever takes the first takes another each time."""
         is_known = False
         for network, aliases in self._asked(own):
             found = network.addresses(query.name, aliases)
@@ -225,8 +224,8 @@ class Resolver:
                 continue
             is_known = True
             if wanted := _of_kind(query.kind, found):
-                random.shuffle(wanted)
-                return wanted
+                first = int.from_bytes(os.urandom(2)) % len(wanted)
+                return wanted[first:] + wanted[:first]
         found = own.get("hosts", {}).get(query.name)
         if found is not None and not is_known:
             return _of_kind(query.kind, found)
