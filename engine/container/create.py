@@ -133,7 +133,6 @@ def _warnings(request: CreateRequest, image: Image | None) -> list[str]:
 def _without_effect(config: EndpointConfig) -> str:
     given = {
         "DriverOpts": config.driver_opts,
-        "Links": config.links,
         "LinkLocalIPs": config.ipam and config.ipam.link_local_ips,
     }
     return ", ".join(name for name, value in given.items() if value)

@@ -392,6 +392,10 @@ class Attachments:
 
         await offload.to_the_end(offload.kernel(write))
 
+    def forget_network(self, network_id: str) -> None:
+        """It is gone, and nobody stands on it; in a worker thread."""
+        self._directory.forget_network(network_id)
+
     async def settle_names(self) -> None:
         """At boot, when all that runs is known: write all of it, and remove what is nobody's."""
         networks = [network for network in self.catalogue.all() if not network.is_predefined]

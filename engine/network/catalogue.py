@@ -83,7 +83,9 @@ class NetworkAmbiguous(InvalidParameter):
 
 
 class Catalogue:
-    """`members_of` says who stands on a network; who does keeps it."""
+    """`members_of` says who stands on a network; who does keeps it. `forget` is called in a thread
+    with the id of one that is gone.
+    """
 
     def __init__(
         self,
@@ -93,12 +95,14 @@ class Catalogue:
         *,
         firewall: Firewall | None,
         members_of: Callable[[str], tuple[Member, ...]],
+        forget: Callable[[str], None],
     ) -> None:
         self._config = config
         self._table = database.table("network")
         self._events = events
         self._firewall = firewall
         self._members_of = members_of
+        self._forget = forget
         self._networks: dict[str, Network] = {}
         self._unreadable: dict[str, str] = {}  # the names by the ids
         self._links: dict[str, int] = {}
@@ -249,6 +253,7 @@ class Catalogue:
             await self._unmake(network)
         finally:
             self.subnets.release(network.id)
+        await offload.kernel(self._forget, network.id)
         self.publish(network, "destroy")
 
     async def prune(self, wanted: Mapping[str, Sequence[str]]) -> list[str]:

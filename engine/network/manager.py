@@ -62,6 +62,7 @@ class Networks:
             events,
             firewall=self._firewall,
             members_of=self._attachments.members,
+            forget=self._attachments.forget_network,
         )
         self._attachments.catalogue = self._catalogue
         self._left: list[str] = []

@@ -560,6 +560,7 @@ _MESSAGES: dict[str, type[Message]] = {
         Oom,
         Ready,
         Resize,
+        Resolve,
         Signal,
         Start,
         Started,

@@ -10,9 +10,9 @@ and are answered while there is no daemon.
     a network's       {"name": …, "hosts": [[[name, …], [address, …]], …]}
 
 Networks are asked in the order given; the first name of a host is the one its address has. Servers
-are asked in order too, each query from a port and under an id of its own; what names the host's own
-server is asked from the host's namespace, others from the container's. On a network that leads
-nowhere nothing is asked of anybody (N1 of tests/ATTACKS.md).
+are asked in order too, each query from a port and under an id of its own; the host's own from the
+host's namespace, others from the container's. Where its networks lead nowhere, the host's are not
+asked (N1 of tests/ATTACKS.md), and others are as reachable as anything else.
 """
 
 from __future__ import annotations
@@ -195,13 +195,21 @@ class Resolver:
         if found is not None:
             answer(found)
             return
-        servers = own.get("servers") or ()
-        if not servers or not own.get("forwards"):
+        servers = [(a, h) for a, h in own.get("servers", ()) if own.get("forwards") or not h]
+        if not servers:
             answer(dns.failure(query, dns.SERVFAIL))
         elif len(self._under_way) >= _MOST_UNDER_WAY:
             answer(dns.failure(query, dns.REFUSED))
         else:
-            forward = _Forward(self._loop, query, own, answer, self._under_way, is_stream=is_stream)
+            forward = _Forward(
+                self._loop,
+                query,
+                servers,
+                own.get("netns", ""),
+                answer,
+                self._under_way,
+                is_stream=is_stream,
+            )
             self._under_way.add(forward)
             forward.begin()
 
@@ -276,7 +284,8 @@ class _Forward:
         self,
         loop: Loop,
         query: dns.Query,
-        own: Any,
+        servers: list[tuple[str, bool]],
+        netns: str,
         answer: Answer,
         under_way: set[_Forward],
         *,
@@ -287,8 +296,8 @@ class _Forward:
         self._answer = answer
         self._under_way = under_way
         self._is_stream = is_stream
-        self._netns: str = own.get("netns", "")
-        self._servers: list[tuple[str, bool]] = [(a, h) for a, h in own["servers"]]
+        self._netns = netns
+        self._servers = servers
         self._best = dns.failure(query, dns.SERVFAIL)
         self._sock: socket.socket | None = None
         self._timer: Timer | None = None

@@ -312,7 +312,7 @@ async def test_a_network_that_is_gone_is_left_by_force(host: FakeHost) -> None:
     wanted = host.request("one")
     await networks.open(wanted)
     before = host.links()
-    endpoint = await networks.connect("aaa", EndpointConfig(), wanted, noted)
+    endpoint, _ = await networks.connect("aaa", EndpointConfig(), wanted, noted)
     del networks._catalogue._networks[endpoint.network_id]
     with pytest.raises(NoSuchNetwork):
         await networks.disconnect(endpoint.network_id, wanted.container_id)
@@ -331,7 +331,7 @@ async def test_connecting_and_disconnecting_what_runs(host: FakeHost) -> None:
     opened = await networks.open(wanted)
     mate = await networks.open(host.request("mate", mode="aaa"))
     host.serve(opened.netns_path, 80, "one")
-    endpoint = await networks.connect("aaa", EndpointConfig(aliases=("web",)), wanted, noted)
+    endpoint, _ = await networks.connect("aaa", EndpointConfig(aliases=("web",)), wanted, noted)
     assert endpoint.dns_names == ("one", "web", wanted.container_id[:12])
     assert await host.ask(mate.netns_path, endpoint.ipv4_address, 80) is not None
     assert f"{endpoint.ipv4_address}\tone\n" in host.read(wanted.hosts_path)

@@ -226,6 +226,5 @@ def test_what_an_endpoint_asks_in_vain_is_said() -> None:
     }
     request = CreateRequest(config=Config(image="i"), host_config=HostConfig(), endpoints=asked)
     assert create._warnings(request, None) == [
-        "DriverOpts, Links of the endpoint on network a are kept but have no effect in this "
-        "version."
+        "DriverOpts of the endpoint on network a are kept but have no effect in this version."
     ]
