@@ -396,14 +396,17 @@ class Attachments:
         """It is gone, and nobody stands on it; in a worker thread."""
         self._directory.forget_network(network_id)
 
-    async def settle_names(self) -> None:
-        """At boot, when all that runs is known: write all of it, and remove what is nobody's."""
+    async def settle_names(self, unread: Iterable[str]) -> None:
+        """At boot, when all that runs is known: write all of it, and remove what is nobody's.
+
+        `unread` are containers that may run as well.
+        """
         networks = [network for network in self.catalogue.all() if not network.is_predefined]
         await self._tell(networks)
         await offload.kernel(
             functools.partial(
                 self._directory.sweep,
-                containers=set(self._standing),
+                containers={*self._standing, *unread},
                 networks={network.id for network in networks},
             )
         )

@@ -93,7 +93,7 @@ class Networks:
             found = await offload.kernel(sandbox.addresses, where)
             self._attachments.reserve(container_id, found, name=name)
         await offload.kernel(self._catalogue.write_firewall)
-        await self._attachments.settle_names()
+        await self._attachments.settle_names(unread)
         links = self._catalogue.links()
         await offload.kernel(
             lambda: sandbox.sweep(

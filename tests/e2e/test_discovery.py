@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -206,6 +207,26 @@ def test_n1_nothing_leaves_from_an_internal_network(net: Net) -> None:
     inside = net.run("inside", network, "--dns", gateway)
     with dns.server(gateway, ["192.0.2.80"]):
         assert net.ask(inside, "secret.example.com") == found("192.0.2.80")
+
+
+def test_n4_what_is_no_question(net: Net) -> None:
+    """Names that point to themselves, random bytes, the longest message: the next is answered."""
+    network = net.network("net")
+    web, other = net.run("web", network), net.run("other", network)
+    pid = net.engine.inspect(other)["State"]["Pid"]
+    bytes_ = random.Random(4)
+    header = b"\0\1\1\0\0\1\0\0\0\0\0\0"
+    messages = [
+        header + b"\xc0\x0c\0\1\0\1",
+        header + b"\x3f" + b"a" * 400,
+        header[:4] + b"\xff" * 8 + b"\1a\0\0\1\0\1",
+        b"",
+        *(bytes_.randbytes(bytes_.randrange(200)) for _ in range(2000)),
+        *(header + bytes_.randbytes(60) for _ in range(2000)),
+    ]
+    dns.throw(pid, messages)
+    assert net.ask(other, web) == found(net.address(web, network))
+    assert net.ask(other, web, tcp=True) == found(net.address(web, network))
 
 
 # Beyond Docker

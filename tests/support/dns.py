@@ -52,6 +52,24 @@ def ask(pid: int, name: str, kind: str = "A", *, tcp: bool = False) -> Answer:
     return read(netns.enter(f"/proc/{pid}/ns/net", inside))
 
 
+def throw(pid: int, messages: Sequence[bytes]) -> None:
+    """Send all of it to the container's resolver, by UDP and by TCP, and hear nothing."""
+
+    def inside(_fd: int) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect((RESOLVER, 53))
+            for message in messages:
+                sock.send(message)
+        for message in (messages[0], bytes(65535), b"\xff" * 65535):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection((RESOLVER, 53), timeout=5) as sock,
+            ):
+                sock.sendall(len(message).to_bytes(2) + message)
+
+    netns.enter(f"/proc/{pid}/ns/net", inside)
+
+
 def read(message: bytes) -> Answer:
     _, flags, _, count, _, _ = struct.unpack_from("!6H", message)
     _, at = _name(message, 12)
