@@ -148,3 +148,33 @@ def test_names_move_and_go(tmp_path: Path) -> None:
     assert files.read(path) == moved
     files.drop_name(path, "al")
     assert files.read(path) == "127.0.0.1\tlocalhost\n#x\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "lines"),
+    [
+        ((), (), ["options ndots:0", "# ExtServers: [host(192.0.2.1)]", "internal"]),
+        (
+            ("192.0.2.9",),
+            ("use-vc",),
+            ["options use-vc ndots:0", "# ExtServers: [192.0.2.9]", "internal"],
+        ),
+        ((), ("ndots:3",), ["options ndots:3", "# ExtServers: [host(192.0.2.1)]", "override"]),
+    ],
+)
+def test_the_file_of_a_container_with_a_resolver(
+    given: tuple[str, ...], options: tuple[str, ...], lines: list[str]
+) -> None:
+    text = names.resolv_conf(
+        names.parse_resolv_conf("nameserver 192.0.2.1\n"),
+        source="/etc/resolv.conf",
+        nameservers=given,
+        options=options,
+        resolver="127.0.0.11",
+    )
+    found = text.splitlines()
+    assert [line for line in found if line.startswith("nameserver")] == ["nameserver 127.0.0.11"]
+    assert lines[0] in found
+    assert lines[1] in found
+    assert "# Based on host file: '/etc/resolv.conf' (internal resolver)" in found
+    assert f"# Option ndots from: {lines[2]}" in found
