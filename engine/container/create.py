@@ -47,7 +47,7 @@ from engine.linux import mountinfo, tree
 from engine.oci import platform as platforms
 
 if TYPE_CHECKING:
-    from engine.container.model import CreateRequest, EndpointConfig, HostConfig
+    from engine.container.model import CreateRequest, HostConfig
     from engine.container.rooms import Rooms
     from engine.image.model import Image
 
@@ -121,21 +121,7 @@ def _warnings(request: CreateRequest, image: Image | None) -> list[str]:
     check = request.config.healthcheck
     if check is not None and check.test not in ((), ("NONE",)):
         warnings.append("Health checks are kept but not run by this version.")
-    for network, config in sorted(request.endpoints.items()):
-        if unused := _without_effect(config):
-            warnings.append(
-                f"{unused} of the endpoint on network {network} are kept but have no effect in "
-                "this version."
-            )
     return warnings
-
-
-def _without_effect(config: EndpointConfig) -> str:
-    given = {
-        "DriverOpts": config.driver_opts,
-        "LinkLocalIPs": config.ipam and config.ipam.link_local_ips,
-    }
-    return ", ".join(name for name, value in given.items() if value)
 
 
 def _complete(rooms: Rooms, asked: HostConfig) -> HostConfig:

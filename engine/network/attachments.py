@@ -463,8 +463,13 @@ class Attachments:
             master=self.catalogue.link_index(network),
             mac=endpoint.mac_address,
             mtu=options.mtu,
-            addresses=tuple(ip_interface(f"{a}/{prefix}") for a, prefix in placed if a),
+            addresses=(
+                *(ip_interface(f"{a}/{prefix}") for a, prefix in placed if a),
+                *settings.link_local(endpoint.config),
+            ),
             has_icc=options.has_icc,
+            name=endpoint.config.driver_opts.get(settings.INTERFACE, ""),
+            sysctls=settings.sysctls(endpoint.config),
         )
 
     def _main(self, standing: _Standing, version: int) -> Endpoint | None:
@@ -646,7 +651,7 @@ class Attachments:
         if port is None or standing.path is None:
             return None
         sandbox.connect(standing.path, port, self._routes_of_the_living(standing))
-        files.add_own(request, [str(a.ip) for a in port.addresses])
+        files.add_own(request, _addresses(endpoint))
         for write in editions:
             write()
         return self._name(request, standing.path, places)
@@ -762,6 +767,10 @@ def _unplug(
         sandbox.disconnect(where, link, routes)
     if hosts_path:
         files.drop_own(hosts_path, (endpoint.ipv4_address, endpoint.ipv6_address))
+
+
+def _addresses(endpoint: Endpoint) -> list[str]:
+    return [a for a in (endpoint.ipv4_address, endpoint.ipv6_address) if a]
 
 
 def _forget_flows(addresses: Sequence[str]) -> None:

@@ -15,7 +15,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from engine.linux import iproute, netlink, netns
+from engine.errors import EngineError
+from engine.linux import iproute, netlink, netns, oserror
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -33,6 +34,13 @@ _TRIES = 100
 _PAUSE_S = 0.0005
 
 
+class InterfaceFailed(EngineError):
+    """What was asked of an interface cannot be; `link` is its end on the host."""
+
+    def __init__(self, link: str, reason: str) -> None:
+        super().__init__(f"failed to add interface {link} to sandbox: {reason}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
     """A container's end of one network: what to make on both sides of the namespace."""
@@ -44,6 +52,9 @@ class Port:
     mtu: int
     addresses: tuple[Interface, ...]
     has_icc: bool = True
+    name: str = ""
+    """What the container calls it; "" for eth and the next number."""
+    sysctls: tuple[str, ...] = ()
 
     @property
     def has_ipv6(self) -> bool:
@@ -88,27 +99,36 @@ def _furnish(
     with netlink.Socket() as inside:
         loopback = 1
         inside.execute(netlink.set_up(loopback, "lo"))
-        for number, port in enumerate(ports):
-            _plug(host, inside, fd, f"{_PREFIX}{number}", port)
-        inside.execute(*_routes(ports, gateways))
+        names = [port.name or f"{_PREFIX}{number}" for number, port in enumerate(ports)]
+        for name, port in zip(names, ports, strict=True):
+            _plug(host, inside, fd, name, port)
+        inside.execute(*_routes(zip(names, ports, strict=True), gateways))
 
 
 def _plug(host: netlink.Socket, inside: netlink.Socket, fd: int, name: str, port: Port) -> None:
-    host.execute(
-        netlink.add_veth(
-            port.link,
-            master=port.master,
-            mtu=port.mtu,
-            peer=name,
-            peer_mac=port.mac,
-            peer_netns=fd,
+    try:
+        host.execute(
+            netlink.add_veth(
+                port.link,
+                master=port.master,
+                mtu=port.mtu,
+                peer=name,
+                peer_mac=port.mac,
+                peer_netns=fd,
+            )
         )
-    )
+    except OSError as error:
+        if not port.name:
+            raise
+        reason = f'error renaming interface "{port.link}" to "{name}": {oserror.reason(error)}'
+        raise InterfaceFailed(port.link, reason) from error
     # A host without IPv6 refuses that, and needs it not.
     host.attempt(netlink.without_ipv6_address(port.link))
     if not port.has_ipv6:
         # No address means no IPv6 at all, not a link-local one.
         _set(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "1")
+    for text in port.sysctls:
+        _set_own(text, name, port.link)
     index = socket.if_nametoindex(name)
     inside.execute(
         *(netlink.add_address(index, a) for a in port.addresses), netlink.set_up(index, name)
@@ -179,18 +199,41 @@ def _announce(inside: netlink.Socket, index: int, name: str, port: Port) -> None
         _set(knob, "0")
 
 
+def _set_own(text: str, name: str, link: str) -> None:
+    """One of the interface's own knobs, which the container asked for: `net.X.Y.IFNAME.Z=V`."""
+    knob, equals, value = text.partition("=")
+    if not equals:
+        raise InterfaceFailed(link, f"expected sysctl '{text}' to have format name=value")
+    parts = knob.split(".", 4)
+    parts[3] = name
+    path = "/".join(("/proc/sys", *parts))
+    try:
+        # Of a name with ".." in it the kernel's files are left.
+        if not os.path.realpath(path).startswith(f"/proc/sys/net/{parts[1]}/"):
+            raise FileNotFoundError
+        with open(path, "r+", encoding="ascii") as file:
+            file.write(value)
+    except FileNotFoundError:
+        raise InterfaceFailed(link, f"{path} is not a sysctl file") from None
+    except (OSError, UnicodeError) as error:
+        raise InterfaceFailed(link, f"unable to set sysctl {path}: {error}") from error
+
+
 def _set(knob: str, value: str) -> None:
     with contextlib.suppress(OSError), open(knob, "w", encoding="ascii") as file:
         file.write(value)
 
 
-def _routes(ports: Sequence[Port], gateways: Iterable[Address]) -> list[netlink.Message]:
+def _routes(
+    named: Iterable[tuple[str, Port]], gateways: Iterable[Address]
+) -> list[netlink.Message]:
     """One default route a gateway, through the port whose subnet it is in."""
     messages: list[netlink.Message] = []
+    ports = tuple(named)
     for gateway in gateways:
-        for number, port in enumerate(ports):
+        for name, port in ports:
             if any(gateway in a.network for a in port.addresses):
-                index = socket.if_nametoindex(f"{_PREFIX}{number}")
+                index = socket.if_nametoindex(name)
                 messages.append(netlink.add_default_route(index, gateway))
                 break
     return messages
@@ -202,7 +245,7 @@ def connect(where: str, port: Port, gateways: Sequence[Address]) -> None:
 
         def body(fd: int) -> None:
             with netlink.Socket() as inside:
-                _plug(host, inside, fd, _free_name(), port)
+                _plug(host, inside, fd, port.name or _free_name(), port)
             iproute.replace_default_routes(gateways)
 
         try:

@@ -7,7 +7,7 @@ as a list.
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Final
 
 from engine.errors import InvalidParameter
@@ -15,14 +15,18 @@ from engine.network import bridge, host, none
 from engine.network.model import DEFAULT, HOST, NONE, PREDEFINED, Endpoint, EndpointConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from ipaddress import IPv4Address, IPv6Address
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
     from engine.network.model import EndpointIPAM, Network
 
     Address = IPv4Address | IPv6Address
 
 CONTAINER: Final = "container:"
+INTERFACE: Final = "com.docker.network.endpoint.ifname"
+"""What a container calls its end of a network, in the place of eth and a number."""
+SYSCTLS: Final = "com.docker.network.endpoint.sysctls"
+"""Of that interface: net.X.Y.IFNAME.Z=V, with commas between them."""
 _MAC: Final = re.compile(r"[0-9A-Fa-f]{2}(?:([:-])[0-9A-Fa-f]{2})(?:\1[0-9A-Fa-f]{2}){4}")
 
 
@@ -78,6 +82,7 @@ def check(name: str, network: Network | None, config: EndpointConfig, *, at_crea
 
 def _faults(name: str, network: Network | None, config: EndpointConfig) -> Iterator[str]:
     asked = config.ipam
+    yield from _sysctl_faults(sysctls(config))
     if (network.name if network else network_name(name)) in PREDEFINED:
         if asked and (asked.ipv4_address or asked.ipv6_address):
             yield "user specified IP address is supported on user defined networks only"
@@ -89,6 +94,33 @@ def _faults(name: str, network: Network | None, config: EndpointConfig) -> Itera
     if network is not None:
         for text, version in ((asked.ipv4_address, 4), (asked.ipv6_address, 6)):
             yield from _range_faults(text, network, version)
+
+
+def sysctls(config: EndpointConfig) -> tuple[str, ...]:
+    """Those that were asked for, as they were written."""
+    text = config.driver_opts.get(SYSCTLS)
+    return tuple(text.split(",")) if text is not None else ()
+
+
+def _sysctl_faults(asked: Iterable[str]) -> Iterator[str]:
+    for text in asked:
+        match text.split(".", 4):
+            # The CLI writes it in lower case.
+            case [_, "ipv4" | "ipv6" | "mpls", _, "IFNAME" | "ifname", _]:
+                pass
+            case _:
+                yield (
+                    f"unrecognised network interface sysctl '{text}'; represent "
+                    "'net.X.Y.ethN.Z=V' as 'net.X.Y.IFNAME.Z=V', "
+                    "'X' must be 'ipv4', 'ipv6' or 'mpls'"
+                )
+
+
+def link_local(config: EndpointConfig) -> tuple[IPv4Interface | IPv6Interface, ...]:
+    """The addresses of the link alone that were asked for, on the network that all such are on."""
+    given = (config.ipam.link_local_ips if config.ipam else None) or ()
+    parsed = [ip_address(text) for text in given]
+    return tuple(ip_interface(f"{a}/{16 if a.version == 4 else 64}") for a in parsed)
 
 
 def _syntax_faults(asked: EndpointIPAM) -> Iterator[str]:

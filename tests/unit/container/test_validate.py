@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.container import create, limits, validate
+from engine.container import limits, validate
 from engine.container.model import (
     Config,
     CreateRequest,
-    EndpointConfig,
     Healthcheck,
     HostConfig,
     MountRequest,
@@ -217,14 +216,3 @@ def test_a_backslash_and_digits_are_no_nul() -> None:
 )
 def test_links(text: str, expected: tuple[str, str]) -> None:
     assert validate.parse_link(text) == expected
-
-
-def test_what_an_endpoint_asks_in_vain_is_said() -> None:
-    asked = {
-        "a": EndpointConfig(driver_opts={"x": "y"}, links=("z",)),
-        "b": EndpointConfig(aliases=("c",), gw_priority=1),
-    }
-    request = CreateRequest(config=Config(image="i"), host_config=HostConfig(), endpoints=asked)
-    assert create._warnings(request, None) == [
-        "DriverOpts of the endpoint on network a are kept but have no effect in this version."
-    ]
