@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.bench import large
-from tests.bench.measures import GROWTH, IMAGE, MANY, MEASURES, PEAK, resident_mb
+from tests.bench.measures import CROWD, GROWTH, IMAGE, MANY, MEASURES, PEAK, resident_mb
 from tests.support import images
 from tests.support.engine import HOST_VARIABLE, Engine, Wharf
 
@@ -42,6 +42,10 @@ RATIO_TARGETS = {
     "rm": 1.0,
     "GET /containers/json, 60 running": 1.0,
     "MB a running container": 0.2,
+    "network create and rm": 0.5,
+    "network connect": 0.4,
+    "a name looked up, 1000 a second": 1.0,
+    f"GET /networks/…, {CROWD} containers on it": 1.0,
     f"pull of {large.LAYERS} layers, 600 MB": 0.5,
     f"load of {large.LAYERS} layers, 600 MB": 0.5,
     f"save of {large.LAYERS} layers, 600 MB": 1.0,

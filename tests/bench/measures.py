@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import os
+import statistics
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.storage import compression, layer
 from tests.bench import large
-from tests.support import images
+from tests.support import dns, images
 from tests.support.engine import Wharf
 from tests.support.registry import Registry
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 IMAGE = "busybox:latest"
 FLEET = 60
+CROWD = 200
+LOOK_UPS = 3000
 FLEET_IN_MEMORY = 20
 MANY = 1000
 GROWTH = "MB that the daemon grew by in a pull"
@@ -131,6 +134,83 @@ def fleet(engine: Engine) -> Sample:
     finally:
         for container in containers:
             removed(engine, container)
+    return sample
+
+
+def network(engine: Engine) -> Sample:
+    """A network made, joined, left and removed; and names asked for, a thousand a second."""
+    sample = Sample()
+    with sample.timed("network create and rm", per=10):
+        for _ in range(10):
+            network_id = ask(engine, "POST", "/networks/create", {"Name": "bench"})["Id"]
+            ask(engine, "DELETE", f"/networks/{network_id}")
+    network_id = ask(engine, "POST", "/networks/create", {"Name": "bench"})["Id"]
+    containers = [created(engine, "sleep", "1000") for _ in range(2)]
+    try:
+        for container in containers:
+            ask(engine, "POST", f"/containers/{container}/start")
+        joins: list[float] = []
+        for _ in range(10):
+            before = time.perf_counter()
+            for container in containers:
+                body = {"Container": container}
+                ask(engine, "POST", f"/networks/{network_id}/connect", body)
+            joins.append((time.perf_counter() - before) * 1000 / len(containers))
+            for container in containers:
+                ask(
+                    engine,
+                    "POST",
+                    f"/networks/{network_id}/disconnect",
+                    body | {"Container": container},
+                )
+        sample.figures["network connect"] = statistics.median(joins)
+        for container in containers:
+            ask(engine, "POST", f"/networks/{network_id}/connect", {"Container": container})
+        pid = ask(engine, "GET", f"/containers/{containers[0]}/json")["State"]["Pid"]
+        times = _look_ups(pid, containers[1][:12])
+        sample.figures["a name looked up, 1000 a second"] = statistics.median(times)
+        sample.figures["the slowest of 100 of these"] = statistics.quantiles(times, n=100)[-1]
+    finally:
+        for container in containers:
+            removed(engine, container)
+        engine.call("DELETE", f"/networks/{network_id}")
+    return sample
+
+
+def _look_ups(pid: int, name: str) -> list[float]:
+    """Milliseconds each, begun a millisecond apart."""
+    question = dns.question(name, "A")
+    times: list[float] = []
+    with dns.asker(pid) as sock:
+        begin = time.perf_counter()
+        for number in range(LOOK_UPS):
+            while (before := time.perf_counter()) < begin + number / 1000:
+                time.sleep(0.0001)
+            sock.send(question)
+            if not dns.read(sock.recv(512)).values:
+                raise RuntimeError(f"{name} is not known")
+            times.append((time.perf_counter() - before) * 1000)
+    return times
+
+
+def crowd(engine: Engine) -> Sample:
+    """One network with very many containers on it."""
+    sample = Sample()
+    network_id = ask(engine, "POST", "/networks/create", {"Name": "bench"})["Id"]
+    body = {"Image": IMAGE, "Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": "bench"}}
+    containers = [ask(engine, "POST", "/containers/create", body)["Id"] for _ in range(CROWD)]
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda c: ask(engine, "POST", f"/containers/{c}/start"), containers))
+        with sample.timed(f"GET /networks/…, {CROWD} containers on it", per=20):
+            for _ in range(20):
+                ask(engine, "GET", f"/networks/{network_id}")
+        with sample.timed(f"docker network inspect, {CROWD} containers on it"):
+            engine.docker("network", "inspect", "bench")
+    finally:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda c: removed(engine, c), containers))
+        engine.call("DELETE", f"/networks/{network_id}")
     return sample
 
 
@@ -285,6 +365,8 @@ MEASURES: dict[str, tuple[Callable[[Engine], Sample], int]] = {
     "run": (run, 15),
     "life": (life, 15),
     "fleet": (fleet, 3),
+    "network": (network, 5),
+    "crowd": (crowd, 1),
     "memory": (memory, 3),
     "pull": (pull, 3),
     "huge": (huge, 1),

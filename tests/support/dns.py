@@ -52,6 +52,18 @@ def ask(pid: int, name: str, kind: str = "A", *, tcp: bool = False) -> Answer:
     return read(netns.enter(f"/proc/{pid}/ns/net", inside))
 
 
+def asker(pid: int) -> socket.socket:
+    """A socket that asks the resolver of the container with that process by UDP."""
+
+    def inside(_fd: int) -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.settimeout(15)
+        sock.connect((RESOLVER, 53))
+        return sock
+
+    return netns.enter(f"/proc/{pid}/ns/net", inside)
+
+
 def throw(pid: int, messages: Sequence[bytes]) -> None:
     """Send all of it to the container's resolver, by UDP and by TCP, and hear nothing."""
 
