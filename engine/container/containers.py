@@ -229,7 +229,8 @@ class Containers:
                 await self._rooms.store.save(handle, networking.renamed(handle.container, name))
             except WharfError as exc:
                 raise type_of(exc)(f"Error when allocating new name: {exc}") from exc
-            await self._rooms.networks.rename(handle.id, old, name)
+            hostname = handle.container.config.hostname
+            await self._rooms.networks.rename(handle.id, name, hostname)
             publish(self._rooms.events, handle.container, "rename", oldName=f"/{old}")
 
     async def update(

@@ -13,7 +13,7 @@ from engine.container.state import ALIVE
 from engine.errors import Conflict, EngineError, NoSuchNetwork, WharfError
 from engine.network import names
 from engine.network.model import SandboxRequest
-from engine.runtime.client import Resolver
+from engine.runtime.client import Resolver, RuntimeFailure
 
 if TYPE_CHECKING:
     from engine.container.model import Container, Endpoint, EndpointConfig
@@ -87,7 +87,7 @@ async def _join(
     joined: Endpoint | None = None
     try:
         joined, made = await rooms.networks.connect(ref, config, asked, note)
-        await _hand_over(handle, resolver(made))
+        await _hand_over(rooms, handle, asked, resolver(made))
         await rooms.store.save(handle, _with(before, joined))
     except Exception:
         if joined is not None:
@@ -97,15 +97,24 @@ async def _join(
         raise
 
 
-async def _hand_over(handle: Handle, made: Resolver | None) -> None:
-    """To the monitor, which answers from now on."""
+async def _hand_over(
+    rooms: Rooms, handle: Handle, asked: SandboxRequest, made: Resolver | None
+) -> None:
+    """To the monitor, which answers from now on. One of an earlier version cannot: its container
+    goes on asking whom it asked before, until it is started again.
+    """
     if made is None:
         return
     if handle.task is None:
         for fd in made.fds:
             os.close(fd)
         raise EngineError(f"container {handle.id} has no monitor to answer for names")
-    await handle.task.resolve(made)
+    try:
+        await handle.task.resolve(made)
+    except RuntimeFailure as exc:
+        log.warning("container %s has no names of its networks: %s", handle.id, exc)
+    else:
+        await rooms.networks.answered(asked)
 
 
 async def disconnect(rooms: Rooms, handle: Handle, ref: str, *, force: bool) -> None:
@@ -196,9 +205,7 @@ def renamed(container: Container, name: str) -> Container:
         container,
         name=name,
         endpoints=tuple(
-            msgspec.structs.replace(
-                each, dns_names=names.renamed(each.dns_names, container.name, name)
-            )
+            names.renamed(each, name, container.id, container.config.hostname)
             for each in container.endpoints
         ),
     )

@@ -289,6 +289,7 @@ class Attachments:
 
     def _plan(self, request: SandboxRequest, standing: _Standing) -> _Plan:
         links = [port for port in map(self._port, standing.endpoints) if port is not None]
+        places = self._places(standing)
         return _Plan(
             request=request,
             path=standing.path,
@@ -297,7 +298,7 @@ class Attachments:
             addresses=tuple(standing.addresses),
             host_gateways=self.catalogue.host_gateways(),
             wanted=tuple(self._wanted_ports(request, standing)),
-            places=self._places(standing),
+            places=places if discovery.is_served(self._networks(standing)) else None,
             editions=self._editions(self._networks(standing)),
         )
 
@@ -318,7 +319,7 @@ class Attachments:
             sandbox.create(plan.path, plan.links, plan.gateways, lambda: None)
             made = _Made(listeners=listeners)
         else:
-            path = self._write_document(plan.request, plan.places)
+            path = self._write_document(plan.request, plan.places, is_answered=True)
             last = nameserver.open_here
             fds = sandbox.create(plan.path, plan.links, plan.gateways, last)
             made = _Made(listeners=listeners, resolver=Resolver(fds=fds, path=path))
@@ -350,19 +351,24 @@ class Attachments:
     # Who is called what
 
     def _places(self, standing: _Standing) -> dict[str, object] | None:
-        networks = self._networks(standing)
-        if standing.path is None or not discovery.is_served(networks):
+        """What its networks mean to its resolver, if it has or gets one."""
+        if standing.path is None or not standing.owns_sandbox:
             return None
         found = [(self.catalogue.get(e.network_id), e) for e in standing.endpoints]
         known = [(network, endpoint) for network, endpoint in found if network is not None]
         return discovery.places(self._directory, known, standing.path)
 
-    def _write_document(self, request: SandboxRequest, places: Mapping[str, object]) -> str:
+    def _write_document(
+        self, request: SandboxRequest, places: Mapping[str, object], *, is_answered: bool
+    ) -> str:
         """In a worker thread; the path of the file."""
         given = request.dns or self._config.dns
         found = names.parse_resolv_conf(files.read(files.RESOLV_CONF))
         servers = discovery.servers(given, discovery.host_servers(found))
-        self._directory.write_container(request.container_id, {**places, "servers": servers})
+        self._directory.write_container(
+            request.container_id,
+            {**places, "servers": servers, discovery.IS_ANSWERED: is_answered},
+        )
         return self._directory.container_path(request.container_id)
 
     def _editions(self, networks: Iterable[Network]) -> tuple[Callable[[], None], ...]:
@@ -370,7 +376,7 @@ class Attachments:
         return tuple(
             self._directory.edition(network, self._endpoints_on(network.id))
             for network in networks
-            if not network.is_predefined
+            if not network.is_predefined and self.catalogue.get(network.id) is not None
         )
 
     def _endpoints_on(self, network_id: str) -> Iterator[Endpoint]:
@@ -411,15 +417,14 @@ class Attachments:
             )
         )
 
-    async def rename(self, container_id: str, old: str, new: str) -> None:
+    async def rename(self, container_id: str, new: str, hostname: str) -> None:
         """A container that runs is called otherwise from now on."""
         standing = self._standing.get(container_id)
         if standing is None:
             return
         standing.name = new
         standing.endpoints = [
-            msgspec.structs.replace(e, dns_names=names.renamed(e.dns_names, old, new))
-            for e in standing.endpoints
+            names.renamed(endpoint, new, container_id, hostname) for endpoint in standing.endpoints
         ]
         await self._tell(self._networks(standing))
 
@@ -660,13 +665,20 @@ class Attachments:
         self, request: SandboxRequest, where: str, places: dict[str, object] | None
     ) -> Resolver | None:
         """In a worker thread: what the container's resolver knows, or one, if it needs it now."""
-        if places is None:
+        if places is None or self._directory.change_container(request.container_id, places):
             return None
-        if self._directory.change_container(request.container_id, places):
-            return None
-        path = self._write_document(request, places)
-        files.resolve_by(request, self._config, nameserver.ADDRESS)
+        if not places["networks"]:
+            return None  # the default bridge alone
+        path = self._write_document(request, places, is_answered=False)
         return Resolver(fds=nameserver.open_in(where), path=path)
+
+    async def answered(self, request: SandboxRequest) -> None:
+        """The monitor has taken the resolver that came of `connect`: the container may ask it."""
+        await offload.to_the_end(offload.kernel(self._lead_to_resolver, request))
+
+    def _lead_to_resolver(self, request: SandboxRequest) -> None:
+        self._directory.change_container(request.container_id, {discovery.IS_ANSWERED: True})
+        files.resolve_by(request, self._config, nameserver.ADDRESS)
 
     def _routes_of_the_living(self, standing: _Standing) -> tuple[Address, ...]:
         """As at the start, except that published ports hold their network's route.
@@ -696,9 +708,7 @@ class Attachments:
         unplug = self._unplugging(standing, found[0], hosts_path)
         others = [e for e in standing.endpoints if e is not found[0]]
         remaining = _Standing(standing.name, standing.mode, standing.path, others)
-        places = self._places(remaining) or (
-            {"networks": [], "hosts": {}} if standing.owns_sandbox else None
-        )
+        places = self._places(remaining)
         try:
             await offload.to_the_end(offload.kernel(unplug))
         except OSError as error:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from engine.network import names, settings
+from engine.network import names, nameserver, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 HOST_NAME: Final = "host.docker.internal"
 """Resolves to the host on every network of a user's, unless that leads nowhere."""
+
+IS_ANSWERED: Final = "is_answered"
+"""In a container's document: its monitor has taken the resolver."""
 
 _NETWORKS: Final = "names"
 _CONTAINERS: Final = "resolvers"
@@ -83,16 +86,17 @@ class Directory:
         _replace(self.container_path(container_id), msgspec.json.encode(document))
 
     def change_container(self, container_id: str, changes: Mapping[str, Any]) -> bool:
-        """Put other values in the place of a container's own; False if it has no resolver. In a
-        thread.
+        """Put other values in the place of a container's own; False if nobody answers out of it. In
+        a thread.
         """
         try:
             with open(self.container_path(container_id), "rb") as file:
                 document = msgspec.json.decode(file.read(), type=dict[str, Any])
         except (FileNotFoundError, msgspec.MsgspecError):
             return False
-        self.write_container(container_id, {**document, **changes})
-        return True
+        changed = {**document, **changes}
+        self.write_container(container_id, changed)
+        return bool(changed.get(IS_ANSWERED))
 
     def forget_container(self, container_id: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -131,7 +135,10 @@ def servers(given: Sequence[str], host: Sequence[str]) -> list[tuple[str, bool]]
     What was named for the container is reached from the container; what the host has may be its
     own loopback or a network that only the host is on.
     """
-    return [(address, False) for address in given] or [(address, True) for address in host]
+    if given:
+        # Its resolver, asked by itself, would ask itself again.
+        return [(address, False) for address in given if address != nameserver.ADDRESS]
+    return [(address, True) for address in host]
 
 
 def places(

@@ -202,9 +202,13 @@ class Networks:
         """Publish that the container came to its networks: its process stands."""
         self._attachments.announce(container_id)
 
-    async def rename(self, container_id: str, old: str, new: str) -> None:
+    async def answered(self, request: SandboxRequest) -> None:
+        """The resolver that came of `connect` is the monitor's: the container is led to it."""
+        await self._attachments.answered(request)
+
+    async def rename(self, container_id: str, new: str, hostname: str) -> None:
         """A running container is found by its new name, and by the old one no more."""
-        await self._attachments.rename(container_id, old, new)
+        await self._attachments.rename(container_id, new, hostname)
 
     async def close(self, container_id: str) -> None:
         """Take a container's network away; one that has none is no error."""

@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
+from engine import ids
 from engine.errors import EngineError, InvalidParameter, Unclassified
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from ipaddress import IPv4Address, IPv6Address
+
+    from engine.network.model import Endpoint
 
     Address = IPv4Address | IPv6Address
 
@@ -229,14 +234,16 @@ def _is_reachable(server: str, has_ipv6: bool) -> bool:
 # DNS names
 
 
+def renamed(endpoint: Endpoint, name: str, container_id: str, hostname: str) -> Endpoint:
+    """The place on a network of a container that is called `name` now."""
+    if endpoint.dns_names is None:
+        return endpoint
+    short = ids.short(container_id)
+    found = dns_names(name, endpoint.config.aliases or (), short, hostname)
+    return msgspec.structs.replace(endpoint, dns_names=found)
+
+
 def dns_names(name: str, aliases: Sequence[str], short_id: str, hostname: str) -> tuple[str, ...]:
     """By what a container is found on a network of its user's; the first is its reverse name."""
     candidates = (name, *aliases, short_id, hostname)
     return tuple(dict.fromkeys(c for c in candidates if c))
-
-
-def renamed(found: Sequence[str] | None, old: str, new: str) -> tuple[str, ...] | None:
-    """The names of a container that is called `new` now; the first is its own."""
-    if found is None:
-        return None
-    return tuple(dict.fromkeys((new, *(name for name in found if name != old))))

@@ -9,6 +9,7 @@ of a dead namespace away in its own time, and a container that starts again does
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import time
@@ -99,10 +100,17 @@ def _furnish(
     with netlink.Socket() as inside:
         loopback = 1
         inside.execute(netlink.set_up(loopback, "lo"))
-        names = [port.name or f"{_PREFIX}{number}" for number, port in enumerate(ports)]
+        names = _names(ports)
         for name, port in zip(names, ports, strict=True):
             _plug(host, inside, fd, name, port)
         inside.execute(*_routes(zip(names, ports, strict=True), gateways))
+
+
+def _names(ports: Sequence[Port]) -> list[str]:
+    """Those that were chosen, and eth with the numbers that are free for all others."""
+    chosen = {port.name for port in ports}
+    counted = (name for n in itertools.count() if (name := f"{_PREFIX}{n}") not in chosen)
+    return [port.name or next(counted) for port in ports]
 
 
 def _plug(host: netlink.Socket, inside: netlink.Socket, fd: int, name: str, port: Port) -> None:

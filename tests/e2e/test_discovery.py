@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -51,6 +52,21 @@ class Net:
     def ask(self, container: str, name: str, kind: str = "A", *, tcp: bool = False) -> Answer:
         pid = self.engine.inspect(container)["State"]["Pid"]
         return dns.ask(pid, name, kind, tcp=tcp)
+
+    def ask_host(self, name: str) -> int:
+        """What the host's own server says, by its code."""
+        with open("/etc/resolv.conf", encoding="ascii") as file:
+            servers = [line.split()[1] for line in file if line.startswith("nameserver")]
+        if not servers:
+            pytest.skip("the host has no name server")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(15)
+            sock.connect((servers[0], 53))
+            sock.send(dns.question(name, "A"))
+            try:
+                return dns.read(sock.recv(65535)).code
+            except OSError:
+                return SERVFAIL
 
     def resolv_conf(self, container: str) -> list[str]:
         text = self.engine.out("exec", container, "cat", "/etc/resolv.conf")
@@ -127,6 +143,16 @@ def test_names_come_and_go(net: Net) -> None:
     assert net.ask(other, web).values == ()
     net.engine.docker("rm", "-f", renamed)
     assert net.ask(other, renamed).values == ()
+
+
+def test_an_alias_stays_when_its_container_is_renamed(net: Net) -> None:
+    network = net.network("net")
+    web = net.run("web", network, "--network-alias", f"{net.name}-web", "--hostname", "host")
+    other = net.run("other", network)
+    net.engine.docker("rename", web, f"{web}-later")
+    address = net.address(f"{web}-later", network)
+    for name in (f"{web}-later", web, "host"):
+        assert net.ask(other, name) == found(address)
 
 
 def test_only_of_networks_it_stands_on(net: Net) -> None:
@@ -209,6 +235,23 @@ def test_n1_nothing_leaves_from_an_internal_network(net: Net) -> None:
         assert net.ask(inside, "secret.example.com") == found("192.0.2.80")
 
 
+def test_n1_nor_from_a_container_that_stands_on_none(net: Net) -> None:
+    network = net.network("net")
+    web = net.run("web", network)
+    net.engine.docker("network", "disconnect", network, web)
+    assert net.ask(web, "secret.example.com") == Answer(SERVFAIL, ())
+
+
+def test_from_within_to_the_outside(net: Net) -> None:
+    """Off an internal network and on the default one: the host's servers are asked again."""
+    network = net.network("net", "--internal")
+    web = net.run("web", network)
+    assert net.ask(web, "nosuch.invalid").code == SERVFAIL
+    net.engine.docker("network", "disconnect", network, web)
+    net.engine.docker("network", "connect", "bridge", web)
+    assert net.ask(web, "nosuch.invalid").code == net.ask_host("nosuch.invalid")
+
+
 def test_n4_what_is_no_question(net: Net) -> None:
     """Names that point to themselves, random bytes, the longest message: the next is answered."""
     network = net.network("net")
@@ -220,6 +263,10 @@ def test_n4_what_is_no_question(net: Net) -> None:
         header + b"\xc0\x0c\0\1\0\1",
         header + b"\x3f" + b"a" * 400,
         header[:4] + b"\xff" * 8 + b"\1a\0\0\1\0\1",
+        *(
+            header + label + b"\0011" * 3 + b"\7in-addr\4arpa\0\0\x0c\0\1"
+            for label in (b"\1\xff", b"\2a\0", b"\1-")
+        ),
         b"",
         *(bytes_.randbytes(bytes_.randrange(200)) for _ in range(2000)),
         *(header + bytes_.randbytes(60) for _ in range(2000)),

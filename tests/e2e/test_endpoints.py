@@ -44,6 +44,21 @@ def test_a_name_for_the_interface(engine: Engine, network: str) -> None:
     assert found == ["lo 127.0.0.1/8", "front0 10.213.7.2/24", "default via 10.213.7.1 dev front0 "]
 
 
+def test_a_name_that_another_would_have_been_given(engine: Engine, network: str, name: str) -> None:
+    engine.docker("network", "create", "--subnet", "10.213.8.0/24", f"{name}-2")
+    chosen = f"name={network},driver-opt={OPTION}.ifname=eth1"
+    networks = ("--network", chosen, "--network", f"{name}-2")
+    try:
+        out = engine.out("run", "--rm", *networks, "busybox", "sh", "-c", ADDRESSES)
+        assert sorted(out.splitlines()) == [
+            "eth0 10.213.8.2/24",
+            "eth1 10.213.7.2/24",
+            "lo 127.0.0.1/8",
+        ]
+    finally:
+        engine.docker("network", "rm", f"{name}-2")
+
+
 def test_a_name_for_one_that_comes_later(engine: Engine, network: str, name: str) -> None:
     container = f"{name}-c"
     engine.docker("run", "-d", "--name", container, "busybox", "sleep", "1000")

@@ -24,6 +24,7 @@ NOERROR = 0
 FORMERR = 1
 SERVFAIL = 2
 NXDOMAIN = 3
+NOTIMP = 4
 REFUSED = 5
 
 SMALLEST_LIMIT = 512
@@ -118,7 +119,9 @@ def failed_to_parse(data: bytes) -> bytes:
     """What answers bytes that are no query; b"" for those that are an answer or nothing at all."""
     if len(data) < 12 or data[2] & 0x80:
         return b""
-    return _HEADER.pack(int.from_bytes(data[:2]), _RESPONSE | FORMERR, 0, 0, 0, 0)
+    opcode = int.from_bytes(data[2:4]) & _OPCODE
+    code = NOTIMP if opcode else FORMERR
+    return _HEADER.pack(int.from_bytes(data[:2]), _RESPONSE | opcode | code, 0, 0, 0, 0)
 
 
 def failure(query: Query, code: int) -> bytes:
@@ -202,5 +205,5 @@ def address_of(name: str) -> str | None:
             return None
     try:
         return socket.inet_ntop(family, socket.inet_pton(family, text))
-    except OSError:
+    except (OSError, ValueError):  # ValueError: not even text, or with a NUL in it
         return None

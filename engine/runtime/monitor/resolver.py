@@ -21,6 +21,7 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import socket
 
 from engine.linux import syscalls
@@ -57,14 +58,15 @@ class _File:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: tuple[int, ...] | None = None
         self._content: Any = {}
 
     def read(self) -> Any:
         """The content now, the same object while nobody replaced it."""
         try:
             status = os.stat(self._path)
-            stamp = (status.st_ino, status.st_mtime_ns)
+            # Clocks of file systems are coarse, and inodes are used again.
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
             if stamp != self._stamp:
                 with open(self._path, "rb") as file:
                     self._content = json.loads(file.read())
@@ -109,25 +111,40 @@ class _Network:
 
 
 class Resolver:
-    """Takes both sockets; `path` is the container's file."""
+    """Takes both sockets; `path` is the container's file. `on_fault` hears of a fault of ours: the
+    container does not end by it.
+    """
 
     __slots__ = (
         "_file",
         "_loop",
+        "_most_under_way",
         "_networks",
+        "_on_fault",
         "_streams",
         "_tcp",
         "_udp",
         "_under_way",
     )
 
-    def __init__(self, loop: Loop, udp: socket.socket, tcp: socket.socket, path: str) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        udp: socket.socket,
+        tcp: socket.socket,
+        path: str,
+        on_fault: Callable[[], None],
+    ) -> None:
         udp.setblocking(False)
         tcp.setblocking(False)
         self._loop = loop
         self._udp = udp
         self._tcp = tcp
         self._file = _File(path)
+        self._on_fault = on_fault
+        # Each has a descriptor, of which other work needs some too.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        self._most_under_way = min(_MOST_UNDER_WAY, most)
         self._networks: dict[str, _Network] = {}
         self._streams: set[_Stream] = set()
         self._under_way: set[_Forward] = set()
@@ -190,6 +207,13 @@ class Resolver:
 
     def serve(self, query: dns.Query, answer: Answer, *, is_stream: bool) -> None:
         """Answer now, or when a server has; never not at all."""
+        try:
+            self._serve(query, answer, is_stream=is_stream)
+        except Exception:
+            self._on_fault()
+            answer(dns.failure(query, dns.SERVFAIL))
+
+    def _serve(self, query: dns.Query, answer: Answer, *, is_stream: bool) -> None:
         own = self._file.read()
         found = self._local(query, own)
         if found is not None:
@@ -198,7 +222,7 @@ class Resolver:
         servers = [(a, h) for a, h in own.get("servers", ()) if own.get("forwards") or not h]
         if not servers:
             answer(dns.failure(query, dns.SERVFAIL))
-        elif len(self._under_way) >= _MOST_UNDER_WAY:
+        elif len(self._under_way) >= self._most_under_way:
             answer(dns.failure(query, dns.REFUSED))
         else:
             forward = _Forward(
@@ -499,7 +523,11 @@ class _Stream:
         try:
             query = dns.Query(data)
         except dns.Malformed:
-            self._answer(dns.failed_to_parse(data))
+            if said := dns.failed_to_parse(data):
+                self._answer(said)
+            else:
+                self.close()
+                return False
         else:
             self._resolver.serve(query, self._answer, is_stream=True)
         return True

@@ -86,15 +86,25 @@ def test_the_last_decision_counts_whichever_thread_comes_last(directory: Directo
 
 def test_a_containers_file(directory: Directory) -> None:
     assert not directory.change_container("c", {"hosts": {}})
-    directory.write_container("c", {"servers": [["192.0.2.1", True]], "networks": []})
+    asked = {"servers": [["192.0.2.1", True]], "networks": [], "is_answered": True}
+    directory.write_container("c", asked)
     assert directory.change_container("c", {"networks": [{"path": "/x", "aliases": {}}]})
     assert read(directory.container_path("c")) == {
         "servers": [["192.0.2.1", True]],
         "networks": [{"path": "/x", "aliases": {}}],
+        "is_answered": True,
     }
     directory.forget_container("c")
     directory.forget_container("c")
     assert not directory.change_container("c", {})
+
+
+def test_a_resolver_that_nobody_has_taken_is_none(directory: Directory) -> None:
+    """Its sockets are gone with the daemon that made them."""
+    directory.write_container("c", {"networks": [], "is_answered": False})
+    assert not directory.change_container("c", {"forwards": True})
+    assert read(directory.container_path("c"))["forwards"] is True
+    assert directory.change_container("c", {"is_answered": True})
 
 
 def test_what_is_nobodys_is_swept(directory: Directory) -> None:
@@ -103,7 +113,7 @@ def test_what_is_nobodys_is_swept(directory: Directory) -> None:
     for each in (one, two):
         directory.edition(each, [])()
     for container in ("a", "b"):
-        directory.write_container(container, {})
+        directory.write_container(container, {"is_answered": True})
     directory.sweep(containers={"a"}, networks={two.id})
     assert directory.change_container("a", {})
     assert not directory.change_container("b", {})
@@ -173,6 +183,7 @@ def test_only_a_way_out_leads_to_the_host(directory: Directory) -> None:
 
 def test_servers() -> None:
     assert discovery.servers(["192.0.2.1"], ["127.0.0.53"]) == [("192.0.2.1", False)]
+    assert discovery.servers(["127.0.0.11", "192.0.2.1"], []) == [("192.0.2.1", False)]
     assert discovery.servers([], ["127.0.0.53"]) == [("127.0.0.53", True)]
     host = names.parse_resolv_conf("nameserver fe80::1%eth0\nnameserver ::1\n")
     assert discovery.host_servers(host) == list(host.nameservers)
@@ -180,5 +191,11 @@ def test_servers() -> None:
 
 
 def test_a_new_name_takes_the_old_ones_place() -> None:
-    assert names.renamed(("old", "alias", "short"), "old", "new") == ("new", "alias", "short")
-    assert names.renamed(None, "old", "new") is None
+    net = network("net")
+    config = EndpointConfig(aliases=("old", "alias"))
+    before = endpoint(net, "old", "alias", "0123456789ab", "host", config=config)
+    after = names.renamed(before, "new", "0123456789abcdef", "host")
+    # What it was called besides stays, though it is the name it had.
+    assert after.dns_names == ("new", "old", "alias", "0123456789ab", "host")
+    unnamed = Endpoint(network_name="bridge")
+    assert names.renamed(unnamed, "new", "0123456789abcdef", "host") is unnamed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import socket
 import struct
 import threading
@@ -78,10 +79,14 @@ class House:
         self.loop = Loop()
         self._wake, self._woken = socket.socketpair()
         self.put("own", self.own)
-        self.resolver = Resolver(self.loop, self.udp, self.tcp, str(folder / "own"))
+        self.faults = 0
+        self.resolver = Resolver(self.loop, self.udp, self.tcp, str(folder / "own"), self._on_fault)
         self.loop.add(self._woken.fileno(), 1, self._stop)
         self._thread = threading.Thread(target=self.loop.run)
         self._thread.start()
+
+    def _on_fault(self) -> None:
+        self.faults += 1
 
     def _stop(self, _events: int) -> None:
         self.loop.is_running = False
@@ -216,6 +221,31 @@ def test_what_is_too_long_for_udp_is_asked_for_by_tcp(house: House) -> None:
     with house.connect() as sock:
         sock.sendall(framed(asked("web")))
         assert told(read(sock))[1] == sorted(addresses)
+
+
+REVERSE = b"\7in-addr\4arpa\0\0\x0c\0\1"
+
+
+@pytest.mark.parametrize("label", [b"\xff", b"a\0", b"\0", b"\xc3\xa9", b"-1", b"256", b"\\."])
+def test_an_address_that_is_none(house: House, label: bytes) -> None:
+    """Whatever is in it: anybody in the container may ask."""
+    name = bytes((len(label),)) + label + b"\0011" * 3 + REVERSE
+    assert house.ask(asked("")[:12] + name)[3] & 15 == dns.SERVFAIL
+    with house.connect() as sock:
+        sock.sendall(framed(asked("")[:12] + name))
+        assert read(sock)[3] & 15 == dns.SERVFAIL
+    assert house.faults == 0
+
+
+def test_a_fault_of_ours_ends_nothing(house: House) -> None:
+    house.put("own", {"networks": [{"no": "path"}]})
+    assert house.look_up("web") == (dns.SERVFAIL, [])
+    with house.connect() as sock:
+        sock.sendall(framed(asked("web")))
+        assert told(read(sock)) == (dns.SERVFAIL, [])
+    assert house.faults == 2
+    house.network("net", (["web"], ["10.0.0.2"]))
+    assert house.look_up("web") == (0, ["10.0.0.2"])
 
 
 # By TCP
@@ -411,7 +441,7 @@ def test_an_internal_network_asks_nobody(house: House, port: int) -> None:
 def test_too_many_at_once_are_refused(
     house: House, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolver, "_MOST_UNDER_WAY", 1)
+    monkeypatch.setattr(house.resolver, "_most_under_way", 1)
     monkeypatch.setattr(resolver, "_PATIENCE_S", 5)
     house.servers("127.0.0.2")
     with (
@@ -423,6 +453,15 @@ def test_too_many_at_once_are_refused(
         while house.resolver._under_way == set() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert house.look_up("example.com") == (dns.REFUSED, [])
+
+
+def test_whom_it_asks_leaves_descriptors_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
+    house = House(tmp_path)
+    assert house.resolver._most_under_way == 50
+    house.close()
 
 
 # What is no question
@@ -453,8 +492,17 @@ def test_any_bytes_are_a_query_or_malformed(data: bytes) -> None:
     except dns.Malformed:
         assert len(dns.failed_to_parse(data)) in (0, 12)
         return
+    dns.address_of(query.name)
     assert len(dns.fitted(dns.addresses(query, []) if query.kind in (1, 28) else b"", query)) <= 512
     dns.failure(query, dns.SERVFAIL)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=3), min_size=4, max_size=4), st.booleans())
+def test_any_labels_are_an_address_or_none(labels: list[bytes], is_text: bool) -> None:
+    texts = [b"%d" % label[0] if is_text else label for label in labels]
+    name = b"".join(bytes((len(text),)) + text for text in texts) + REVERSE
+    found = dns.address_of(dns.Query(asked("")[:12] + name).name)
+    assert is_text == (found is not None) or all(text.isdigit() for text in texts)
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8), max_size=4))
@@ -463,6 +511,18 @@ def test_a_name_is_read_as_it_was_written(labels: list[str]) -> None:
     data = asked("")[:12] + b"".join(bytes((len(e),)) + e for e in encoded) + b"\0\0\1\0\1"
     escaped = [e.lower().decode().replace("\\", "\\\\").replace(".", "\\.") for e in encoded]
     assert dns.Query(data).name == ".".join(escaped)
+
+
+def test_another_opcode_is_not_implemented(house: House) -> None:
+    update = asked("web")[:2] + b"\x29\0" + asked("web")[4:]
+    answer = house.ask(update)
+    assert (answer[2] & 0x78, answer[3] & 15) == (0x28, dns.NOTIMP)
+
+
+def test_who_sends_nothing_by_tcp_is_hung_up_on(house: House) -> None:
+    with house.connect() as sock:
+        sock.sendall(framed(b"short"))
+        assert sock.recv(1) == b""
 
 
 def test_answers_are_not_answered(house: House) -> None:
