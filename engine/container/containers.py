@@ -37,6 +37,7 @@ from engine.container import (
 from engine.container.model import (
     AttachOptions,
     ContainerView,
+    MountType,
     Sizes,
     Status,
     WaitCondition,
@@ -450,11 +451,11 @@ class Containers:
     # What other rooms ask
 
     def users_of_image(self, image_id: str) -> builtins.list[tuple[str, bool]]:
-        """(id, whether it runs) of the containers made from an image, or that may be."""
+        """(id, whether it runs) of the containers that need an image, or that may."""
         known = [
             (handle.id, handle.state.status in ACTIVE)
             for handle in self._rooms.store.all()
-            if handle.container.image_id == image_id
+            if image_id in _images_of(handle)
         ]
         return known + [(unread, False) for unread in self._rooms.store.unreadable()]
 
@@ -463,7 +464,8 @@ class Containers:
         users: dict[str, builtins.list[tuple[str, bool]]] = {}
         for handle in self._rooms.store.all():
             user = (handle.id, handle.state.status in ACTIVE)
-            users.setdefault(handle.container.image_id, []).append(user)
+            for image_id in _images_of(handle):
+                users.setdefault(image_id, []).append(user)
         return users
 
     def users_of_volume(self, name: str) -> Sequence[str]:
@@ -546,10 +548,18 @@ def type_of(exc: WharfError) -> type[WharfError]:
     return EngineError
 
 
+def _images_of(handle: Handle) -> set[str]:
+    """The image that a container was made from, and those that it mounts."""
+    points = handle.container.mount_points
+    mounted = {point.source for point in points if point.type is MountType.IMAGE}
+    return {handle.container.image_id, *mounted}
+
+
 def _volumes_of(handle: Handle) -> set[str]:
     """Volumes that a container refers to and does not give up just now."""
     return {
         point.name
         for point in handle.container.mount_points
-        if point.name and not (point.is_anonymous and handle.state.gives_up_volumes)
+        if point.type is MountType.VOLUME
+        and not (point.is_anonymous and handle.state.gives_up_volumes)
     }

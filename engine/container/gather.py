@@ -30,7 +30,6 @@ from engine.errors import (
     EngineError,
     InvalidParameter,
     NoSuchImage,
-    NotImplementedHere,
     Unclassified,
 )
 from engine.linux import oserror, syscalls
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from engine.container.model import Container, MountPoint
     from engine.container.rooms import Rooms
     from engine.oci import runtime as oci
+    from engine.oci.digest import ChainId
     from engine.storage.snapshots import Mount
 
 
@@ -54,8 +54,8 @@ class Findings:
     devices: list[oci.Device]
     device_rules: tuple[oci.DeviceRule, ...]
     device_numbers: dict[str, tuple[int, int]]
-    sources: dict[str, str]
     subpaths: dict[str, str]
+    trees: dict[str, Mount]
     seccomp: seccomp.Filter | None
     shm_source: str
     apparmor_profile: str
@@ -68,8 +68,8 @@ class _Seen:
     devices: list[oci.Device]
     device_rules: tuple[oci.DeviceRule, ...]
     device_numbers: dict[str, tuple[int, int]]
-    sources: dict[str, str]
     subpaths: dict[str, str]
+    trees: dict[str, Mount]
 
 
 async def gather(rooms: Rooms, container: Container) -> Findings:
@@ -92,15 +92,15 @@ def _see(rooms: Rooms, container: Container) -> _Seen:
         privileged=host_config.privileged,
     )
     _refuse_device_requests(container)
-    sources = _sources(rooms, container)
+    _check_binds(container)
     return _Seen(
         devices=nodes,
         device_rules=tuple(rules),
         device_numbers={
             path: devices.numbers(path) for path in limits.devices_of(host_config.resources)
         },
-        sources=sources,
-        subpaths=_subpaths(container, sources),
+        subpaths=_subpaths(rooms, container),
+        trees=_trees(rooms, container),
     )
 
 
@@ -122,8 +122,8 @@ def _find(rooms: Rooms, container: Container, seen: _Seen | None) -> Findings:
         devices=seen.devices,
         device_rules=seen.device_rules,
         device_numbers=seen.device_numbers,
-        sources=seen.sources,
         subpaths=seen.subpaths,
+        trees=seen.trees,
         seccomp=None
         if host_config.privileged
         else seccomp.prepare(rooms.config, options.seccomp, frozenset(granted)),
@@ -169,23 +169,15 @@ def user_in(root: int, container: Container, name: str) -> user.User:
 # Mounts
 
 
-def _sources(rooms: Rooms, container: Container) -> dict[str, str]:
-    """Where each mount that is not what its mount point says comes from."""
-    sources: dict[str, str] = {}
+def _check_binds(container: Container) -> None:
     for point in container.mount_points:
-        match point.type:
-            case MountType.BIND:
-                mounts.check_recursion(point)
-                _ensure_source(rooms, point)
-                propagation.check(point)
-            case MountType.IMAGE:
-                sources[point.destination] = _image_source(rooms, point)
-            case _:
-                pass
-    return sources
+        if point.type is MountType.BIND:
+            mounts.check_recursion(point)
+            _ensure_source(point)
+            propagation.check(point)
 
 
-def _ensure_source(rooms: Rooms, point: MountPoint) -> None:
+def _ensure_source(point: MountPoint) -> None:
     """`-v` makes a directory where there is nothing; `--mount` has its source, or fails."""
     if os.path.exists(point.source):
         return
@@ -202,7 +194,7 @@ def _ensure_source(rooms: Rooms, point: MountPoint) -> None:
         ) from exc
 
 
-def _subpaths(container: Container, sources: dict[str, str]) -> dict[str, str]:
+def _subpaths(rooms: Rooms, container: Container) -> dict[str, str]:
     """Which part of a volume or image each mount shows, by its destination.
 
     It is init that resolves and mounts them: between a look from here and the mount, another
@@ -211,20 +203,25 @@ def _subpaths(container: Container, sources: dict[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for point in container.mount_points:
         if point.subpath and point.type in (MountType.VOLUME, MountType.IMAGE):
-            _look_at(sources.get(point.destination, point.source), point.subpath)
+            _look_at(_folders(rooms, point), point.subpath)
             found[point.destination] = point.subpath
     return found
 
 
-def _look_at(directory: str, subpath: str) -> None:
+def _folders(rooms: Rooms, point: MountPoint) -> list[str]:
+    """What it shows, topmost first."""
+    if point.type is MountType.VOLUME:
+        return [point.source]
+    return rooms.snapshots.layer_folders(_chain(rooms, point))
+
+
+def _look_at(folders: list[str], subpath: str) -> None:
     """Raise what dockerd says of a path that is not there or leads out (internal/safepath)."""
-    root = paths.open_root(directory)
-    try:
-        os.close(paths.open_beneath(root, subpath))
-    except OSError as exc:
-        raise InvalidParameter(_inaccessible(directory, subpath, exc)) from exc
-    finally:
-        os.close(root)
+    with view.of_layers(folders) as root:
+        try:
+            os.close(paths.open_beneath(root, subpath))
+        except OSError as exc:
+            raise InvalidParameter(_inaccessible(folders[0], subpath, exc)) from exc
 
 
 def _inaccessible(directory: str, subpath: str, exc: OSError) -> str:
@@ -245,15 +242,20 @@ def _inaccessible(directory: str, subpath: str, exc: OSError) -> str:
     return f'error while resolving symlinks in combined path "{where}": {reason}'
 
 
-def _image_source(rooms: Rooms, point: MountPoint) -> str:
-    """The one directory of the image's tree, if it has one."""
+def _trees(rooms: Rooms, container: Container) -> dict[str, Mount]:
+    """What is mounted to be the source of each image, by its destination."""
+    return {
+        point.destination: rooms.snapshots.view_mounts(_chain(rooms, point))[0]
+        for point in container.mount_points
+        if point.type is MountType.IMAGE
+    }
+
+
+def _chain(rooms: Rooms, point: MountPoint) -> ChainId:
     image = rooms.images.find(point.source)
     if image is None or image.chain_id is None:
         raise NoSuchImage(point.name)
-    tree = rooms.snapshots.view_mounts(image.chain_id)[0]
-    if tree.type != "bind":
-        raise NotImplementedHere(f"image mounts of several layers: {point.name}")
-    return tree.source
+    return image.chain_id
 
 
 def _shared_memory(rooms: Rooms, container: Container) -> str:

@@ -117,8 +117,7 @@ class Surroundings:
     """What had to be found out before the spec could be written.
 
     `namespaces` maps a type to the path to join, OWN for a new one; the host's are left out.
-    `sources` maps a mount's destination to the directory or file to bind there, `device_numbers`
-    the path of a device that is limited to (major, minor).
+    `device_numbers` maps the path of a device that is limited to (major, minor).
     """
 
     root: str
@@ -131,7 +130,6 @@ class Surroundings:
         default_factory=dict[str, tuple[int, int]]
     )
     namespaces: Mapping[str, str] = field(default_factory=dict[str, str])
-    sources: Mapping[str, str] = field(default_factory=dict[str, str])
     network_files: Mapping[str, str] = field(default_factory=dict[str, str])
     shm_source: str = ""  # bound to /dev/shm when another's, or shared, is used
     cgroup_path: str = ""
@@ -282,8 +280,7 @@ def _mount_point(point: MountPoint, around: Surroundings) -> oci.Mount:
         asked = point.spec.tmpfs_options if point.spec else None
         data = mounts.tmpfs_data(asked, read_only=not point.is_writable)
         return _tmpfs(point.destination, data)
-    source = around.sources.get(point.destination, point.source)
-    return _bind(point.destination, source, _bind_options(point, around))
+    return _bind(point.destination, point.source, _bind_options(point, around))
 
 
 def _bind(target: str, source: str, options: tuple[str, ...]) -> oci.Mount:

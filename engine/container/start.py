@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
     from engine.network.model import Sandbox
+    from engine.storage.snapshots import Mount
 
 log = logging.getLogger(__name__)
 
@@ -285,7 +286,6 @@ def _bundle(
         device_rules=found.device_rules,
         device_numbers=found.device_numbers,
         namespaces=_namespaces(rooms, container, sandbox),
-        sources=found.sources,
         network_files={
             "/etc/resolv.conf": container.resolv_conf_path,
             "/etc/hostname": container.hostname_path,
@@ -303,16 +303,9 @@ def _bundle(
     return Bundle(
         id=container.id,
         spec=oci.document(spec.build(container, surroundings)),
-        rootfs=[
-            {
-                "type": mount.type,
-                "source": mount.source,
-                "options": list(mount.options),
-                "base": mount.base,
-            }
-            for mount in found.rootfs
-        ],
+        rootfs=[_layer(mount) for mount in found.rootfs],
         subpaths=found.subpaths,
+        trees={destination: _layer(mount) for destination, mount in found.trees.items()},
         seccomp=found.seccomp.file if found.seccomp else None,
         seccomp_flags=found.seccomp.flags if found.seccomp else None,
         log=logconfig.plan(
@@ -329,6 +322,15 @@ def _bundle(
         console_size=[height, width] if height and width else None,
         init=wants_init and host_config.pid_mode == "",
     )
+
+
+def _layer(mount: Mount) -> dict[str, object]:
+    return {
+        "type": mount.type,
+        "source": mount.source,
+        "options": list(mount.options),
+        "base": mount.base,
+    }
 
 
 def _default_ulimits(rooms: Rooms) -> list[Ulimit]:

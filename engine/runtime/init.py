@@ -147,7 +147,9 @@ def _container(
     )
     entries = spec.get("mounts") or ()
     root.take_shared(entries, bundle.subpaths)
-    root.mount_root(bundle.rootfs, linux.get("rootfsPropagation") or "")
+    root.cut_off(linux.get("rootfsPropagation") or "")
+    root.take_trees(entries, bundle.trees, bundle.subpaths)
+    root.mount_root(bundle.rootfs)
     for entry in entries:
         root.add(entry, bundle.subpaths.get(entry["destination"], ""))
     if not _has_own_dev(spec):

@@ -120,7 +120,8 @@ class Bundle(Document):
     `spec` is runtime-spec JSON; `linux.cgroupsPath` is relative to the cgroup roots and
     `root.path` an empty directory that init mounts `rootfs` on, in the container's own mount
     namespace. `subpaths` maps the destination of a bind to the path below its source that is meant;
-    init resolves it, and it may not lead out. `seccomp` is the file of a compiled filter; if it is
+    init resolves it, and it may not lead out. `trees` maps the destination of a bind to what is
+    mounted, as `rootfs` is, to be its source. `seccomp` is the file of a compiled filter; if it is
     None no filter is loaded, whatever `linux.seccomp` says; `seccomp_flags` are
     SECCOMP_FILTER_FLAG_*, None for SPEC_ALLOW as runc has it. `log` is {"driver", "path",
     "max_size", "max_file", "compress", "attrs"}; sizes in bytes, -1 for no limit. `console_size` is
@@ -142,6 +143,7 @@ class Bundle(Document):
         "spec",
         "stdin_once",
         "subpaths",
+        "trees",
         "tty",
     )
 
@@ -152,6 +154,7 @@ class Bundle(Document):
         spec: Json,
         rootfs: list[Json] | None = None,
         subpaths: dict[str, str] | None = None,
+        trees: dict[str, Json] | None = None,
         seccomp: str | None = None,
         seccomp_flags: int | None = None,
         log: Json | None = None,
@@ -168,6 +171,7 @@ class Bundle(Document):
         self.spec = spec
         self.rootfs = rootfs or []
         self.subpaths = subpaths or {}
+        self.trees = trees or {}
         self.seccomp = seccomp
         self.seccomp_flags = seccomp_flags
         self.log = log or {"driver": "none"}

@@ -83,7 +83,7 @@ class Root:
         "_has_cgroup_namespace",
         "_propagation",
         "_sealed",
-        "_shared",
+        "_taken",
         "_where",
         "fd",
     )
@@ -93,7 +93,7 @@ class Root:
         self._has_cgroup_namespace = has_cgroup_namespace
         self._cgroup_path = cgroup_path
         self._propagation = 0
-        self._shared: dict[tuple[str, str], int] = {}
+        self._taken: dict[tuple[str, str], int] = {}
         self._sealed: list[int] = []
         self.fd = -1
 
@@ -120,20 +120,48 @@ class Root:
                 raise StepFailed.of("mounts", what, exc) from exc
             finally:
                 os.close(origin)
-            self._shared[source, destination] = tree
+            self._taken[source, destination] = tree
 
-    def mount_root(self, layers: list[Json], propagation: str) -> None:
-        """Cut the host off, then mount the rootfs. `layers` are mounts over `where`, in order."""
+    def cut_off(self, propagation: str) -> None:
+        """Nothing that is mounted from here on is seen on the host."""
         self._propagation = mount.PROPAGATION.get(propagation, 0)
         # All of it, whatever is asked for: the end of the old root must not reach the host.
         syscalls.mount(None, "/", None, MS_SLAVE | MS_REC, None)
         if self._propagation & syscalls.MS_PRIVATE:
             syscalls.mount(None, "/", None, self._propagation, None)
+
+    def take_trees(
+        self, entries: Iterable[Json], trees: dict[str, Json], subpaths: dict[str, str]
+    ) -> None:
+        """Mount what binds have for a source and the host has nowhere, and keep it for `add`.
+
+        `where` is free until the rootfs comes, so that each tree is there for a moment.
+        """
+        for entry in entries:
+            tree = trees.get(entry["destination"])
+            if tree is None:
+                continue
+            destination, source = _destination(entry), str(entry.get("source") or "")
+            self._mount_layer(tree, destination)
+            subpath = subpaths.get(entry["destination"], "")
+            try:
+                origin = _open_source(self._where, subpath)
+                try:
+                    self._taken[source, destination] = mount.clone_tree(origin, recursive=False)
+                finally:
+                    os.close(origin)
+                syscalls.umount2(self._where, syscalls.MNT_DETACH)
+            except OSError as exc:
+                what = f'error mounting "{source}" to rootfs at "{destination}": stat {subpath}'
+                raise StepFailed.of("mounts", what, exc) from exc
+
+    def mount_root(self, layers: list[Json]) -> None:
+        """Mount the rootfs. `layers` are mounts over `where`, in order."""
         for layer in layers or [_self_bind(self._where)]:
             self._mount_layer(layer)
         self.fd = path.open_root(self._where)
 
-    def _mount_layer(self, layer: Json) -> None:
+    def _mount_layer(self, layer: Json, destination: str = "/") -> None:
         options = mount.parse(layer.get("options") or ())
         source = layer.get("source") or layer["type"]
         try:
@@ -148,7 +176,7 @@ class Root:
                 os.chdir(layer["base"])
             syscalls.mount(source, self._where, layer["type"], options.flags, options.data)
         except OSError as exc:
-            what = f'error mounting "{source}" to rootfs at "/"'
+            what = f'error mounting "{source}" to rootfs at "{destination}"'
             raise StepFailed.of("rootfs", what, exc) from exc
         finally:
             os.chdir("/")
@@ -180,8 +208,9 @@ class Root:
     def _mount_bind(
         self, source: str, subpath: str, destination: str, options: mount.Options
     ) -> None:
+        tree = self._taken.pop((source, destination), -1)
         try:
-            origin = _open_source(source, subpath)
+            origin = os.dup(tree) if tree >= 0 else _open_source(source, subpath)
         except OSError as exc:
             where = f"{source}/{subpath}" if subpath else source
             raise _at(exc, f"stat {where}") from exc
@@ -192,7 +221,6 @@ class Root:
             try:
                 if is_directory != stat.S_ISDIR(os.fstat(target).st_mode):
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-                tree = self._shared.pop((source, destination), -1)
                 if tree >= 0:
                     mount.place(tree, target, options)
                 else:

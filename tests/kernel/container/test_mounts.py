@@ -158,10 +158,10 @@ async def test_a_part_of_a_volume_that_is_exchanged_before_it_is_mounted(house: 
     await house.run("sh", "-c", "mkdir /v/a", host=HostConfig(binds=("parts:/v",)))
     looked_at = gather._look_at
 
-    def exchange(directory: str, subpath: str) -> None:
-        looked_at(directory, subpath)
-        os.rmdir(os.path.join(directory, subpath))
-        os.symlink("/etc", os.path.join(directory, subpath))
+    def exchange(folders: list[str], subpath: str) -> None:
+        looked_at(folders, subpath)
+        os.rmdir(os.path.join(folders[0], subpath))
+        os.symlink("/etc", os.path.join(folders[0], subpath))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gather, "_look_at", exchange)
