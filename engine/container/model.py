@@ -321,7 +321,8 @@ class MountPoint(Frozen, frozen=True, kw_only=True):
     is_writable: bool = True
     propagation: str = ""
     no_copy: bool = False
-    is_anonymous: bool = False  # a volume that goes with the container
+    is_anonymous: bool = False  # a volume that goes with the last container that has it
+    is_inherited: bool = False  # from another container
     subpath: str = ""
     spec: MountRequest | None = None
     created_source: bool = False

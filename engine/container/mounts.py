@@ -335,7 +335,7 @@ def inherited(point: MountPoint, *, writable: bool) -> MountPoint:
         point,
         is_writable=point.is_writable and writable,
         no_copy=True,
-        is_anonymous=False,
+        is_inherited=True,
         mode="",
     )
 

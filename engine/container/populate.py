@@ -28,7 +28,7 @@ def begin(root: int, point: MountPoint, *, merged: str) -> None:
     Raises EngineError where a volume of the image's, or one that is empty yet, would cover a file;
     `merged` is where dockerd has its root mounted, and what its sentences begin with.
     """
-    if not (point.is_anonymous or point.is_filled):
+    if point.is_inherited or not (point.is_anonymous or point.is_filled):
         return
     where = point.destination
     try:

@@ -78,3 +78,43 @@ def test_an_image_and_a_volume_of_one_name(engine: Engine, name: str) -> None:
     engine.docker("volume", "create", "busybox")
     engine.docker("create", "--name", name, *_of_image("busybox"), "busybox")
     engine.docker("volume", "rm", "busybox")
+
+
+# Anonymous volumes
+
+
+def _volumes(engine: Engine, name: str) -> set[str]:
+    return {mount["Name"] for mount in engine.inspect(name)["Mounts"] if mount["Type"] == "volume"}
+
+
+def _kept(engine: Engine) -> set[str]:
+    return set(engine.out("volume", "ls", "-q").split())
+
+
+def test_an_anonymous_volume_goes_with_the_last_who_has_it(engine: Engine, name: str) -> None:
+    donor, heir = f"{name}-donor", f"{name}-heir"
+    engine.docker("create", "--name", donor, "-v", "/a", "-v", f"{name}:/b", "busybox")
+    engine.docker("create", "--name", heir, "--volumes-from", donor, "busybox")
+    anonymous = _volumes(engine, heir) - {name}
+    engine.docker("rm", "-v", donor)
+    assert anonymous <= _kept(engine)
+    engine.docker("rm", "-v", heir)
+    assert not anonymous & _kept(engine)
+    assert name in _kept(engine)
+
+
+def test_who_only_borrows_an_anonymous_volume_leaves_it(engine: Engine, name: str) -> None:
+    donor = f"{name}-donor"
+    engine.docker("create", "--name", donor, "-v", "/a", "busybox")
+    engine.docker("run", "--rm", "--volumes-from", donor, "busybox", "touch", "/a/x")
+    assert _volumes(engine, donor) <= _kept(engine)
+
+
+def test_a_borrowed_volume_over_a_file(
+    engine: Engine, built: Callable[..., str], name: str
+) -> None:
+    """It is the runtime that finds out, as with any mount of the wrong kind."""
+    image = built({"a": images.file(b"x")})
+    engine.docker("create", "--name", name, "-v", "/a", "busybox")
+    done = engine.docker("run", "--rm", "--volumes-from", name, image, "true", check=False)
+    assert b"Are you trying to mount a directory onto a file" in done.stderr
