@@ -212,14 +212,8 @@ class System:
             layers_bytes=sum(layer.size_bytes for layer in layers),
             images=tuple(listed),
             containers=tuple(shown),
-            volumes=tuple(known),
-            volume_usage={
-                volume.name: (
-                    len(users.get(volume.name, ())),
-                    sizes.get(volume.name, -1),
-                )
-                for volume in known
-            },
+            volumes=tuple(volume for volume in known if volume.name in sizes),
+            volume_usage={name: (len(users.get(name, ())), size) for name, size in sizes.items()},
         )
 
 

@@ -291,7 +291,8 @@ def _look_inside(rooms: Rooms, container: Container) -> None:
         if working_dir and workdir.make(root, snapshots.upper(key), working_dir, merged=merged):
             root = views.enter_context(view.of_layers(folders))
         for point in volumes:
-            populate.begin(root, point, merged=merged)
+            own = rooms.volumes.ownership(point.name)
+            populate.begin(root, point, merged=merged, ownership=own)
 
 
 def _is_at_hand(rooms: Rooms, point: MountPoint) -> bool:

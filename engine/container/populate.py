@@ -1,7 +1,8 @@
 """A new volume begins as a copy of what the image has at its place.
 
 Owners, modes, times, links, devices and extended attributes come along; the volume's own directory
-takes over the owner and mode of the directory it covers. Only an empty volume is filled.
+takes over the owner and mode of the directory it covers, unless it was given its own. Only an empty
+volume is filled.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from engine.errors import EngineError
 from engine.linux import attributes, oserror
 from engine.linux import path as paths
 from engine.volume import filling
+from engine.volume.local import AS_IT_IS, Ownership
 
 if TYPE_CHECKING:
     from engine.container.model import MountPoint
 
 
-def begin(root: int, point: MountPoint, *, merged: str) -> None:
+def begin(root: int, point: MountPoint, *, merged: str, ownership: Ownership) -> None:
     """Let the volume behind `point` begin as the directory that it covers beneath `root`.
 
     Raises EngineError where a volume of the image's, or one that is empty yet, would cover a file;
@@ -43,10 +45,10 @@ def begin(root: int, point: MountPoint, *, merged: str) -> None:
     if is_file and point.is_filled and filling.is_empty(point.source):
         raise EngineError(f"source {merged}{where} is not directory")
     if point.is_filled:
-        populate(root, where, point.source)
+        populate(root, where, point.source, ownership)
 
 
-def populate(root: int, destination: str, volume: str) -> None:
+def populate(root: int, destination: str, volume: str, ownership: Ownership = AS_IT_IS) -> None:
     """Copy the directory `destination` beneath `root` into the directory `volume`.
 
     A destination that is not there, or is no directory, leaves the volume as it is, and so does a
@@ -62,18 +64,23 @@ def populate(root: int, destination: str, volume: str) -> None:
     finally:
         os.close(source)
     try:
-        _fill(directory, volume)
+        _fill(directory, volume, ownership)
     finally:
         os.close(directory)
 
 
-def _fill(source: int, volume: str) -> None:
+def _fill(source: int, volume: str, ownership: Ownership) -> None:
+    def copy(target: int) -> None:
+        _copy_tree(source, target)
+        ownership.give(target)
+
     if os.listdir(source):
-        filling.fill(volume, lambda target: _copy_tree(source, target))
+        filling.fill(volume, copy)
     elif filling.is_empty(volume):
         target = os.open(volume, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             attributes.copy(source, target)
+            ownership.give(target)
         finally:
             os.close(target)
 

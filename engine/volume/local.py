@@ -1,5 +1,8 @@
 """The local driver: a directory a volume, `<root>/<name>/_data`, with a file system on it if told.
 
+Options say which file system that is, as in Docker, or whose the directory is (`uid`, `gid`,
+`mode`), which is our own.
+
 Everything here blocks. A directory is removed by renaming it first, so that a crash half way leaves
 rubbish that says it is rubbish and never a volume with part of its data.
 """
@@ -12,6 +15,7 @@ import os
 import re
 import secrets
 import socket
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +32,8 @@ _NAME: Final = re.compile(f"{NAME_CHARACTERS}+")
 _RUBBISH: Final = ".removed-"
 _NEEDED: Final = {"type": ("device",), "device": ("type",), "o": ("device", "type")}
 _KNOWN: Final = frozenset(("type", "o", "device", "size"))
+_OWNERSHIP: Final = frozenset(("uid", "gid", "mode"))
+_NOBODY: Final = (1 << 32) - 1  # what chown takes for "as it is"
 
 
 def check_name(name: str) -> None:
@@ -45,9 +51,9 @@ def check_name(name: str) -> None:
 
 
 def check_options(options: Mapping[str, str]) -> None:
-    """Raises InvalidParameter, in Docker's words."""
+    """Raises InvalidParameter, in Docker's words where Docker knows the option."""
     for name in options:
-        if name not in _KNOWN:
+        if name not in _KNOWN | _OWNERSHIP:
             raise InvalidParameter(f'invalid option: "{name}"')
     if "size" in options:
         raise InvalidParameter("quota size requested but no quota support")
@@ -55,19 +61,78 @@ def check_options(options: Mapping[str, str]) -> None:
         missing = [n for n in needed if name in options and n not in options]
         if missing:
             raise InvalidParameter(f'missing required option: "{missing[0]}"')
+    own = sorted(_OWNERSHIP.intersection(options))
+    if own and not is_plain(options):
+        raise InvalidParameter(
+            f'option "{own[0]}" is for a volume that is a directory and nothing else; what a file '
+            'system knows of owners and modes is said in "o"'
+        )
+    ownership(options)
+
+
+def is_plain(options: Mapping[str, str] | None) -> bool:
+    """Whether it is a directory and nothing else, whoever owns that."""
+    return not options or _OWNERSHIP.issuperset(options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ownership:
+    """Whose a volume's own directory is; what is None stays as it would be."""
+
+    uid: int | None = None
+    gid: int | None = None
+    mode: int | None = None
+
+    def give(self, directory: int) -> None:
+        """Owner before mode: a change of the owner may clear bits."""
+        if self.uid is not None or self.gid is not None:
+            uid = -1 if self.uid is None else self.uid
+            os.fchown(directory, uid, -1 if self.gid is None else self.gid)
+        if self.mode is not None:
+            os.fchmod(directory, self.mode)
+
+
+AS_IT_IS: Final = Ownership()
+
+
+def ownership(options: Mapping[str, str] | None) -> Ownership:
+    """What `uid`, `gid` and `mode` say; raises InvalidParameter."""
+    asked = options or {}
+    return Ownership(
+        uid=_number(asked, "uid", 10, _NOBODY - 1),
+        gid=_number(asked, "gid", 10, _NOBODY - 1),
+        mode=_number(asked, "mode", 8, 0o7777),
+    )
+
+
+def _number(options: Mapping[str, str], name: str, base: int, largest: int) -> int | None:
+    text = options.get(name)
+    if text is None:
+        return None
+    digits = "[0-7]{1,5}" if base == 8 else "[0-9]{1,10}"
+    if not re.fullmatch(digits, text) or (number := int(text, base)) > largest:
+        kind = "an octal mode" if base == 8 else "a numeric id"
+        raise InvalidParameter(f'invalid option: "{name}={text}" is not {kind}')
+    return number
 
 
 def mountpoint(root: str, name: str) -> str:
     return os.path.join(root, name, DATA)
 
 
-def create(root: str, name: str) -> None:
-    """Make the volume's directories; those that are there stay as they are."""
+def create(root: str, name: str, options: Mapping[str, str] | None = None) -> None:
+    """Make the volume's directories; those that are there keep what they have."""
     os.makedirs(root, mode=0o701, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         os.mkdir(os.path.join(root, name), 0o701)
     with contextlib.suppress(FileExistsError):
         os.mkdir(mountpoint(root, name), 0o755)
+    if options and is_plain(options):
+        directory = os.open(mountpoint(root, name), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            ownership(options).give(directory)
+        finally:
+            os.close(directory)
 
 
 def remove(root: str, name: str) -> None:

@@ -125,6 +125,11 @@ class Volumes:
         volume = self.find(name)
         return volume is not None and local.needs_mount(volume.options)
 
+    def ownership(self, name: str) -> local.Ownership:
+        """Whose its directory is, whatever it begins with."""
+        volume = self.find(name)
+        return local.ownership(volume.options if volume is not None else None)
+
     def made_for(self, container_id: str) -> list[str]:
         """The anonymous volumes that came into being with a container, and are still its own."""
         return [v.name for v in self._volumes.values() if v.made_for == container_id]
@@ -155,7 +160,7 @@ class Volumes:
 
     async def sizes(self) -> dict[str, int]:
         """Bytes of each volume that is a directory and nothing else."""
-        plain = [v for v in self._volumes.values() if not v.options]
+        plain = [v for v in self._volumes.values() if local.is_plain(v.options)]
         found = await asyncio.gather(
             *(offload.disk(local.size_bytes, volume.mountpoint) for volume in plain)
         )
@@ -234,7 +239,7 @@ class Volumes:
             raise InvalidParameter(f"create {name}: {error}") from None
         volume = msgspec.structs.replace(self._new(name, options, labels), made_for=made_for)
         try:
-            await offload.disk(local.create, self._root, name)
+            await offload.disk(local.create, self._root, name, volume.options)
         except OSError as error:
             raise EngineError(f"create {name}: {oserror.sentence(error)}") from error
         await self._keep(volume)
@@ -328,7 +333,7 @@ class Volumes:
         users = self.users()  # whether somebody came meanwhile, the removal looks
         for volume in list(self._volumes.values()):
             is_meant = takes_all or volume.is_anonymous
-            if volume.options or not is_meant or users.get(volume.name):
+            if not (is_meant and local.is_plain(volume.options)) or users.get(volume.name):
                 continue
             if not filters.passes_labels(chosen, volume.labels or {}):
                 continue
@@ -380,7 +385,7 @@ class Volumes:
                     f"error while mounting volume '{volume.mountpoint}': {oserror.reason(error)}"
                 ) from error
         elif not await offload.disk(os.path.isdir, volume.mountpoint):
-            await offload.disk(local.create, self._root, volume.name)
+            await offload.disk(local.create, self._root, volume.name, volume.options)
         self._holders.setdefault(volume.name, set()).add(container_id)
 
     async def release(self, name: str, container_id: str) -> None:

@@ -118,3 +118,40 @@ def test_a_borrowed_volume_over_a_file(
     engine.docker("create", "--name", name, "-v", "/a", "busybox")
     done = engine.docker("run", "--rm", "--volumes-from", name, image, "true", check=False)
     assert b"Are you trying to mount a directory onto a file" in done.stderr
+
+
+# Options
+
+
+@pytest.mark.beyond
+def test_a_volume_s_own_owner_and_mode(
+    engine: Engine, built: Callable[..., str], name: str
+) -> None:
+    image = built({"full": images.directory(mode=0o755), "full/x": images.file(b"x", uid=5)})
+    engine.docker(
+        "volume", "create", "-o", "uid=1000", "-o", "gid=2000", "-o", "mode=2770", name
+    )  # fmt: skip
+    mounted = "-v", f"{name}:/full"
+    for _ in range(2):
+        found = engine.out("run", "--rm", *mounted, image, "stat", "-c", "%u %g %a", "/full")
+        assert found == "1000 2000 2770"
+    assert engine.out("run", "--rm", *mounted, image, "stat", "-c", "%u", "/full/x") == "5"
+
+
+@pytest.mark.beyond
+def test_an_empty_volume_s_own_mode_is_not_the_image_s(engine: Engine, name: str) -> None:
+    engine.docker("volume", "create", "-o", "mode=0700", name)
+    found = engine.out("run", "--rm", "-v", f"{name}:/tmp", "busybox", "stat", "-c", "%a", "/tmp")
+    assert found == "700"
+
+
+def test_the_disk_is_used_by_directories(engine: Engine, name: str) -> None:
+    """What lies on a file system of its own is not measured."""
+    engine.docker("volume", "create", f"{name}-plain")
+    engine.docker(
+        "volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", f"{name}-mounted"
+    )  # fmt: skip
+    engine.docker("create", "--name", name, "-v", f"{name}-plain:/a", "busybox")
+    used = engine.call("GET", "/system/df?type=volume").json()["Volumes"]
+    found = {volume["Name"]: volume["UsageData"] for volume in used if name in volume["Name"]}
+    assert found == {f"{name}-plain": {"RefCount": 1, "Size": 0}}

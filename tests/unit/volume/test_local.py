@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -43,12 +44,28 @@ def test_a_short_name_has_its_own_sentence() -> None:
         ({"device": "x"}, 'missing required option: "type"'),
         ({"o": "ro"}, 'missing required option: "device"'),
         ({"size": "1m"}, "quota size requested but no quota support"),
+        ({"uid": "root"}, 'invalid option: "uid=root" is not a numeric id'),
+        ({"gid": "-1"}, 'invalid option: "gid=-1" is not a numeric id'),
+        ({"gid": "4294967295"}, 'invalid option: "gid=4294967295" is not a numeric id'),
+        ({"mode": "0800"}, 'invalid option: "mode=0800" is not an octal mode'),
+        ({"mode": "10000"}, 'invalid option: "mode=10000" is not an octal mode'),
+        (
+            {"type": "tmpfs", "device": "tmpfs", "uid": "1"},
+            'option "uid" is for a volume that is a directory and nothing else; what a file '
+            'system knows of owners and modes is said in "o"',
+        ),
     ],
 )
 def test_bad_options(options: dict[str, str], said: str) -> None:
     with pytest.raises(InvalidParameter) as refused:
         local.check_options(options)
     assert str(refused.value) == said
+
+
+def test_a_directory_has_the_mode_it_is_given(tmp_path: Path) -> None:
+    root = str(tmp_path / "volumes")
+    local.create(root, "data", {"mode": "3751", "uid": str(os.getuid())})
+    assert stat.S_IMODE(os.stat(local.mountpoint(root, "data")).st_mode) == 0o3751
 
 
 def test_directories_are_made_once_and_removed_whole(tmp_path: Path) -> None:

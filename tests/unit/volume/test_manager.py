@@ -189,6 +189,16 @@ def test_pruning_takes_the_anonymous_unless_told_all(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
+def test_who_owns_a_directory_makes_it_no_other_volume(tmp_path: Path) -> None:
+    async def test(volumes: Volumes, events: EventBus) -> None:
+        await volumes.create("owned", options={"mode": "0700"})
+        await volumes.create("mounted", options={"type": "tmpfs", "device": "tmpfs"})
+        assert await volumes.sizes() == {"owned": 0}
+        assert (await volumes.prune({"all": ("true",)})).names == ("owned",)
+
+    run(tmp_path, test)
+
+
 def test_lists_are_filtered(tmp_path: Path) -> None:
     async def test(volumes: Volumes, events: EventBus) -> None:
         for name in ("web", "web-data", "db"):
