@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard, TypeVar
 import msgspec
 from msgspec import inspect
 
-from compat.wire import containers, images, networks, system
+from compat.wire import containers, images, networks, system, volumes
 from compat.wire.base import UNSET, Request
 from engine.errors import InvalidParameter
 
@@ -131,6 +131,7 @@ FIELDS: Mapping[type[msgspec.Struct], Mapping[str, tuple[Rule, ...]]] = {
             Refused(_v(44), "BindOptions.ReadOnlyForceRecursive needs API v1.44 or newer"),
         ),
     },
+    volumes.VolumeCreateRequest: {"cluster_volume_spec": (Since(_v(42)),)},
     containers.VolumeOptions: {
         "subpath": (Refused(_v(45), "VolumeOptions.Subpath needs API v1.45 or newer"),),
     },

@@ -11,16 +11,20 @@ from engine.errors import NotFound, NotImplementedHere, Unavailable
 if TYPE_CHECKING:
     from aiohttp import web
 
-_NOT_A_MANAGER = (
-    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
-    "to connect this node to swarm and try again."
-)
 _PLUGIN_FILTERS = frozenset({"capability", "enabled"})
 _NOT_A_MEMBER = "This node is not part of a swarm"
 
 
+class NotAManager(Unavailable):
+    def __init__(self) -> None:
+        super().__init__(
+            'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
+            "to connect this node to swarm and try again."
+        )
+
+
 async def not_a_manager(call: Call) -> web.Response:
-    raise Unavailable(_NOT_A_MANAGER)
+    raise NotAManager
 
 
 async def not_a_member(call: Call) -> web.Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compat.routes.route import Call, Route, done, reply
+from compat.routes.swarm import NotAManager
 from compat.translate import volumes
 from compat.wire import volumes as wire
 from compat.wire.base import UNSET
@@ -33,7 +34,7 @@ async def inspect(call: Call) -> web.Response:
 async def create(call: Call) -> web.Response:
     body = await call.body(wire.VolumeCreateRequest)
     if body.cluster_volume_spec is not UNSET:
-        raise Unavailable("cluster volumes need a swarm, and this node is in none")
+        raise NotAManager
     made = await call.engine.volumes.create(body.name, body.driver, body.driver_opts, body.labels)
     return reply(call, 201, volumes.volume(made))
 

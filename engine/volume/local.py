@@ -42,7 +42,7 @@ def check_name(name: str) -> None:
         raise InvalidParameter(
             "volume name is too short, names should be at least two alphanumeric characters"
         )
-    if not _NAME.fullmatch(name) or len(name) > os.pathconf("/", "PC_NAME_MAX"):
+    if not _NAME.fullmatch(name):
         raise InvalidParameter(
             f'"{name}" includes invalid characters for a local volume name, only '
             f'"{NAME_CHARACTERS}" are allowed. If you intended to pass a host directory, use '

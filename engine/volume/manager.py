@@ -208,7 +208,9 @@ class Volumes:
             name, labels = _anonymous(labels)
         _check_driver(name, driver)
         async with self._turns.of(name):
-            volume, is_new = await self._find_or_make(name, options, labels, made_for=made_for)
+            volume, is_new = await self._find_or_make(
+                name, options or None, labels or None, made_for=made_for
+            )
             if local.needs_mount(volume.options):
                 self._holders.setdefault(volume.name, set()).add(container_id)
                 return volume, is_new
@@ -241,7 +243,11 @@ class Volumes:
         try:
             await offload.disk(local.create, self._root, name, volume.options)
         except OSError as error:
-            raise EngineError(f"create {name}: {oserror.sentence(error)}") from error
+            path = os.path.join(self._root, name)
+            raise EngineError(
+                f"create {name}: error while creating volume root path '{path}': "
+                f"mkdir {path}: {oserror.reason(error)}"
+            ) from error
         await self._keep(volume)
         self._publish(volume, "create")
         return volume, True
@@ -253,8 +259,8 @@ class Volumes:
             name=name,
             mountpoint=local.mountpoint(self._root, name),
             created_ns=time.time_ns(),
-            labels=dict(labels) if labels else None,
-            options=dict(options) if options else None,
+            labels=None if labels is None else dict(labels),
+            options=None if options is None else dict(options),
         )
 
     async def _keep(self, volume: Volume) -> None:

@@ -20,7 +20,7 @@ def test_names(name: str) -> None:
     local.check_name(name)
 
 
-@pytest.mark.parametrize("name", ["a/b", "../x", ".hidden", "a b", "-x", "a\n", "ä1", "A" * 300])
+@pytest.mark.parametrize("name", ["a/b", "../x", ".hidden", "a b", "-x", "a\n", "ä1"])
 def test_bad_names(name: str) -> None:
     with pytest.raises(InvalidParameter) as refused:
         local.check_name(name)
