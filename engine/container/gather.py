@@ -18,6 +18,7 @@ from engine.container import (
     devices,
     limits,
     modes,
+    mountpoints,
     mounts,
     propagation,
     seccomp,
@@ -179,12 +180,10 @@ def _check_binds(container: Container) -> None:
 
 def _ensure_source(point: MountPoint) -> None:
     """`-v` makes a directory where there is nothing; `--mount` has its source, or fails."""
+    if not point.created_source:
+        mountpoints.check_source(point.source)
     if os.path.exists(point.source):
         return
-    if not point.created_source:
-        raise InvalidParameter(
-            f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
-        )
     try:
         os.makedirs(point.source, 0o755, exist_ok=True)
     except OSError as exc:

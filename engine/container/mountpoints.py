@@ -18,6 +18,7 @@ from engine import offload
 from engine.container import mounts, propagation, view
 from engine.container.model import MountPoint, MountType
 from engine.errors import EngineError, InvalidParameter, NoSuchContainer, WharfError
+from engine.linux import oserror
 from engine.linux import path as paths
 
 if TYPE_CHECKING:
@@ -110,8 +111,17 @@ def _to_be_there(points: Iterable[MountPoint]) -> list[str]:
 
 def _check_sources(sources: Iterable[str]) -> None:
     for source in sources:
-        if not os.path.lexists(source):
-            raise mounts.missing_source(source)
+        check_source(source)
+
+
+def check_source(path: str) -> None:
+    """Raises InvalidMount where there is nothing to bind; blocks."""
+    try:
+        os.stat(path)
+    except FileNotFoundError as exc:
+        raise mounts.InvalidMount("bind", f"bind source path does not exist: {path}") from exc
+    except OSError as exc:
+        raise mounts.InvalidMount("bind", f"stat {path}: {oserror.reason(exc)}") from exc
 
 
 async def _resolve(

@@ -66,10 +66,6 @@ class DuplicateMountPoint(InvalidParameter):
         super().__init__(f"Duplicate mount point: {target}")
 
 
-def missing_source(path: str) -> InvalidMount:
-    return InvalidMount("bind", f"bind source path does not exist: {path}")
-
-
 # -v
 
 
@@ -180,7 +176,7 @@ def check_target(target: str, type: str = "") -> None:
     cause = ""
     if not target:
         cause = "invalid mount path: '' mount path must be absolute"
-    elif posixpath.normpath(target).strip("/") in ("", "."):
+    elif not posixpath.normpath(target).strip("/"):
         cause = "invalid specification: destination can't be '/'"
     elif not target.startswith("/"):
         cause = f"invalid mount path: '{target}' mount path must be absolute"

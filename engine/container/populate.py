@@ -36,7 +36,10 @@ def begin(root: int, point: MountPoint, *, merged: str, ownership: Ownership) ->
     try:
         mode = paths.stat_in_root(root, where).st_mode
     except OSError as exc:
-        if exc.errno == errno.ENOTDIR:
+        if exc.errno == errno.ELOOP:
+            sentence = f"evalSymlinksInScope: too many links in {merged}{where}"
+            raise EngineError(sentence) from exc
+        if exc.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
             raise EngineError(f"lstat {merged}{where}: {oserror.reason(exc)}") from exc
         return
     is_file = not stat.S_ISDIR(mode)

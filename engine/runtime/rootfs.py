@@ -290,9 +290,10 @@ class Root:
             raise _at(exc, what) from exc
 
     def _existing_mode(self, destination: str) -> int | None:
+        """None where there is nothing, or no way to it: `_make_target` says what is wrong."""
         try:
             return stat.S_IMODE(path.stat_in_root(self.fd, destination).st_mode)
-        except FileNotFoundError:
+        except OSError:
             return None
 
     def _check_ordinary(self, destination: str, fstype: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from tests.support import images
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.support.engine import Engine
 
@@ -155,3 +157,91 @@ def test_the_disk_is_used_by_directories(engine: Engine, name: str) -> None:
     used = engine.call("GET", "/system/df?type=volume").json()["Volumes"]
     found = {volume["Name"]: volume["UsageData"] for volume in used if name in volume["Name"]}
     assert found == {f"{name}-plain": {"RefCount": 1, "Size": 0}}
+
+
+def _create(engine: Engine, body: object, version: str = "1.51") -> tuple[int, str]:
+    reply = engine.call("POST", f"/v{version}/volumes/create", body)
+    found = reply.json()
+    return reply.status, found.get("message") or json.dumps([found["Labels"], found["Options"]])
+
+
+def test_nothing_and_no_labels_are_told_apart(engine: Engine, name: str) -> None:
+    assert _create(engine, {"Name": f"{name}-1"}) == (201, "[null, null]")
+    body = {"Name": f"{name}-2", "Labels": {}, "DriverOpts": {}}
+    assert _create(engine, body) == (201, "[{}, {}]")
+    engine.docker("create", "--name", name, "-v", f"{name}-3:/a", "busybox")
+    assert _create(engine, {"Name": f"{name}-3"}) == (201, "[null, null]")
+
+
+def test_a_name_that_is_too_long(engine: Engine) -> None:
+    name = "x" * 300
+    status, message = _create(engine, {"Name": name})
+    said = (
+        f"create {name}: error while creating volume root path '(.*/volumes/{name})': "
+        r"mkdir \1: file name too long"
+    )
+    assert (status, bool(re.fullmatch(said, message))) == (500, True)
+
+
+def test_a_cluster_s_volume_needs_a_manager(engine: Engine, name: str) -> None:
+    body = {"Name": name, "ClusterVolumeSpec": {}}
+    status, message = _create(engine, body, "1.42")
+    assert (status, message.partition(".")[0]) == (503, "This node is not a swarm manager")
+    assert _create(engine, body, "1.41") == (201, "[null, null]")
+
+
+# Places that lead nowhere
+
+
+@pytest.mark.parametrize(
+    ("source", "cause"),
+    [
+        ("loop", "stat {}: too many levels of symbolic links"),
+        ("loop/x", "stat {}: too many levels of symbolic links"),
+        ("file/x", "stat {}: not a directory"),
+        ("x" * 300, "stat {}: file name too long"),
+        ("dangling", "bind source path does not exist: {}"),
+        ("missing", "bind source path does not exist: {}"),
+    ],
+)
+def test_a_source_that_cannot_be(engine: Engine, folder: Path, source: str, cause: str) -> None:
+    (folder / "loop").symlink_to("loop")
+    (folder / "dangling").symlink_to("missing")
+    (folder / "file").touch()
+    path = str(folder / source)
+    body = {"HostConfig": {"Mounts": [{"Type": "bind", "Source": path, "Target": "/a"}]}}
+    reply = engine.call("POST", "/containers/create", {"Image": "busybox", **body})
+    said = f'invalid mount config for type "bind": {cause.format(path)}'
+    assert (reply.status, reply.message) == (400, said)
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        (("-v", "{}:/loop"), "evalSymlinksInScope: too many links in .*/merged/loop"),
+        (("-v", "{}:/loop/x"), "evalSymlinksInScope: too many links in .*/merged/loop/x"),
+        (("-v", "{}:/" + "x" * 300), "lstat .*/merged/x{300}: file name too long"),
+        (
+            ("--tmpfs", "/loop"),
+            'error mounting "tmpfs" to rootfs at "/loop": create mountpoint for /loop mount: '
+            "lookup mountpoint target: .*: too many levels of symbolic links",
+        ),
+    ],
+)
+def test_a_target_that_cannot_be(
+    engine: Engine, built: Callable[..., str], name: str, flag: tuple[str, ...], said: str
+) -> None:
+    image = built({"loop": images.symlink("loop")})
+    words = [word.replace("{}", name) for word in flag]
+    done = engine.docker("run", "--rm", *words, image, "true", check=False)
+    assert done.returncode == 125
+    assert re.search(said, done.stderr.decode())
+
+
+def test_a_target_without_an_absolute_path(engine: Engine) -> None:
+    body = {"Image": "busybox", "HostConfig": {"Binds": ["."]}}
+    reply = engine.call("POST", "/containers/create", body)
+    assert reply.message == (
+        "invalid volume specification: '.': invalid mount config for type \"volume\": "
+        "invalid mount path: '.' mount path must be absolute"
+    )
