@@ -213,10 +213,15 @@ def attach(options: Mapping[str, str], path: str) -> None:
             flags = parsed.flags | syscalls.MS_REMOUNT
             syscalls.mount(None, path, None, flags & ~syscalls.MS_REC, None)
     except OSError as error:
-        # Options may hold a password; they are not repeated.
         how = f", flags: {parsed.flags:#x}" if parsed.flags else ""
+        how += f", data: {_without_secrets(parsed.data)}" if parsed.data else ""
         what = f"failed to mount local volume: mount {device}:{path}{how}"
         raise OSError(error.errno, f"{what}: {oserror.reason(error)}") from None
+
+
+def _without_secrets(data: str) -> str:
+    """A comma that is part of a value is written twice (mount.cifs(8))."""
+    return re.sub(r"(?<![^,])(pass(?:word)?2?|secret)=(?:[^,]|,,)*", r"\1=********", data)
 
 
 def _resolved(fstype: str, options: str) -> str:
@@ -227,7 +232,14 @@ def _resolved(fstype: str, options: str) -> str:
     for number, part in enumerate(parts):
         name, equals, value = part.partition("=")
         if name == "addr" and equals and not _is_address(value):
-            found = socket.getaddrinfo(value, None, type=socket.SOCK_STREAM)
+            try:
+                found = socket.getaddrinfo(value, None, type=socket.SOCK_STREAM)
+            except OSError as error:
+                raise OSError(
+                    errno.EHOSTUNREACH,
+                    "error resolving passed in network volume address: "
+                    f"lookup {value}: {oserror.reason(error).lower()}",
+                ) from None
             parts[number] = f"addr={found[0][4][0]}"
     return ",".join(parts)
 

@@ -190,6 +190,39 @@ def test_a_cluster_s_volume_needs_a_manager(engine: Engine, name: str) -> None:
     assert _create(engine, body, "1.41") == (201, "[null, null]")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("type=tmpfs", "device=x", "o=bogus=1"), "mount x:.*/_data, data: bogus=1: invalid arg"),
+        (
+            ("type=none", "device=/no/where", "o=bind"),
+            "mount /no/where:.*/_data, flags: 0x1000: no",
+        ),
+        (
+            ("type=nope", "device=x", "o=ro,a=b,password=secret,c"),
+            r"mount x:.*/_data, flags: 0x1, data: a=b,password=\*{8},c: no such device",
+        ),
+    ],
+)
+def test_a_file_system_that_cannot_be_mounted(
+    engine: Engine, name: str, options: tuple[str, ...], said: str
+) -> None:
+    flags = [word for option in options for word in ("-o", option)]
+    engine.docker("volume", "create", *flags, name)
+    done = engine.docker("run", "--rm", "-v", f"{name}:/a", "busybox", "true", check=False)
+    assert re.search("failed to mount local volume: " + said, done.stderr.decode())
+
+
+def test_an_address_that_cannot_be_found(engine: Engine, name: str) -> None:
+    options = "addr=nowhere.invalid,rw"
+    engine.docker(
+        "volume", "create", "-o", "type=nfs", "-o", "device=:/x", "-o", f"o={options}", name
+    )  # fmt: skip
+    done = engine.docker("run", "--rm", "-v", f"{name}:/a", "busybox", "true", check=False)
+    said = "error resolving passed in network volume address: lookup nowhere.invalid"
+    assert said in done.stderr.decode()
+
+
 # Places that lead nowhere
 
 

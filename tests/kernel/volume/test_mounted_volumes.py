@@ -216,6 +216,6 @@ async def test_a_mount_that_fails_says_why_and_no_secret(host: FakeHost) -> None
 
     share = {"type": "nosuchfs", "device": "//server/share", "o": "password=secret"}
     said, where = await refusal(share)
-    assert said == f"mount //server/share:{where}: no such device"
+    assert said == f"mount //server/share:{where}, data: password=********: no such device"
     said, where = await refusal({"type": "none", "device": "/nosuch", "o": "bind"})
     assert said == f"mount /nosuch:{where}, flags: 0x1000: no such file or directory"

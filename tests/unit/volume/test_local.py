@@ -62,6 +62,21 @@ def test_bad_options(options: dict[str, str], said: str) -> None:
     assert str(refused.value) == said
 
 
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        ("addr=1.2.3.4,vers=4", "addr=1.2.3.4,vers=4"),
+        ("user=u,password=a,,b=c,addr=x", "user=u,password=********,addr=x"),
+        ("pass=a", "pass=********"),
+        ("pass=,password2=b", "pass=********,password2=********"),
+        ("name=admin,secret=AQ==", "name=admin,secret=********"),
+        ("bypass=1", "bypass=1"),
+    ],
+)
+def test_options_are_shown_without_secrets(data: str, shown: str) -> None:
+    assert local._without_secrets(data) == shown
+
+
 def test_a_directory_has_the_mode_it_is_given(tmp_path: Path) -> None:
     root = str(tmp_path / "volumes")
     local.create(root, "data", {"mode": "3751", "uid": str(os.getuid())})
