@@ -287,7 +287,7 @@ class Root:
         try:
             return make(self.fd, destination, 0o755)
         except OSError as exc:
-            raise _at(exc, what) from exc
+            raise _at(exc, f'{what}: make mountpoint "{destination}"') from exc
 
     def _existing_mode(self, destination: str) -> int | None:
         """None where there is nothing, or no way to it: `_make_target` says what is wrong."""

@@ -43,6 +43,26 @@ def test_an_image_of_several_layers_is_mounted(engine: Engine, layered: str) -> 
     assert b"WARNING: Image mount is an experimental feature" in done.stderr
 
 
+def test_an_image_of_many_layers_is_mounted(engine: Engine, built: Callable[..., str]) -> None:
+    """More than the options of one mount have room for, were each layer's path in them."""
+    image = built(*({f"tree/{number}": images.file()} for number in range(100)))
+    mounted = _of_image(image, "image-subpath=tree")
+    assert len(engine.out("run", "--rm", *mounted, "busybox", "ls", "/i").split()) == 100
+
+
+@pytest.mark.parametrize(
+    ("mounted", "place"), [("/etc", "/etc/resolv.conf"), ("/i", "/i/none")], ids=["file", "folder"]
+)
+def test_nothing_is_made_in_a_mounted_image(
+    engine: Engine, folder: Path, mounted: str, place: str
+) -> None:
+    image, folders = f"type=image,src=busybox,dst={mounted}", f"{folder}:/i/none"
+    flags = ["--mount", image, *(["-v", folders] if mounted == "/i" else [])]
+    done = engine.docker("run", "--rm", *flags, "busybox", "true", check=False)
+    said = f'create mountpoint for {place} mount: make mountpoint "{place}": '
+    assert re.search(re.escape(said) + "(mkdirat .*: )?read-only file system", done.stderr.decode())
+
+
 def test_a_part_of_an_image_is_mounted(engine: Engine, layered: str) -> None:
     mounted = _of_image(layered, "image-subpath=tree")
     assert engine.out("run", "--rm", *mounted, "busybox", "ls", "/i").split() == ["both", "low"]
