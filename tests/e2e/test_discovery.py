@@ -59,7 +59,8 @@ class Net:
             servers = [line.split()[1] for line in file if line.startswith("nameserver")]
         if not servers:
             pytest.skip("the host has no name server")
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        family = socket.AF_INET6 if ":" in servers[0] else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.settimeout(15)
             sock.connect((servers[0], 53))
             sock.send(dns.question(name, "A"))
