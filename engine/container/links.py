@@ -182,8 +182,7 @@ def hosts(rooms: Rooms, container: Container) -> tuple[tuple[str, str], ...]:
 
 def _addresses(target: Container) -> list[str]:
     endpoint = _endpoint(target)
-    found = (endpoint.ipv4_address, endpoint.ipv6_address) if endpoint else ()
-    return [address for address in found if address]
+    return endpoint.addresses if endpoint else []
 
 
 async def tell_holders(rooms: Rooms, target: Container) -> None:

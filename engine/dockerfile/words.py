@@ -110,8 +110,11 @@ class _Scan:
         self._at += len(char)
         return char
 
-    def _until(self, end: str) -> list[str]:
-        """The pieces up to a character that is taken along, "" for the end of the text."""
+    def _until(self, end: str, *, keeps_escapes: bool = False) -> list[str]:
+        """The pieces up to a character that is taken along, "" for the end of the text.
+
+        With `keeps_escapes` a backslash stays, for whoever reads the text as a pattern.
+        """
         pieces: list[str] = []
         while char := self._next():
             if char == end:
@@ -124,11 +127,12 @@ class _Scan:
                 case "$":
                     pieces.append(self._variable())
                 case "\\":
-                    pieces.append(_Quoted(self._next()))
+                    following = self._next()
+                    pieces.append(char + following if keeps_escapes else _Quoted(following))
                 case _:
                     pieces.append(char)
         if end:
-            raise self._fail(f"syntax error: missing '{end}'")
+            raise self._fail(f"syntax error: missing '{end}'{' in ${}' if end == '/' else ''}")
         return pieces
 
     def _single(self) -> _Quoted:
@@ -262,22 +266,7 @@ class _Scan:
 
     def _raw(self, end: str) -> str:
         """Text in which a backslash keeps its meaning; a variable may stand in it."""
-        pieces: list[str] = []
-        while char := self._next():
-            if char == end:
-                return self._joined(pieces)
-            match char:
-                case "$":
-                    pieces.append(self._variable())
-                case "'":
-                    pieces.append(self._single())
-                case '"':
-                    pieces.append(self._double())
-                case "\\":
-                    pieces.append(char + self._next())
-                case _:
-                    pieces.append(char)
-        raise self._fail(f"syntax error: missing '{end}'{' in ${}' if end == '/' else ''}")
+        return self._joined(self._until(end, keeps_escapes=True))
 
 
 def _no_end(quote: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, TypeVar
 
@@ -100,9 +100,13 @@ class _Standing:
     def owns_sandbox(self) -> bool:
         return self.path is not None and settings.joined(self.mode) is None
 
+    def without(self, endpoint: Endpoint) -> _Standing:
+        """As it will stand once it has left there."""
+        return replace(self, endpoints=[e for e in self.endpoints if e is not endpoint])
+
     @property
     def addresses(self) -> list[str]:
-        return [a for e in self.endpoints for a in (e.ipv4_address, e.ipv6_address) if a]
+        return [address for endpoint in self.endpoints for address in endpoint.addresses]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -656,7 +660,7 @@ class Attachments:
         if port is None or standing.path is None:
             return None
         sandbox.connect(standing.path, port, self._routes_of_the_living(standing))
-        files.add_own(request, _addresses(endpoint))
+        files.add_own(request, endpoint.addresses)
         for write in editions:
             write()
         return self._name(request, standing.path, places)
@@ -706,9 +710,7 @@ class Attachments:
         # It stands there until the kernel has let go of it: nobody removes the network before.
         is_left = True
         unplug = self._unplugging(standing, found[0], hosts_path)
-        others = [e for e in standing.endpoints if e is not found[0]]
-        remaining = _Standing(standing.name, standing.mode, standing.path, others)
-        places = self._places(remaining)
+        places = self._places(standing.without(found[0]))
         try:
             await offload.to_the_end(offload.kernel(unplug))
         except OSError as error:
@@ -755,10 +757,7 @@ class Attachments:
         self, standing: _Standing, endpoint: Endpoint, hosts_path: str
     ) -> Callable[[], None]:
         """What a worker thread has to do, all of it known: it asks for no network any more."""
-        others = [e for e in standing.endpoints if e is not endpoint]
-        routes = self._routes_of_the_living(
-            _Standing(standing.name, standing.mode, standing.path, others, standing.ports)
-        )
+        routes = self._routes_of_the_living(standing.without(endpoint))
         network = self.catalogue.get(endpoint.network_id)
         has_link = bool(network.link if network else endpoint.mac_address)
         link = self._link(endpoint) if has_link else ""
@@ -776,11 +775,7 @@ def _unplug(
     if where is not None and link:
         sandbox.disconnect(where, link, routes)
     if hosts_path:
-        files.drop_own(hosts_path, (endpoint.ipv4_address, endpoint.ipv6_address))
-
-
-def _addresses(endpoint: Endpoint) -> list[str]:
-    return [a for a in (endpoint.ipv4_address, endpoint.ipv6_address) if a]
+        files.drop_own(hosts_path, endpoint.addresses)
 
 
 def _forget_flows(addresses: Sequence[str]) -> None:

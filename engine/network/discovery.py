@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import os
 import threading
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -58,7 +57,7 @@ class Directory:
         thread. Raises OSError there.
         """
         hosts = [
-            [list(endpoint.dns_names), _addresses(endpoint)]
+            [list(endpoint.dns_names), endpoint.addresses]
             for endpoint in endpoints
             if endpoint.dns_names
         ]
@@ -111,10 +110,6 @@ class Directory:
                     os.unlink(f"{path}/{name}")
 
 
-def _addresses(endpoint: Endpoint) -> list[str]:
-    return [a for a in (endpoint.ipv4_address, endpoint.ipv6_address) if a]
-
-
 def _replace(path: str, data: bytes) -> None:
     """Whole or not at all; it need not survive the host, whose next start knows none of it."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -164,7 +159,7 @@ def places(
 def _order(network: Network, endpoint: Endpoint) -> tuple[int, bool, bool, str]:
     """As dockerd's: by priority, then what leads out, and that for both families, by name."""
     priority, is_internal, name = settings.gateway_order(network, endpoint.config)
-    is_single = not (endpoint.ipv4_address and endpoint.ipv6_address)
+    is_single = len(endpoint.addresses) < 2
     return priority, is_internal, is_single, name
 
 
@@ -184,13 +179,4 @@ def _hosts(ordered: Iterable[tuple[Network, Endpoint]]) -> dict[str, list[str]]:
 
 def host_servers(host: names.ResolvConf) -> list[str]:
     """Those of the host's file; the ones Docker takes where it has none."""
-    found = [address for address in host.nameservers if _is_address(address)]
-    return found or list(names.DEFAULT_IPV4)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
+    return list(host.nameservers or names.DEFAULT_IPV4)

@@ -142,6 +142,11 @@ class Endpoint(Frozen, frozen=True, kw_only=True):
     mac_address: str = ""
     dns_names: tuple[str, ...] | None = None
 
+    @property
+    def addresses(self) -> list[str]:
+        """Those that it has, IPv4 first."""
+        return [a for a in (self.ipv4_address, self.ipv6_address) if a]
+
 
 class PublishedPort(Frozen, frozen=True, kw_only=True):
     """A port that is open on the host: `container_port` and `protocol` as in "80", "tcp"."""
