@@ -67,7 +67,31 @@ def parse_duration_ns(text: str) -> int:
             raise ValueError(f'time: missing unit in duration "{text}"')
         if unit not in _UNITS_NS:
             raise ValueError(f'time: unknown unit "{unit}" in duration "{text}"')
-    return sign * sum(int(float(number) * _UNITS_NS[unit]) for number, unit in parts)
+    return sign * sum(_scaled(number, _UNITS_NS[unit]) for number, unit in parts)
+
+
+def _scaled(number: str, size: int) -> int:
+    whole, _, part = number.partition(".")
+    scale: int = 10 ** len(part)
+    return int(whole or 0) * size + int(part or 0) * size // scale
+
+
+def format_duration(duration_ns: int) -> str:
+    """A duration as Go writes it (time.Duration.String): "1m30s", "1.5s", "20ms", "0s"."""
+    sign, rest = ("-", -duration_ns) if duration_ns < 0 else ("", duration_ns)
+    for unit, size in (("ns", 1), ("µs", 10**3), ("ms", 10**6)):
+        if 0 < rest < 1000 * size:
+            return f"{sign}{_decimal(rest, size)}{unit}"
+    minutes, rest = divmod(rest, 60 * SECOND)
+    hours, minutes = divmod(minutes, 60)
+    head = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
+    return f"{sign}{head}{_decimal(rest, SECOND)}s"
+
+
+def _decimal(number: int, size: int) -> str:
+    whole, part = divmod(number, size)
+    digits = f"{part:0{len(str(size)) - 1}d}".rstrip("0") if part else ""
+    return f"{whole}.{digits}" if digits else str(whole)
 
 
 def parse_user_ns(text: str, now_ns: int) -> int:

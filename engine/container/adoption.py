@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine import offload
-from engine.container import exit
+from engine.container import exit, health
 from engine.container.model import Status
 from engine.container.state import ALIVE
 from engine.linux import cgroup
@@ -109,9 +109,18 @@ async def _take_over(rooms: Rooms, handle: Handle, task: Task) -> None:
             is_frozen = False
         status = Status.PAUSED if is_frozen else Status.RUNNING
         is_held = handle.state.is_held and is_frozen
-        state = msgspec.structs.replace(handle.state, status=status, pid=task.pid, is_held=is_held)
+        before = handle.state.health
+        now = health.told(task.health, before)
+        state = msgspec.structs.replace(
+            handle.state,
+            status=status,
+            pid=task.pid,
+            is_held=is_held,
+            health=health.unwatched(now) if is_frozen else now,
+        )
         if state != handle.state:
             await rooms.store.save_state(handle, state)
+        health.tell_change(rooms, handle.container, before)
         await _correct_execs(rooms, handle, task)
     except BaseException:
         task.close()

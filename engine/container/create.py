@@ -118,9 +118,6 @@ def _warnings(request: CreateRequest, image: Image | None) -> list[str]:
                 f"platform ({host}) and no specific platform was requested"
             )
     warnings += validate.doubts_about(request.host_config.restart_policy)
-    check = request.config.healthcheck
-    if check is not None and check.test not in ((), ("NONE",)):
-        warnings.append("Health checks are kept but not run by this version.")
     return warnings
 
 

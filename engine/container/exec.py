@@ -58,13 +58,8 @@ async def create(rooms: Rooms, handle: Handle, config: ExecConfig, *, ref: str) 
     async with handle.lock:  # it may have ended meanwhile, or be gone with all its rows
         next_status(handle.state.status, Event.EXEC, handle.id, ref=ref)
         await rooms.store.save_exec(handle, exec)
-    publish(rooms.events, handle.container, f"exec_create: {_words(config)}", execID=exec.id)
+    publish(rooms.events, handle.container, f"exec_create: {config.words}", execID=exec.id)
     return exec.id
-
-
-def _words(config: ExecConfig) -> str:
-    """dockerd puts a space behind the command even where no argument follows."""
-    return f"{config.cmd[0]} {' '.join(config.cmd[1:])}"
 
 
 async def _look_up(handle: Handle, name: str) -> User:
@@ -119,7 +114,7 @@ async def start(
         await _claim(rooms, handle, exec)
         try:
             publish(
-                rooms.events, handle.container, f"exec_start: {_words(exec.config)}", execID=exec.id
+                rooms.events, handle.container, f"exec_start: {exec.config.words}", execID=exec.id
             )
             _check_process(handle, exec.config)
             user = await _look_up(handle, exec.config.user or handle.container.config.user)

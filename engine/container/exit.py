@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.container import remove
+from engine.container import health, remove
 from engine.container.publish import publish, publish_unmounts
 from engine.container.state import ACTIVE, ALIVE, Event, next_status
 from engine.container.teardown import forget, take_away
@@ -54,6 +54,7 @@ async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
         finished_ns=exit.at_ns or time.time_ns(),
         oom_killed=handle.state.oom_killed or exit.oom,
         is_held=False,
+        health=health.unwatched(health.told(exit.health, handle.state.health)),
     )
     # The one belief that does not wait for the disk: a full one must not leave anyone waiting, and
     # the next boot finds the exit in the journal.

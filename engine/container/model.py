@@ -390,6 +390,11 @@ class ExecConfig(Frozen, frozen=True, kw_only=True):
     working_dir: str = ""
     cmd: tuple[str, ...] = ()
 
+    @property
+    def words(self) -> str:
+        """For events; dockerd puts a space behind the program even where no argument follows."""
+        return f"{self.cmd[0]} {' '.join(self.cmd[1:])}"
+
 
 class Exec(Frozen, frozen=True, kw_only=True):
     """One exec'd process; `exit_code` is None until it ended."""

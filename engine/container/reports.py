@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from engine.container import adoption, exit
+from engine.container import adoption, exit, health
 from engine.container.publish import publish
 from engine.container.state import ALIVE
 from engine.errors import Unavailable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
-    from engine.runtime.protocol import Exit
+    from engine.runtime.protocol import Exit, Json
 
     Work = Callable[[Handle], Coroutine[object, object, None]]
 
@@ -50,6 +50,22 @@ class Reports:
         if noting is not None:
             self._ending[exec_id] = noting
             noting.add_done_callback(lambda _: self._ending.pop(exec_id, None))
+
+    def on_probing(self, container_id: str, exec_id: str, pid: int) -> None:
+        async def note(handle: Handle) -> None:
+            async with handle.lock:
+                health.probing(self._rooms, handle, exec_id, pid)
+
+        self._later(container_id, "noting a probe", note)
+
+    def on_probed(
+        self, container_id: str, exec_id: str, code: int | None, said: Json | None
+    ) -> None:
+        async def note(handle: Handle) -> None:
+            async with handle.lock:
+                await health.probed(self._rooms, handle, exec_id, code, said)
+
+        self._later(container_id, "noting the result of a probe", note)
 
     def on_oom(self, container_id: str) -> None:
         async def note(handle: Handle) -> None:

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.container import failure, gather, limits, links, logconfig, modes, networking, spec
+from engine.container import (
+    failure,
+    gather,
+    health,
+    limits,
+    links,
+    logconfig,
+    modes,
+    networking,
+    spec,
+)
 from engine.container.model import State, Status, Ulimit
 from engine.container.publish import publish, publish_mount
 from engine.container.state import (
@@ -86,6 +96,7 @@ def _running(handle: Handle, status: Status) -> State:
         started_ns=(task.started_ns if task else 0) or time.time_ns(),
         finished_ns=handle.state.finished_ns,
         restart_count=handle.state.restart_count,
+        health=health.begun(handle.container),
     )
 
 
@@ -321,6 +332,7 @@ def _bundle(
         stdin_once=config.stdin_once,
         console_size=[height, width] if height and width else None,
         init=wants_init and host_config.pid_mode == "",
+        health=health.plan(container, found.user, linked),
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine import offload, signals
+from engine.container import health
 from engine.container.model import Status, WaitCondition
 from engine.container.publish import publish
 from engine.container.state import ALIVE, Event, next_status
@@ -192,7 +193,13 @@ async def _unpause(rooms: Rooms, handle: Handle) -> None:
 
 async def _set_paused(rooms: Rooms, handle: Handle, event: Event, *, is_held: bool = False) -> None:
     status = next_status(handle.state.status, event, handle.id)
-    state = msgspec.structs.replace(handle.state, status=status, is_held=is_held)
+    known = handle.state.health
+    state = msgspec.structs.replace(
+        handle.state,
+        status=status,
+        is_held=is_held,
+        health=health.unwatched(known) if event is Event.PAUSE else known,
+    )
     await rooms.store.save_state(handle, state)
 
 

@@ -66,6 +66,7 @@ class Handle:
         "is_torn_down",
         "is_unreached",
         "lock",
+        "probe_id",
         "queued",
         "restarts_under_way",
         "search",
@@ -85,6 +86,7 @@ class Handle:
         self.execs: dict[str, Exec] = {}
         # Set when a start is over; only who waits for one keeps its event.
         self.exec_starts: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
+        self.probe_id = ""  # of the last probe of its health, which is one of its execs
         self.holds = 0  # commits that need it to stand still
         self.is_gone = False
         self.is_torn_down = False  # its last run has left nothing, as far as this engine saw it end
@@ -257,6 +259,11 @@ class Store:
             return False
         return True
 
+    def believe(self, handle: Handle, container: Container) -> None:
+        """Of what others remember too: the row has it with its next change."""
+        if not handle.is_gone:
+            handle.container = container
+
     @contextlib.asynccontextmanager
     async def change(
         self, handle: Handle, during: Container, after: Container
@@ -347,6 +354,13 @@ class Store:
         self._by_exec[exec.id] = handle
         if exec.exit_code is not None:
             self._exec_ends.setdefault(exec.id, time.monotonic())
+
+    def remember_probe(self, handle: Handle, exec: Exec) -> None:
+        """In the place of the last one; these have no rows."""
+        handle.execs.pop(handle.probe_id, None)
+        self._forget_exec(handle.probe_id)
+        handle.probe_id = exec.id
+        self.remember_exec(handle, exec)
 
     async def forget_execs(self) -> None:
         """Forget the execs that ended long enough ago, however they did."""

@@ -174,6 +174,10 @@ class RuntimeEvents(Protocol):
     def on_exit(self, container_id: str, exit: Exit) -> None: ...
     def on_exec_exit(self, container_id: str, exec_id: str, code: int, at_ns: int) -> None: ...
     def on_oom(self, container_id: str) -> None: ...
+    def on_probing(self, container_id: str, exec_id: str, pid: int) -> None: ...
+    def on_probed(
+        self, container_id: str, exec_id: str, code: int | None, said: Json | None
+    ) -> None: ...
     def on_detach(self, container_id: str, exec_id: str | None) -> None: ...
     def on_lost(self, container_id: str) -> None: ...
 
@@ -188,6 +192,7 @@ class Task:
         self.monitor_pid = 0
         self.started_ns = 0
         self.exit: Exit | None = None
+        self.health: Json | None = None  # when it was adopted
         self._runtime = runtime
         self._cgroup = ""
         self._version = 0
@@ -367,6 +372,7 @@ class Task:
             raise NewerMonitor(self.id, self._version)
         answer, pidfds = await self._connection.ask(protocol.State(), protocol.StateReply)
         self.pid, self.started_ns = answer.pid, answer.started_ns
+        self.health = answer.health
         self.pidfd = pidfds[0] if pidfds else -1
         self._quiet = False
         # What happened while no daemon listened is told as if it happened now, once the caller
@@ -398,6 +404,10 @@ class Task:
                 self._connection.send(protocol.Acknowledge(exec_id=message.exec_id))
             case protocol.Oom():
                 events.on_oom(self.id)
+            case protocol.Probing():
+                events.on_probing(self.id, message.exec_id, message.pid)
+            case protocol.Probed():
+                events.on_probed(self.id, message.exec_id, message.code, message.health)
             case protocol.Detached():
                 events.on_detach(self.id, message.exec_id)
             case protocol.Superseded():

@@ -17,6 +17,7 @@
       ├──────────────────┼─────────────────▶│
       │◀──────────────Executed, Done, …─────┤
       │◀─────ExecExited, Oom, Detached──────┤
+      │◀─────Probing, Probed────────────────┤
       │◀──────────────────────────Exited────┤
       │ Acknowledge      │                  │
       ├──────────────────┼─────────────────▶│ ends
@@ -125,7 +126,8 @@ class Bundle(Document):
     None no filter is loaded, whatever `linux.seccomp` says; `seccomp_flags` are
     SECCOMP_FILTER_FLAG_*, None for SPEC_ALLOW as runc has it. `log` is {"driver", "path",
     "max_size", "max_file", "compress", "attrs"}; sizes in bytes, -1 for no limit. `console_size` is
-    [height, width]. The last three are kept for later versions of this document.
+    [height, width]. `health` is a Healthcheck. `restart` and `names` are kept for later versions of
+    this document.
     """
 
     __slots__ = (
@@ -227,16 +229,101 @@ class ListenerOptions(Document):
         self.target_port = target_port
 
 
+class Healthcheck(Document):
+    """How a container's health is found out; all times in ns, `retries` at least 1.
+
+    `process` is a runtime-spec Process as an Exec's. `late` is what stands in the log, before the
+    output, of a probe that took too long. `health` is what an earlier run has left.
+    """
+
+    __slots__ = (
+        "health",
+        "interval_ns",
+        "late",
+        "process",
+        "retries",
+        "start_interval_ns",
+        "start_period_ns",
+        "timeout_ns",
+    )
+
+    def __init__(
+        self,
+        *,
+        process: Json,
+        interval_ns: int,
+        timeout_ns: int,
+        start_period_ns: int,
+        start_interval_ns: int,
+        retries: int,
+        late: str,
+        health: Json | None = None,
+    ) -> None:
+        self.process = process
+        self.interval_ns = interval_ns
+        self.timeout_ns = timeout_ns
+        self.start_period_ns = start_period_ns
+        self.start_interval_ns = start_interval_ns
+        self.retries = retries
+        self.late = late
+        self.health = health
+
+
+class Probe(Document):
+    """What came of one probe. `output` may hold bytes that are no UTF-8, as surrogateescape has
+    them. `has_run` is False where the program could not be started: `output` says why.
+    """
+
+    __slots__ = ("end_ns", "exit_code", "has_run", "output", "start_ns")
+
+    def __init__(
+        self, *, start_ns: int, end_ns: int, exit_code: int, output: str, has_run: bool = True
+    ) -> None:
+        self.start_ns = start_ns
+        self.end_ns = end_ns
+        self.exit_code = exit_code
+        self.output = output
+        self.has_run = has_run
+
+
+class Health(Document):
+    """`log` has the last probes, oldest first, `failing_streak` how many failed in a row."""
+
+    __slots__ = ("failing_streak", "log", "status")
+
+    STARTING: ClassVar = "starting"
+    HEALTHY: ClassVar = "healthy"
+    UNHEALTHY: ClassVar = "unhealthy"
+
+    def __init__(
+        self, *, status: str = STARTING, failing_streak: int = 0, log: list[Json] | None = None
+    ) -> None:
+        self.status = status
+        self.failing_streak = failing_streak
+        self.log = log or []
+
+
 class Exit(Document):
-    """How a container ended. `code` is 128 + `signal` where a signal ended it."""
+    """How a container ended. `code` is 128 + `signal` where a signal ended it; `health` is a
+    Health, None for one that was not looked after.
+    """
 
-    __slots__ = ("at_ns", "code", "oom", "signal")
+    __slots__ = ("at_ns", "code", "health", "oom", "signal")
 
-    def __init__(self, *, code: int, at_ns: int, signal: int | None = None, oom: bool = False):
+    def __init__(
+        self,
+        *,
+        code: int,
+        at_ns: int,
+        signal: int | None = None,
+        oom: bool = False,
+        health: Json | None = None,
+    ) -> None:
         self.code = code
         self.signal = signal
         self.at_ns = at_ns
         self.oom = oom
+        self.health = health
 
 
 class Entry(Document):
@@ -475,10 +562,11 @@ class Executed(Answer):
 
 class StateReply(Answer):
     """`execs` maps an id to {"pid", "running", "exit_code", "at_ns"}: those running, and those that
-    ended and were not acknowledged. Descriptor: the pidfd, unless the container ended.
+    ended and were not acknowledged. `health` is a Health, None for one that is not looked after.
+    Descriptor: the pidfd, unless the container ended.
     """
 
-    __slots__ = ("execs", "exit", "pid", "started_ns", "status")
+    __slots__ = ("execs", "exit", "health", "pid", "started_ns", "status")
 
     CREATED: ClassVar = "created"
     RUNNING: ClassVar = "running"
@@ -493,9 +581,11 @@ class StateReply(Answer):
         started_ns: int = 0,
         exit: Json | None = None,
         execs: dict[str, Json] | None = None,
+        health: Json | None = None,
     ) -> None:
         super().__init__(seq=seq)
         self.status = status
+        self.health = health
         self.pid = pid
         self.started_ns = started_ns
         self.exit = exit
@@ -516,6 +606,35 @@ class ExecExited(Message):
         self.exec_id = exec_id
         self.code = code
         self.at_ns = at_ns
+
+
+class Probing(Message):
+    """monitor → daemon: a probe of the container's health is on its way, as the exec of that id.
+
+    `pid` is 0 where its program could not be started.
+    """
+
+    __slots__ = ("exec_id", "pid")
+
+    def __init__(self, *, exec_id: str, pid: int = 0) -> None:
+        self.exec_id = exec_id
+        self.pid = pid
+
+
+class Probed(Message):
+    """monitor → daemon: it is over. `code` is its process's own, None where there was none.
+
+    `health` is what is known now; None for a probe that does not count.
+    """
+
+    __slots__ = ("code", "exec_id", "health")
+
+    def __init__(
+        self, *, exec_id: str, code: int | None = None, health: Json | None = None
+    ) -> None:
+        self.exec_id = exec_id
+        self.code = code
+        self.health = health
 
 
 class Oom(Message):
@@ -562,6 +681,8 @@ _MESSAGES: dict[str, type[Message]] = {
         Failed,
         Hello,
         Oom,
+        Probed,
+        Probing,
         Ready,
         Resize,
         Resolve,

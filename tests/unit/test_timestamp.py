@@ -102,3 +102,27 @@ def test_what_is_no_time(text: str) -> None:
     if text != "10":
         with pytest.raises(ValueError, match=r"."):
             timestamp.parse_user_ns(text, NOW)
+
+
+@pytest.mark.parametrize(
+    ("duration_ns", "text"),
+    [
+        (0, "0s"),
+        (1, "1ns"),
+        (1_100, "1.1µs"),
+        (2_200_000, "2.2ms"),
+        (999_999_999, "999.999999ms"),
+        (1_000_000_000, "1s"),
+        (1_500_000_000, "1.5s"),
+        (60_000_000_000, "1m0s"),
+        (5_430_000_000_001, "1h30m30.000000001s"),
+        (-90_000_000_000, "-1m30s"),
+    ],
+)
+def test_durations_are_written_as_go_does(duration_ns: int, text: str) -> None:
+    assert timestamp.format_duration(duration_ns) == text
+
+
+@given(st.integers(min_value=-(2**53), max_value=2**53))
+def test_a_written_duration_is_read_as_what_it_was(duration_ns: int) -> None:
+    assert timestamp.parse_duration_ns(timestamp.format_duration(duration_ns)) == duration_ns

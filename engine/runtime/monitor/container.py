@@ -11,12 +11,20 @@ import traceback
 from engine.linux import cgroup, process
 from engine.runtime import init, protocol
 from engine.runtime.monitor.exec import Exec
+from engine.runtime.monitor.health import Prober
 from engine.runtime.monitor.logfile import LogFile
 from engine.runtime.monitor.loop import EPOLLIN
 from engine.runtime.monitor.relay import Relay
 from engine.runtime.monitor.resolver import Resolver
 from engine.runtime.monitor.stdio import Stdio
-from engine.runtime.protocol import AttachOptions, Entry, Exit, ListenerOptions, StateReply
+from engine.runtime.protocol import (
+    AttachOptions,
+    Entry,
+    Exit,
+    Healthcheck,
+    ListenerOptions,
+    StateReply,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
     from engine.runtime.monitor.journal import Journal
     from engine.runtime.monitor.loop import Loop
     from engine.runtime.monitor.reaper import Reaper
+    from engine.runtime.protocol import Json
 
     class Owner(Protocol):
         """Whoever carries messages to the daemon, and is told when nothing is left to do."""
@@ -65,6 +74,7 @@ class Container:
         "_oom_fd",
         "_oom_seen",
         "_owner",
+        "_prober",
         "_relays",
         "_resolver",
         "_started_ns",
@@ -125,6 +135,8 @@ class Container:
         self._resolver: Resolver | None = None
         if facts["resolver"]:
             self.resolve(facts["resolver_path"], [taken.fd(index) for index in facts["resolver"]])
+        check = facts["health"]
+        self._prober = Prober(self, Healthcheck.from_json(check)) if check else None
         reaper.watch(self.pid, self._on_exit)
 
     def _take_streams(self, taken: Handover) -> None:
@@ -203,7 +215,7 @@ class Container:
         """Takes the attachment's out of `fds`. Raises OSError when there is nothing to join."""
         if not self.has_process:
             raise ProcessLookupError(3, "cannot exec in a stopped container")
-        self._execs[request.exec_id] = Exec(self, request, fds)
+        self._execs[request.exec_id] = Exec(self, self, request, fds)
 
     def _exec(self, exec_id: str) -> Exec:
         found = self._known(exec_id)
@@ -216,6 +228,18 @@ class Container:
         if found is None:
             raise ProcessLookupError(3, "no such exec in this container")
         return found
+
+    def on_exec_started(self, started: Exec) -> None:
+        facts = {"exec_id": started.id, "pid": started.pid}
+        self.journal.append(Entry.EXEC_STARTED, time.time_ns(), facts)
+        self.say(protocol.Executed(seq=started.seq, pid=started.pid))
+
+    def on_exec_failed(self, never_was: Exec, failed: protocol.Failed) -> None:
+        failed.seq = never_was.seq
+        self.say(failed)
+
+    def on_exec_detached(self, left: Exec) -> None:
+        self.say(protocol.Detached(exec_id=left.id))
 
     def on_exec_exit(self, ended: Exec) -> None:
         code = 0 if ended.code is None else ended.code
@@ -244,7 +268,18 @@ class Container:
             started_ns=self._started_ns,
             exit=None if self.exit is None else self.exit.to_json(),
             execs={one.id: one.facts() for one in self._execs.values()},
+            health=self._health(),
         )
+
+    def _health(self) -> Json | None:
+        return None if self._prober is None else self._prober.health.to_json()
+
+    @property
+    def is_frozen(self) -> bool:
+        try:
+            return bool(self._cgroup) and cgroup.is_frozen(self._cgroup)
+        except OSError:
+            return False  # the group was removed under us
 
     def _on_detach(self) -> None:
         self.say(protocol.Detached())
@@ -286,8 +321,15 @@ class Container:
         if self._oom_fd >= 0:
             self._check_oom()
             self._close_oom()
-        signo = code - 128 if code > 128 else None
-        ended = Exit(code=code, at_ns=time.time_ns(), signal=signo, oom=self._oom_seen > 0)
+        if self._prober is not None:
+            self._prober.close()
+        ended = Exit(
+            code=code,
+            at_ns=time.time_ns(),
+            signal=code - 128 if code > 128 else None,
+            oom=self._oom_seen > 0,
+            health=self._health(),
+        )
         self._end_cgroup(lambda: self._drained(ended))
 
     def _drained(self, ended: Exit) -> None:

@@ -353,6 +353,7 @@ class _Creation:
             "bundle": protocol.dump(bundle.to_json()),
             "tty": bundle.tty,
             "stdin_once": bundle.stdin_once,
+            "health": bundle.health,
             "log": bundle.log if self._log_fd >= 0 else None,
             "log_fd": give(self._log_fd),
             "control": give(self._channel.fileno()),

@@ -7,30 +7,37 @@ import socket
 import time
 
 from engine.linux import process
-from engine.runtime import init, protocol
+from engine.runtime import init
 from engine.runtime.monitor.birth import Birth
 from engine.runtime.monitor.stdio import Stdio
-from engine.runtime.protocol import AttachOptions, Entry
+from engine.runtime.protocol import AttachOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn, Protocol
 
-    from engine.runtime.monitor.journal import Journal
+    from engine.runtime import protocol
     from engine.runtime.monitor.loop import Loop
     from engine.runtime.monitor.reaper import Reaper
 
     class Container(Protocol):
         """What an exec needs of the container that it runs in."""
 
-        loop: Loop
-        reaper: Reaper
-        journal: Journal
-        pidfd: int
-
+        @property
+        def loop(self) -> Loop: ...
+        @property
+        def reaper(self) -> Reaper: ...
+        @property
+        def pidfd(self) -> int: ...
         @property
         def confinement(self) -> init.Confinement: ...
-        def say(self, message: protocol.Message) -> None: ...
+
+    class Owner(Protocol):
+        """Who is told how it goes."""
+
+        def on_exec_started(self, started: Exec) -> None: ...
+        def on_exec_failed(self, never_was: Exec, failed: protocol.Failed) -> None: ...
+        def on_exec_detached(self, left: Exec) -> None: ...
         def on_exec_exit(self, ended: Exec) -> None: ...
         def on_exec_gone(self, ended: Exec) -> None: ...
 
@@ -40,24 +47,39 @@ _DRAIN_S = 2.0
 
 
 class Exec:
-    """Answers the request when the program runs or cannot; reports and journals its end."""
+    """Tells its owner when the program runs or cannot, when it has ended, and when nobody takes
+    output any more. `code` stands once it has ended, at `at_ns`; `seq` is its request's.
+    """
 
-    __slots__ = ("_birth", "_container", "_request", "_stdio", "at_ns", "code", "id", "is_running")
+    __slots__ = (
+        "_birth",
+        "_container",
+        "_owner",
+        "_stdio",
+        "at_ns",
+        "code",
+        "id",
+        "is_running",
+        "seq",
+    )
 
-    def __init__(self, container: Container, request: protocol.Exec, fds: list[int]) -> None:
+    def __init__(
+        self, container: Container, owner: Owner, request: protocol.Exec, fds: list[int]
+    ) -> None:
         """Fork; the attachment's descriptor is taken out of `fds`. Raises OSError."""
         self.id = request.exec_id
+        self.seq = request.seq
         self.is_running = False
         self.code: int | None = None
         self.at_ns = 0
         self._container = container
-        self._request = request
+        self._owner = owner
         self._stdio = Stdio(
             container.loop,
             log=None,
             tty=request.tty,
             stdin_once=True,
-            on_detach=lambda: container.say(protocol.Detached(exec_id=self.id)),
+            on_detach=lambda: owner.on_exec_detached(self),
             on_change=self._on_change,
         )
         if request.options is not None:
@@ -127,17 +149,14 @@ class Exec:
 
     def on_started(self) -> None:
         self.is_running = True
-        facts = {"exec_id": self.id, "pid": self.pid}
-        self._container.journal.append(Entry.EXEC_STARTED, time.time_ns(), facts)
-        self._container.say(protocol.Executed(seq=self._request.seq, pid=self.pid))
+        self._owner.on_exec_started(self)
         if self.code is not None:
             self._end()
 
     def on_failed(self, failed: protocol.Failed) -> None:
-        failed.seq = self._request.seq
-        self._container.say(failed)
+        self._owner.on_exec_failed(self, failed)
         self._stdio.forgo()
-        self._container.on_exec_gone(self)
+        self._owner.on_exec_gone(self)
 
     # End
 
@@ -160,9 +179,9 @@ class Exec:
 
     def _finish(self) -> None:
         if self._stdio.is_finished:
-            self._container.on_exec_gone(self)
+            self._owner.on_exec_gone(self)
             return
         # Clients ask for the code as soon as their stream ends: it is told before that.
         self._stdio.drain()
-        self._container.on_exec_exit(self)
+        self._owner.on_exec_exit(self)
         self._stdio.finish()

@@ -61,6 +61,7 @@ def _facts(control: int) -> tuple[handover.Facts, list[int]]:
         "bundle": "{}",
         "tty": False,
         "stdin_once": False,
+        "health": None,
         "log": {"driver": "json-file", "path": "/"},
         "log_fd": 7,
         "control": 0,
