@@ -95,4 +95,7 @@ def endpoints(host_config: HostConfig, asked: Mapping[str, EndpointConfig]) -> t
         return ()
     named = {("bridge" if name == "default" else name): wish for name, wish in asked.items()}
     wishes = {mode: named.pop(mode, EndpointConfig()), **named}
-    return tuple(Endpoint(network_name=name, config=wish) for name, wish in wishes.items())
+    return tuple(
+        Endpoint(network_name=name, config=wish, mac_address=wish.mac_address)
+        for name, wish in wishes.items()
+    )

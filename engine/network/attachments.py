@@ -601,7 +601,12 @@ class Attachments:
         network = self.catalogue.find(ref)
         settings.check(network.name, network, config, at_create=False)
         settings.check_connect(request.mode, network, current)
-        return Endpoint(network_name=network.name, network_id=network.id, config=config)
+        return Endpoint(
+            network_name=network.name,
+            network_id=network.id,
+            config=config,
+            mac_address=config.mac_address,
+        )
 
     async def connect(
         self,

@@ -129,3 +129,19 @@ def test_a_sysctl_leads_nowhere_else(engine: Engine, network: str) -> None:
 def test_an_address_of_the_link(engine: Engine, network: str) -> None:
     found = run(engine, network, "link-local-ip=169.254.8.9", ADDRESSES)
     assert found == ["lo 127.0.0.1/8", "eth0 10.213.7.2/24", "eth0 169.254.8.9/16"]
+
+
+def test_a_chosen_mac_address_shows_before_the_first_start(
+    engine: Engine, network: str, name: str
+) -> None:
+    mac = "02:42:ac:11:00:02"
+    engine.docker("create", "--name", name, "busybox", "sleep", "100")
+    body = {"Container": name, "EndpointConfig": {"MacAddress": mac}}
+    assert engine.call("POST", f"/networks/{network}/connect", body).status == 200
+    shown = engine.inspect(name)["NetworkSettings"]["Networks"]
+    assert shown[network]["MacAddress"] == mac
+    assert shown["bridge"]["MacAddress"] == ""
+    engine.docker("rm", name)
+    engine.docker("create", "--name", name, "--network", network, "--mac-address", mac, "busybox")
+    shown = engine.inspect(name)["NetworkSettings"]["Networks"]
+    assert shown[network]["MacAddress"] == mac
