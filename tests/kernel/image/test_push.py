@@ -368,7 +368,7 @@ def test_two_pushes_share_what_they_send(registry: Registry, stores: Stores) -> 
 
 def test_only_so_many_at_a_time(registry: Registry, stores: Stores) -> None:
     name = f"{registry.host}/a/b:1"
-    image = layered(1, 2, 3)
+    image = layered(1, 2, 3, size=LARGE)
     stores.load(image, name)
 
     async def run() -> list[Progress]:
