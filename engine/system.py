@@ -16,6 +16,7 @@ from engine import offload, timestamp, version
 from engine.container import apparmor
 from engine.container.model import ListQuery
 from engine.linux import cgroup
+from engine.network import drivers
 from engine.oci import platform as platforms
 from engine.storage import atomic
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from engine.volume.model import Volume
 
 LOG_DRIVERS = ("json-file",)
-NETWORK_DRIVERS = ("bridge", "host", "null")
 VOLUME_DRIVERS = ("local",)
 
 
@@ -123,7 +123,7 @@ class System:
             images=len(self.images.all()),
             driver_status=_driver_status(host.filesystem),
             volume_drivers=VOLUME_DRIVERS,
-            network_drivers=NETWORK_DRIVERS,
+            network_drivers=tuple(drivers.ALL),
             log_drivers=LOG_DRIVERS,
             memory_limit=has("memory_limit", False),
             swap_limit=has("swap_limit", False),

@@ -10,6 +10,8 @@ from engine import timestamp
 from engine.network import model
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from msgspec import UnsetType
 
 
@@ -74,6 +76,12 @@ def network(view: model.NetworkView, *, with_containers: bool) -> wire.NetworkIn
 
 
 def _ipam(kept: model.Network) -> wire.IPAM:
+    """What was asked for, and for a family of which nothing was, what was given."""
+    found = [
+        each
+        for version in (4, 6)
+        for each in _of_family(kept.ipam.config, version) or _of_family(kept.subnets, version)
+    ]
     configs = tuple(
         wire.IPAMConfig(
             subnet=s.subnet or UNSET,
@@ -81,14 +89,13 @@ def _ipam(kept: model.Network) -> wire.IPAM:
             gateway=s.gateway or UNSET,
             auxiliary_addresses=s.aux_addresses or UNSET,
         )
-        for s in kept.subnets or kept.ipam.config
+        for s in found
     )
-    has_none = kept.driver in {"host", "null"}
-    return wire.IPAM(
-        driver=kept.ipam.driver,
-        options=kept.ipam.options,
-        config=None if has_none and not configs else configs,
-    )
+    return wire.IPAM(driver=kept.ipam.driver, options=kept.ipam.options, config=configs or None)
+
+
+def _of_family(subnets: Iterable[model.Subnet], version: int) -> list[model.Subnet]:
+    return [s for s in subnets if (":" in s.subnet) == (version == 6)]
 
 
 def _member(m: model.Member) -> wire.EndpointResource:

@@ -67,6 +67,7 @@ RTA_GATEWAY: Final = 5
 RTA_OIF: Final = 4
 RTN_UNICAST: Final = 1
 RTPROT_BOOT: Final = 3
+RT_SCOPE_LINK: Final = 253
 RT_SCOPE_UNIVERSE: Final = 0
 RT_TABLE_MAIN: Final = 254
 
@@ -82,13 +83,18 @@ IFLA_AF_SPEC: Final = 26
 IFLA_BRPORT_ISOLATED: Final = 33
 IFLA_BRPORT_MODE: Final = 4
 IFLA_BRPORT_STATE: Final = 1
+IFLA_IFALIAS: Final = 20
 IFLA_IFNAME: Final = 3
 IFLA_INET6_ADDR_GEN_MODE: Final = 8
 IFLA_INFO_DATA: Final = 2
 IFLA_INFO_KIND: Final = 1
 IFLA_INFO_SLAVE_DATA: Final = 5
 IFLA_INFO_SLAVE_KIND: Final = 4
+IFLA_IPVLAN_FLAGS: Final = 2
+IFLA_IPVLAN_MODE: Final = 1
+IFLA_LINK: Final = 5
 IFLA_LINKINFO: Final = 18
+IFLA_MACVLAN_MODE: Final = 1
 IFLA_MASTER: Final = 10
 IFLA_MTU: Final = 4
 IFLA_NET_NS_FD: Final = 28
@@ -144,6 +150,10 @@ def text(type: int, value: str) -> bytes:
 
 def u8(type: int, value: int) -> bytes:
     return attribute(type, bytes((value,)))
+
+
+def u16(type: int, value: int) -> bytes:
+    return attribute(type, value.to_bytes(2, "little" if _IS_LITTLE else "big"))
 
 
 def u32(type: int, value: int) -> bytes:
@@ -222,6 +232,31 @@ def add_veth(
     return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, name)
 
 
+def add_on_parent(
+    name: str, kind: str, parent: int, *, mode: int, flags: int, mac: str, netns: int
+) -> Message:
+    """A macvlan or ipvlan link on the link of the index `parent`, down, in another namespace.
+
+    `netns` is that namespace's descriptor. MTU and, where `mac` is "", the MAC are the parent's or
+    the kernel's choice. `flags` are ipvlan's alone.
+    """
+    if kind == "macvlan":
+        data = u32(IFLA_MACVLAN_MODE, mode)
+    else:
+        data = u16(IFLA_IPVLAN_MODE, mode) + u16(IFLA_IPVLAN_FLAGS, flags)
+    body = b"".join(
+        (
+            _ifinfo(),
+            text(IFLA_IFNAME, name),
+            attribute(IFLA_ADDRESS, _mac(mac)) if mac else b"",
+            u32(IFLA_LINK, parent),
+            u32(IFLA_NET_NS_FD, netns),
+            nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, kind), nested(IFLA_INFO_DATA, data)),
+        )
+    )
+    return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, name)
+
+
 def without_ipv6_address(name: str) -> Message:
     """Keep a link that is down from getting a link-local address when it comes up."""
     inet6 = nested(socket.AF_INET6, u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE))
@@ -272,6 +307,10 @@ def delete_link(name: str) -> Message:
     return Message(RTM_DELLINK, 0, _ifinfo() + text(IFLA_IFNAME, name), name)
 
 
+def delete_link_by_index(index: int) -> Message:
+    return Message(RTM_DELLINK, 0, _ifinfo(index), f"link {index}")
+
+
 # Addresses and routes
 
 
@@ -295,14 +334,19 @@ def add_address(index: int, interface: Interface) -> Message:
     return Message(RTM_NEWADDR, flags, b"".join(parts), str(interface))
 
 
-def add_default_route(index: int, gateway: Address) -> Message:
-    """The default route of the family of `gateway`, in the place of another."""
+def add_default_route(index: int, gateway: Address, *, is_on_link: bool = False) -> Message:
+    """The default route of the family of `gateway`, in the place of another.
+
+    On the link itself `gateway` is nobody: whatever is sent is looked for there.
+    """
+    scope = RT_SCOPE_LINK if is_on_link and gateway.version == 4 else RT_SCOPE_UNIVERSE
     header = _RTMSG.pack(
-        _family(gateway), 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0
+        _family(gateway), 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, scope, RTN_UNICAST, 0
     )
-    body = header + attribute(RTA_GATEWAY, gateway.packed) + u32(RTA_OIF, index)
+    via = b"" if is_on_link else attribute(RTA_GATEWAY, gateway.packed)
     flags = NLM_F_CREATE | NLM_F_REPLACE
-    return Message(RTM_NEWROUTE, flags, body, f"default via {gateway}")
+    about = f"default dev {index}" if is_on_link else f"default via {gateway}"
+    return Message(RTM_NEWROUTE, flags, header + via + u32(RTA_OIF, index), about)
 
 
 # The socket
@@ -469,6 +513,15 @@ def link(sock: Socket, name: str) -> Link | None:
     sock.send(frame(RTM_GETLINK, NLM_F_REQUEST, 0, _ifinfo() + text(IFLA_IFNAME, name)))
     found = [bytes(body) for type, _, body in sock.pending() if type == RTM_NEWLINK]
     return _parse_link(found[0]) if found else None
+
+
+def names(sock: Socket) -> Iterator[tuple[str, str]]:
+    """Name and alias of every link in the socket's namespace; "" for no alias."""
+    for type, body in sock.dump(RTM_GETLINK, _ifinfo()):
+        if type == RTM_NEWLINK:
+            found = dict(attributes(body[_IFINFO.size :]))
+            name, alias = found.get(IFLA_IFNAME, b""), found.get(IFLA_IFALIAS, b"")
+            yield os.fsdecode(name.rstrip(b"\0")), os.fsdecode(alias.rstrip(b"\0"))
 
 
 def is_missing(error: OSError) -> bool:

@@ -20,8 +20,8 @@ from engine import ids, offload
 from engine.errors import EngineError, Forbidden, NoSuchNetwork, WharfError
 from engine.linux import conntrack, oserror
 from engine.network import (
-    bridge,
     discovery,
+    drivers,
     files,
     firewall,
     host,
@@ -223,7 +223,7 @@ class Attachments:
     async def _open(self, request: SandboxRequest) -> Sandbox:
         chosen = self._chosen(request)
         networks = [network for network, _ in chosen]
-        is_host = networks[0].driver == host.NAME
+        is_host = drivers.of(networks[0]).is_host_namespace
         where = None if is_host else sandbox.path(self._config.exec_root, request.container_id)
         standing = _Standing(request.name, request.mode, where)
         self._standing[request.container_id] = standing
@@ -281,7 +281,7 @@ class Attachments:
 
     async def _need_links(self, standing: _Standing, *, again: bool) -> None:
         for network in self._networks(standing):
-            if network.link and (again or not self.catalogue.has_link(network)):
+            if again or not self.catalogue.is_set_up(network):
                 await self.catalogue.set_up(network)
 
     async def _carry_out(self, request: SandboxRequest, standing: _Standing) -> _Made:
@@ -292,12 +292,11 @@ class Attachments:
         )
 
     def _plan(self, request: SandboxRequest, standing: _Standing) -> _Plan:
-        links = [port for port in map(self._port, standing.endpoints) if port is not None]
         places = self._places(standing)
         return _Plan(
             request=request,
             path=standing.path,
-            links=tuple(links),
+            links=self._known_ports(standing),
             gateways=self._gateways(standing),
             addresses=tuple(standing.addresses),
             host_gateways=self.catalogue.host_gateways(),
@@ -348,7 +347,7 @@ class Attachments:
             for item in made.listeners:
                 self._ports.release(ip_address(item.host_ip), item.protocol, item.host_port)
             if plan.path is not None:
-                self._carry_away(plan.request.container_id, [port.link for port in plan.links])
+                self._carry_away(plan.request.container_id, plan.links)
 
         return undo
 
@@ -445,11 +444,14 @@ class Attachments:
             endpoint_id=ids.generate(),
             dns_names=None if network.is_predefined else _dns_names(config, request),
         )
-        if network.driver != bridge.NAME:
-            return endpoint
         is_main = network.name == settings.network_name(request.mode)
-        mac = config.mac_address or (request.mac_address if is_main else "")
-        mac = mac.lower().replace("-", ":") or bridge.random_mac()
+        asked = config.mac_address or (request.mac_address if is_main else "")
+        try:
+            mac = drivers.of(network).mac(asked.lower().replace("-", ":"))
+        except WharfError as error:
+            name = f"failed to create endpoint {request.name} on network {network.name}"
+            error.args = (f"{name}: {error}",)
+            raise
         placed = msgspec.structs.replace(endpoint, mac_address=mac)
         return self.catalogue.subnets.place(placed, network)
 
@@ -457,32 +459,29 @@ class Attachments:
         return sandbox.link_name(self._config.instance, endpoint.endpoint_id)
 
     def _port(self, endpoint: Endpoint) -> sandbox.Port | None:
-        """The endpoint's pair of links; None where its network has none."""
+        """The endpoint's interface; None where its network gives none."""
         network = self.catalogue.find(endpoint.network_id)
-        if not network.link:
+        via = drivers.of(network).via(network, self.catalogue.link_index(network))
+        if via is None:
             return None
-        options = bridge.parse(network.options)
         placed = (
             (endpoint.ipv4_address, endpoint.ipv4_prefix),
             (endpoint.ipv6_address, endpoint.ipv6_prefix),
         )
         return sandbox.Port(
             link=self._link(endpoint),
-            bridge=network.link,
-            master=self.catalogue.link_index(network),
             mac=endpoint.mac_address,
-            mtu=options.mtu,
             addresses=(
                 *(ip_interface(f"{a}/{prefix}") for a, prefix in placed if a),
                 *settings.link_local(endpoint.config),
             ),
-            has_icc=options.has_icc,
+            via=via,
             name=endpoint.config.driver_opts.get(settings.INTERFACE, ""),
             sysctls=settings.sysctls(endpoint.config),
         )
 
     def _main(self, standing: _Standing, version: int) -> Endpoint | None:
-        """The endpoint that gives the default route of a family, and the published ports."""
+        """The endpoint that gives the default gateway of a family, and the published ports."""
         found = [
             endpoint
             for endpoint in standing.endpoints
@@ -496,23 +495,35 @@ class Attachments:
         return settings.gateway_order(self.catalogue.find(endpoint.network_id), endpoint.config)
 
     def _gateways(self, standing: _Standing) -> tuple[Address, ...]:
-        main4, main6 = self._main(standing, 4), self._main(standing, 6)
-        texts = (main4.gateway if main4 else "", main6.ipv6_gateway if main6 else "")
+        """By what it leads out: a gateway or, where there is none, a link's own address."""
+        texts = (self._default_route(standing, version) for version in (4, 6))
         return tuple(ip_address(text) for text in texts if text)
+
+    def _default_route(self, standing: _Standing, version: int) -> str:
+        main = self._main(standing, version)
+        known = [e for e in standing.endpoints if self.catalogue.get(e.network_id) is not None]
+        for endpoint in [main] if main else sorted(known, key=self._gateway_order):
+            network = self.catalogue.find(endpoint.network_id)
+            if route := drivers.of(network).default_route(network, endpoint, version):
+                return route
+        return ""
 
     def _wanted_ports(self, request: SandboxRequest, standing: _Standing) -> list[ports.Wanted]:
         main4, main6 = self._main(standing, 4), self._main(standing, 6)
         main = main4 or main6
         if main is None:
             return []
-        options = bridge.parse(self.catalogue.find(main.network_id).options)
+        network = self.catalogue.find(main.network_id)
+        driver = drivers.of(network)
+        if not driver.has_ports:
+            return []
         return ports.expand(
             ports.requests(
                 request.exposed_ports, request.port_bindings, publish_all=request.publish_all
             ),
             ipv4=ip_address(main4.ipv4_address) if main4 else None,
             ipv6=ip_address(main6.ipv6_address) if main6 else None,
-            default=ip_address(options.binding or self._config.ip),
+            default=ip_address(driver.binding(network) or self._config.ip),
             host_has_ipv6=self._host_has_ipv6,
         )
 
@@ -522,8 +533,9 @@ class Attachments:
         standing = self._standing.get(container_id)
         if standing is None or standing.owns_sandbox:
             links = [self._link(e) for e in standing.endpoints] if standing else []
+            known = self._known_ports(standing) if standing else ()
             # The kernel first: an address is free when nothing answers for it any more.
-            await offload.to_the_end(offload.kernel(self._carry_away, container_id, links))
+            await offload.to_the_end(offload.kernel(self._carry_away, container_id, known, links))
             if standing and any(port.protocol == "udp" for port in standing.ports):
                 await offload.to_the_end(offload.kernel(_forget_flows, standing.addresses))
             self._left(links)
@@ -533,11 +545,21 @@ class Attachments:
         await self._tell(self._networks(standing))
         self._publish(self._networks(standing), "disconnect", container_id)
 
-    def _carry_away(self, container_id: str, links: Sequence[str]) -> None:
-        """In a worker thread: firewall, links, namespace; all tried, the first failure raised."""
+    def _known_ports(self, standing: _Standing) -> tuple[sandbox.Port, ...]:
+        """But for those on networks whose rows cannot be read."""
+        known = (e for e in standing.endpoints if self.catalogue.get(e.network_id) is not None)
+        return tuple(port for port in map(self._port, known) if port is not None)
+
+    def _carry_away(
+        self, container_id: str, known: Sequence[sandbox.Port], links: Sequence[str] = ()
+    ) -> None:
+        """In a worker thread: firewall, links, namespace; all tried, the first failure raised.
+
+        `links` are names on the host of ports that are not known.
+        """
         where = sandbox.path(self._config.exec_root, container_id)
         with contextlib.ExitStack() as steps:
-            steps.callback(sandbox.remove, where, links)
+            steps.callback(sandbox.remove, where, known, links)
             steps.callback(self._directory.forget_container, container_id)
             if self._firewall is not None:
                 steps.callback(self._firewall.withdraw, container_id)
@@ -705,8 +727,8 @@ class Attachments:
     ) -> None:
         """With `force` also off a network that is gone, by its id."""
         network = self._find_to_leave(ref, force=force)
-        if network is not None and network.driver == host.NAME:
-            raise host.CannotDisconnect
+        if network is not None:
+            drivers.of(network).check_disconnect()
         network_id, name = (network.id, network.name) if network else (ref, ref)
         standing = self._standing.get(container_id)
         found = [e for e in standing.endpoints if e.network_id == network_id] if standing else []
@@ -763,22 +785,24 @@ class Attachments:
     ) -> Callable[[], None]:
         """What a worker thread has to do, all of it known: it asks for no network any more."""
         routes = self._routes_of_the_living(standing.without(endpoint))
-        network = self.catalogue.get(endpoint.network_id)
-        has_link = bool(network.link if network else endpoint.mac_address)
-        link = self._link(endpoint) if has_link else ""
-        return functools.partial(_unplug, standing.path, link, routes, endpoint, hosts_path)
+        is_known = self.catalogue.get(endpoint.network_id) is not None
+        port = self._port(endpoint) if is_known else None
+        where = standing.path if port is not None or not is_known else None
+        link = self._link(endpoint)
+        return functools.partial(_unplug, where, link, port, routes, endpoint, hosts_path)
 
 
 def _unplug(
     where: str | None,
     link: str,
+    port: sandbox.Port | None,
     routes: Sequence[Address],
     endpoint: Endpoint,
     hosts_path: str,
 ) -> None:
     """In a worker thread: the link with its routes, then the file that named the addresses."""
-    if where is not None and link:
-        sandbox.disconnect(where, link, routes)
+    if where is not None:
+        sandbox.disconnect(where, link, port, routes)
     if hosts_path:
         files.drop_own(hosts_path, endpoint.addresses)
 

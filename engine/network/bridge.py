@@ -10,20 +10,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import socket
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Final
 
 from engine import literals
-from engine.errors import EngineError, InvalidParameter, NotImplementedHere
-from engine.linux import iproute, netlink
-from engine.network import firewall
+from engine.errors import EngineError, Forbidden, InvalidParameter, NotImplementedHere
+from engine.linux import iproute, netlink, oserror
+from engine.network import driver, firewall, sandbox
 from engine.network.model import DEFAULT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from ipaddress import IPv4Interface, IPv6Interface
 
     from engine.network.model import Network
@@ -125,12 +124,6 @@ def _address(options: Mapping[str, str], name: str) -> str:
         raise BadOption(name, value, "nil ip") from None
 
 
-def random_mac() -> str:
-    """A locally administered unicast address."""
-    first, *rest = secrets.token_bytes(6)
-    return bytes(((first & 0xFC) | 0x02, *rest)).hex(":")
-
-
 def gateways(network: Network) -> list[Interface]:
     """The bridge's own addresses."""
     return [
@@ -161,7 +154,7 @@ def setup(network: Network) -> int:
     with netlink.Socket() as sock:
         found = netlink.link(sock, network.link)
         if found is None:
-            mac = random_mac()
+            mac = driver.random_mac()
             if network.name == DEFAULT:  # the engine's start does not wait for a library
                 sock.execute(netlink.add_bridge(network.link, mac=mac, mtu=options.mtu))
             else:
@@ -240,3 +233,77 @@ def _set(name: str, value: str) -> None:
         pass
     except OSError as error:
         log.warning("cannot set %s to %s: %s", name, value, error)
+
+
+class Driver(driver.Driver):
+    """Containers are ports of the bridge, by a pair of links each."""
+
+    name = NAME
+    has_link = True
+    has_ports = True
+    is_host_gateway = True
+
+    def check(self, options: Mapping[str, str]) -> None:
+        parse(options)
+
+    def check_made(self, network: Network, others: Iterable[Network]) -> None:
+        if not network.enable_ipv4 and not network.enable_ipv6:
+            raise InvalidParameter("IPv4 or IPv6 must be enabled")
+        driver.check_pools(network)
+        versions = [ip_network(s.subnet).version for s in network.subnets]
+        if len(set(versions)) < len(versions):
+            raise Forbidden("bridge driver doesn't support multiple subnets")
+        for other in others:
+            if other.driver == NAME and (fault := _conflict(network, other)):
+                raise Forbidden(
+                    f"cannot create network {network.id} ({network.link}): conflicts with network "
+                    f"{other.id} ({other.link}): {fault}"
+                )
+
+    def link(self, options: Mapping[str, str], network_id: str, instance: str) -> str:
+        return parse(options).link or sandbox.link_name(instance, network_id)
+
+    def needs_gateway(self, network: Network, version: int) -> bool:
+        del network, version
+        return True
+
+    def leads_out(self, network: Network) -> bool:
+        return not network.is_internal
+
+    def setup(self, network: Network, instance: str) -> int:
+        del instance
+        try:
+            return setup(network)
+        except OSError as error:
+            reason = oserror.reason(error)
+            raise EngineError(f"cannot make the bridge {network.link}: {reason}") from error
+
+    def teardown(self, network: Network, instance: str) -> None:
+        del instance
+        teardown(network)
+
+    def rules(self, network: Network) -> firewall.Bridge:
+        return rules(network)
+
+    def mac(self, asked: str) -> str:
+        return asked or driver.random_mac()
+
+    def via(self, network: Network, index: int) -> sandbox.Bridged:
+        options = parse(network.options)
+        return sandbox.Bridged(
+            bridge=network.link, master=index, mtu=options.mtu, has_icc=options.has_icc
+        )
+
+    def binding(self, network: Network) -> str:
+        return parse(network.options).binding
+
+
+def _conflict(network: Network, other: Network) -> str:
+    """What two bridges may not have in common (moby drivers/bridge)."""
+    if network.link == other.link:
+        return "networks have same bridge name"
+    for mine in map(ip_network, (s.subnet for s in network.subnets)):
+        for theirs in map(ip_network, (s.subnet for s in other.subnets)):
+            if mine.version == theirs.version and mine.overlaps(theirs):
+                return f"networks have overlapping IPv{mine.version}"
+    return ""

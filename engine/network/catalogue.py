@@ -1,4 +1,4 @@
-"""Which networks there are: their rows, their subnets, their bridges.
+"""Which networks there are: their rows, their subnets, their links.
 
 A row is written last and removed first: what a crash leaves is a link without a row, which the
 next boot sweeps.
@@ -19,7 +19,6 @@ import msgspec
 from engine import filters, ids, offload
 from engine.errors import (
     Conflict,
-    EngineError,
     Forbidden,
     InvalidParameter,
     NoSuchNetwork,
@@ -28,8 +27,7 @@ from engine.errors import (
     WharfError,
 )
 from engine.ids import NetworkId
-from engine.linux import oserror
-from engine.network import bridge, host, none, request, subnets
+from engine.network import bridge, drivers, host, none, request, sandbox, subnets
 from engine.network import filters as network_filters
 from engine.network.model import (
     DEFAULT,
@@ -145,9 +143,22 @@ class Catalogue:
         return sorted(self._networks.values(), key=lambda n: n.created_ns)
 
     def links(self) -> set[str]:
-        """The bridges of all networks, also of those whose rows cannot be read."""
-        unknown = {request.default_link(self._config, key) for key in self._unreadable}
+        """What all networks hang on, also those whose rows cannot be read."""
+        unknown = {link.link for key in self._unreadable for link in self._unknown(key)}
         return unknown | {network.link for network in self._networks.values()}
+
+    def _unknown(self, network_id: str) -> list[Network]:
+        """All that a network whose row cannot be read may have been, as far as its id says."""
+        name, instance = self._unreadable[network_id], self._config.instance
+        return [
+            msgspec.structs.replace(
+                request.new(name, driver.name),
+                id=NetworkId(network_id),
+                link=driver.link({}, network_id, instance),
+            )
+            for driver in drivers.ALL.values()
+            if driver.has_link
+        ]
 
     def host_gateways(self) -> tuple[str, ...]:
         """By what addresses a container reaches the host."""
@@ -173,22 +184,18 @@ class Catalogue:
         return network
 
     async def _make(self, network: Network) -> Network:
-        """Subnets, bridge, firewall, row: in that order, all undone where one fails."""
-        if any(n.link == network.link for n in self._networks.values()):
-            raise Forbidden(f"cannot create network {network.id}: networks have same bridge name")
+        """Subnets, link, firewall, row: in that order, all undone where one fails."""
+        driver = drivers.of(network)
         async with contextlib.AsyncExitStack() as undo:
             reserved = await offload.kernel(subnets.in_use_on_host)
             given = self.subnets.allocate(network, reserved)
             undo.callback(self.subnets.release, network.id)
             is_foreign = any(name == network.link for _, name in socket.if_nameindex())
             network = msgspec.structs.replace(network, subnets=given, is_link_foreign=is_foreign)
+            driver.check_made(network, self._networks.values())
             undo.push_async_callback(self._unmake, network)
-            try:
-                await self.set_up(network)
-            except OSError as error:
-                reason = oserror.reason(error)
-                raise EngineError(f"cannot make the bridge {network.link}: {reason}") from error
-            if network.enable_ipv6:
+            await self.set_up(network)
+            if network.enable_ipv6 and driver.rules(network) is not None:
                 await offload.kernel(self._forward)
             self._networks[network.id] = network
             await offload.kernel(self.write_firewall)
@@ -199,8 +206,12 @@ class Catalogue:
     async def _unmake(self, network: Network) -> None:
         self._networks.pop(network.id, None)
         self._links.pop(network.id, None)
-        await offload.kernel(self.write_firewall)
-        await offload.kernel(bridge.teardown, network)
+        driver = drivers.of(network)
+        if driver.rules(network) is not None:
+            await offload.kernel(self.write_firewall)
+        # Several may hang on one link, which goes with the last of them.
+        if not any(other.link == network.link for other in self._networks.values()):
+            await offload.kernel(driver.teardown, network, self._config.instance)
 
     async def _keep(self, network: Network) -> None:
         document = msgspec.json.encode(network)
@@ -217,12 +228,9 @@ class Catalogue:
                 await self._remove(network)
 
     async def _remove_unreadable(self, network_id: str) -> None:
-        """Its row, and the bridge that its id gives it; one with a name of its user's stays."""
-        network = msgspec.structs.replace(
-            request.new(self._unreadable[network_id], bridge.NAME),
-            id=NetworkId(network_id),
-            link=request.default_link(self._config, network_id),
-        )
+        """Its row, and the link that its id gives it; one with a name of its user's stays."""
+        possible = self._unknown(network_id)
+        network = next(n for n in possible if n.driver == bridge.NAME)
         if members := self._members_of(network_id):
             raise NetworkInUse(network.name, members)
         if await offload.kernel(bridge.has_ports, network):
@@ -230,7 +238,8 @@ class Catalogue:
             raise NetworkInUse(network.name, ())
         await offload.disk(self._table.delete, network_id)
         del self._unreadable[network_id]
-        await offload.kernel(bridge.teardown, network)
+        for each in possible:
+            await offload.kernel(drivers.of(each).teardown, each, self._config.instance)
         self.publish(network, "destroy")
 
     async def _remove(self, network: Network) -> None:
@@ -287,19 +296,23 @@ class Catalogue:
     # In the kernel
 
     async def set_up(self, network: Network) -> None:
-        """Make the network's bridge, or mend it."""
-        self._links[network.id] = await offload.kernel(bridge.setup, network)
+        """Make what the network hangs on, or mend it. Raises WharfError."""
+        driver = drivers.of(network)
+        if driver.has_link:
+            index = await offload.kernel(driver.setup, network, self._config.instance)
+            self._links[network.id] = index
 
-    def has_link(self, network: Network) -> bool:
-        return network.id in self._links
+    def is_set_up(self, network: Network) -> bool:
+        return not drivers.of(network).has_link or network.id in self._links
 
     def link_index(self, network: Network) -> int:
-        return self._links[network.id]
+        return self._links.get(network.id, 0)
 
     def write_firewall(self) -> None:
         """The whole table, with all networks there are; blocks."""
         if self._firewall is not None:
-            found = [bridge.rules(n) for n in list(self._networks.values()) if n.link]
+            told = [drivers.of(n).rules(n) for n in list(self._networks.values())]
+            found = [rules for rules in told if rules is not None]
             self._firewall.rebuild(found, guard=self._forwards_for_us)
 
     def _forward(self) -> None:
@@ -307,8 +320,8 @@ class Catalogue:
         config = self._config
         mark = os.path.join(config.exec_root, "forwarding")
         if config.ip_forward:
-            has_ipv6 = any(n.enable_ipv6 for n in list(self._networks.values()))
-            if bridge.forward(ipv6=has_ipv6):
+            routed = [n for n in list(self._networks.values()) if drivers.of(n).rules(n)]
+            if bridge.forward(ipv6=any(n.enable_ipv6 for n in routed)):
                 os.makedirs(config.exec_root, exist_ok=True)
                 os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
         self._forwards_for_us = os.path.exists(mark) and not config.ip_forward_no_drop
@@ -316,10 +329,10 @@ class Catalogue:
     # At boot and at the end
 
     async def open(self) -> None:
-        """Read the rows and make the bridges; running containers notice nothing."""
+        """Read the rows and make the links; running containers notice nothing."""
         await self._read()
         for network in list(self._networks.values()):
-            if network.link and network.name != DEFAULT:
+            if network.name != DEFAULT:
                 self.subnets.take_again(network)
         for name, driver in ((NONE, none.NAME), (HOST, host.NAME)):
             if self.named(name) is None:
@@ -330,8 +343,7 @@ class Catalogue:
             error.args = (f'error creating default "bridge" network: {error}',)
             raise
         for network in self.all():
-            if network.link:
-                await self._set_up_at_boot(network)
+            await self._set_up_at_boot(network)
         await offload.kernel(self._forward)
 
     async def _read(self) -> None:
@@ -348,8 +360,8 @@ class Catalogue:
         """A network that cannot be made stays known; who starts on it is told why."""
         try:
             await self.set_up(network)
-        except (OSError, bridge.NotABridge) as error:
-            log.warning("cannot make the bridge of network %s: %s", network.name, error)
+        except (OSError, WharfError) as error:
+            log.warning("cannot make the link of network %s: %s", network.name, error)
 
     async def _open_default(self) -> None:
         """The default network as the configuration has it now; its id and its link stay."""
@@ -383,7 +395,7 @@ class Catalogue:
         taken = {name for _, name in socket.if_nameindex()}
         if self._config.is_default_instance and bridge.DEFAULT_LINK not in taken:
             return bridge.DEFAULT_LINK
-        return request.default_link(self._config, network_id)
+        return sandbox.link_name(self._config.instance, network_id)
 
     def _default_subnet(self, version: int, network: Network, reserved: Sequence[Prefix]) -> Subnet:
         """From --bip, else what it was before, else the first pool that the host leaves free."""
@@ -409,8 +421,8 @@ class Catalogue:
 
     async def remove_links(self) -> None:
         for network in self.all():
-            if network.link:
-                await offload.kernel(bridge.teardown, network)
+            driver = drivers.of(network)
+            await offload.kernel(driver.teardown, network, self._config.instance)
 
 
 def _default_options(config: EngineConfig, link: str) -> dict[str, str]:

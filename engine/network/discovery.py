@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from engine.network import names, nameserver, settings
+from engine.network import drivers, names, nameserver, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -152,7 +152,7 @@ def places(
         ],
         "hosts": _hosts(ordered),
         "netns": upstream,
-        "forwards": any(settings.has_gateway(network) for network, _ in ordered),
+        "forwards": any(settings.leads_out(network) for network, _ in ordered),
     }
 
 
@@ -172,7 +172,8 @@ def _aliases(config: EndpointConfig) -> dict[str, str]:
 def _hosts(ordered: Iterable[tuple[Network, Endpoint]]) -> dict[str, list[str]]:
     for network, endpoint in ordered:
         gateways = [g for g in (endpoint.gateway, endpoint.ipv6_gateway) if g]
-        if not network.is_predefined and settings.has_gateway(network) and gateways:
+        is_host = drivers.of(network).is_host_gateway and settings.leads_out(network)
+        if not network.is_predefined and is_host and gateways:
             return {HOST_NAME: gateways}
     return {}
 

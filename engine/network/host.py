@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from engine.errors import Forbidden, InvalidParameter
+from engine.network import driver
 
 NAME: Final = "host"
 SANDBOX: Final = "default"
@@ -33,3 +34,12 @@ class CannotDisconnect(InvalidParameter):
             "cannot disconnect container from host network - container was created in host "
             "network mode"
         )
+
+
+class Driver(driver.Driver):
+    name = NAME
+    has_many = False
+    is_host_namespace = True
+
+    def check_disconnect(self) -> None:
+        raise CannotDisconnect

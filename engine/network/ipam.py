@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
-from engine.errors import Forbidden, InvalidParameter, Unavailable
+from engine.errors import Forbidden, InvalidParameter, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     Address = IPv4Address | IPv6Address
 
 Prefix = IPv4Network | IPv6Network
+
+
+class NoSuchPlugin(NotFound):
+    def __init__(self, name: str) -> None:
+        super().__init__(f'plugin "{name}" not found')
 
 
 class NoAddressLeft(Unavailable):
@@ -59,12 +64,21 @@ class InvalidIPAM(InvalidParameter):
 
 
 class Pool:
-    """The addresses of one subnet, given out from `ip_range` where there is one."""
+    """The addresses of one subnet, given out from `ip_range` where there is one.
 
-    def __init__(self, subnet: Prefix, ip_range: Prefix | None = None) -> None:
+    `beside` is another pool of that very subnet: no address is given out by both.
+    """
+
+    def __init__(
+        self, subnet: Prefix, ip_range: Prefix | None = None, *, beside: Pool | None = None
+    ) -> None:
         self.subnet = subnet
+        self.ip_range = ip_range
         self._first, self._last = _usable(subnet, ip_range or subnet)
-        self._taken: set[int] = set()
+        self._taken: set[int] = beside._taken if beside else set()
+        self._own: set[int] = set()
+        self._sharing: list[Pool] = beside._sharing if beside else []
+        self._sharing.append(self)
         # Nothing below it is free: a full pool of 65,536 is not searched from the start each time.
         self._cursor = self._first
 
@@ -74,7 +88,7 @@ class Pool:
             self._cursor += 1
         if self._cursor > self._last:
             raise NoAddressLeft
-        self._taken.add(self._cursor)
+        self._keep(self._cursor)
         return self.subnet.network_address + (self._cursor - int(self.subnet.network_address))
 
     def take(self, address: Address) -> None:
@@ -84,14 +98,28 @@ class Pool:
         first, last = _usable(self.subnet, self.subnet)
         if not first <= int(address) <= last or int(address) in self._taken:
             raise AddressInUse
-        self._taken.add(int(address))
+        self._keep(int(address))
+
+    def _keep(self, number: int) -> None:
+        self._taken.add(number)
+        self._own.add(number)
 
     def release(self, address: Address) -> None:
         """Give it back; one that nobody has is no error."""
-        number = int(address)
+        self._give_back(int(address))
+
+    def close(self) -> None:
+        """Give all back that this very pool gave out."""
+        for number in list(self._own):
+            self._give_back(number)
+        self._sharing.remove(self)
+
+    def _give_back(self, number: int) -> None:
         self._taken.discard(number)
-        if self._first <= number < self._cursor:
-            self._cursor = number
+        self._own.discard(number)
+        for pool in self._sharing:
+            if pool._first <= number < pool._cursor:
+                pool._cursor = number
 
     def __contains__(self, address: Address) -> bool:
         return int(address) in self._taken
@@ -147,32 +175,55 @@ def predefined_ipv6(seed: str) -> Predefined:
 
 
 class AddressSpace:
-    """Which subnets are ours, so that no two overlap."""
+    """Which subnets are ours, so that no two overlap.
+
+    Unless that is wanted: pools that give out a range only, as of a network that others hand out
+    addresses of as well, may be of subnets that overlap (moby libnetwork/ipams/defaultipam).
+    """
 
     def __init__(self, predefined: Sequence[Predefined]) -> None:
-        self._predefined = tuple(predefined)
-        self._taken: set[Prefix] = set()
+        self._predefined = tuple(_apart(predefined))
+        self._pools: dict[Prefix, list[Pool]] = {}
 
-    def allocate(self, version: int, reserved: Iterable[Prefix]) -> Prefix:
-        """The first predefined pool that overlaps neither one of ours nor one of `reserved`."""
-        busy = [p for p in (*self._taken, *reserved) if p.version == version]
+    def free(self, version: int, reserved: Iterable[Prefix]) -> Prefix:
+        """The first predefined subnet that overlaps neither one of ours nor one of `reserved`."""
+        busy = [p for p in (*self._pools, *reserved) if p.version == version]
         for source in self._predefined:
             if source.base.version != version:
                 continue
-            for pool in source.pools():
-                if not any(pool.overlaps(b) for b in busy):
-                    self._taken.add(pool)
-                    return pool
+            for subnet in source.pools():
+                if not any(subnet.overlaps(b) for b in busy):
+                    return subnet
         raise NoPoolLeft
 
-    def take(self, subnet: Prefix) -> None:
-        """That very subnet. Raises PoolOverlap."""
-        if any(subnet.overlaps(t) for t in self._taken if t.version == subnet.version):
+    def take(self, subnet: Prefix, ip_range: Prefix | None = None) -> Pool:
+        """That very subnet, to give out `ip_range`. Raises PoolOverlap."""
+        same = self._pools.get(subnet, [])
+        if ip_range is None:
+            if any(subnet.overlaps(t) for t in self._pools if t.version == subnet.version):
+                raise PoolOverlap
+        elif any(pool.ip_range == ip_range for pool in same):
             raise PoolOverlap
-        self._taken.add(subnet)
+        pool = Pool(subnet, ip_range, beside=same[0] if same else None)
+        self._pools.setdefault(subnet, []).append(pool)
+        return pool
 
-    def release(self, subnet: Prefix) -> None:
-        self._taken.discard(subnet)
+    def release(self, pool: Pool) -> None:
+        same = self._pools[pool.subnet]
+        same.remove(pool)
+        pool.close()
+        if not same:
+            del self._pools[pool.subnet]
+
+
+def _apart(given: Iterable[Predefined]) -> list[Predefined]:
+    """In order, and without those that are within another."""
+    found: list[Predefined] = []
+    for each in sorted(given, key=lambda p: (p.base.version, p.base)):
+        last = found[-1].base if found else None
+        if last is None or last.version != each.base.version or not last.overlaps(each.base):
+            found.append(each)
+    return found
 
 
 # What a client may ask for
@@ -185,6 +236,16 @@ def check(ipam: IPAM | None, *, enable_ipv6: bool) -> None:
     faults = [fault for entry in ipam.config for fault in _faults(entry, enable_ipv6)]
     if faults:
         raise InvalidIPAM(faults)
+
+
+DEFAULT_DRIVER: Final = "default"
+NULL_DRIVER: Final = "null"
+
+
+def check_driver(ipam: IPAM) -> None:
+    """Raises NoSuchPlugin."""
+    if ipam.driver not in ("", DEFAULT_DRIVER, NULL_DRIVER):
+        raise NoSuchPlugin(ipam.driver)
 
 
 def _faults(entry: Subnet, enable_ipv6: bool) -> Iterator[str]:

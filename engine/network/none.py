@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from engine.errors import InvalidParameter
+from engine.network import driver
 
 NAME: Final = "null"
 
@@ -15,3 +16,8 @@ class OnlyNetwork(InvalidParameter):
             "container cannot be connected to multiple networks with one of the networks in "
             "private (none) mode"
         )
+
+
+class Driver(driver.Driver):
+    name = NAME
+    has_many = False

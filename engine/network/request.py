@@ -8,25 +8,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine import ids
-from engine.errors import Forbidden, InvalidParameter, NotFound, NotImplementedHere
+from engine.errors import Forbidden, InvalidParameter, NotFound
 from engine.ids import NetworkId
-from engine.network import bridge, host, ipam, none, sandbox
+from engine.network import drivers, host, ipam, none
 from engine.network.model import IPAM, PREDEFINED, Network, NetworkRequest
 
 if TYPE_CHECKING:
     from engine.config import EngineConfig
 
-_LATER = frozenset(("macvlan", "ipvlan", "overlay"))
-
 
 class NetworkPredefined(Forbidden):
     def __init__(self, name: str) -> None:
         super().__init__(f"operation is not permitted on predefined {name} network ")
-
-
-class NoSuchPlugin(NotFound):
-    def __init__(self, name: str) -> None:
-        super().__init__(f'plugin "{name}" not found')
 
 
 class NoSuchTemplate(NotFound):
@@ -38,28 +31,18 @@ def check(request: NetworkRequest) -> None:
     """Raises what is wrong with the request alone, in dockerd's order."""
     if request.name in PREDEFINED:
         raise NetworkPredefined(request.name)
+    drivers.check_swarm(request.driver)
     ipam.check(request.ipam, enable_ipv6=bool(request.enable_ipv6))
     if not request.name.strip():
         raise InvalidParameter("invalid name: name is empty")
-    if not request.is_config_only:
-        _check_driver(request.driver or bridge.NAME)
-    if request.ipam is not None and request.ipam.driver not in ("", "default"):
-        raise NoSuchPlugin(request.ipam.driver)
-    if request.scope not in ("", "local"):
-        raise Forbidden(f"cannot create a {request.scope} scoped network when swarm is not active")
+    if request.is_config_only:
+        return
+    if not drivers.named(request.driver or drivers.DEFAULT).has_many:
+        raise host.OneInstance(request.driver)
     if request.is_ingress:
         raise Forbidden("Ingress network can only be global scope network")
-    if request.enable_ipv4 is False and not request.enable_ipv6:
-        raise InvalidParameter("IPv4 or IPv6 must be enabled")
-
-
-def _check_driver(driver: str) -> None:
-    if driver in (host.NAME, none.NAME):
-        raise host.OneInstance(driver)
-    if driver in _LATER:
-        raise NotImplementedHere(f"the network driver {driver} is not implemented")
-    if driver != bridge.NAME:
-        raise NoSuchPlugin(driver)
+    if request.scope == "swarm":
+        raise Forbidden("cannot create a swarm scoped network when swarm is not active")
 
 
 def new(name: str, driver: str) -> Network:
@@ -76,10 +59,13 @@ def compose(request: NetworkRequest, template: Network | None, config: EngineCon
     if request.config_from and (template is None or not template.is_config_only):
         raise NoSuchTemplate(request.config_from)
     source = _after(request, template) if template else request
-    driver = request.driver or bridge.NAME
+    driver = request.driver or drivers.DEFAULT
     options = {**config.default_network_opts.get(driver, {}), **source.options}
-    link = bridge.parse(options).link
     network = new(request.name, none.NAME if request.is_config_only else driver)
+    kind = drivers.of(network)
+    kind.check(options)
+    if source.ipam is not None:
+        ipam.check_driver(source.ipam)
     return msgspec.structs.replace(
         network,
         enable_ipv4=source.enable_ipv4 is not False,
@@ -91,12 +77,8 @@ def compose(request: NetworkRequest, template: Network | None, config: EngineCon
         config_from=request.config_from,
         options=options,
         labels=source.labels,
-        link="" if request.is_config_only else link or default_link(config, network.id),
+        link=kind.link(options, network.id, config.instance),
     )
-
-
-def default_link(config: EngineConfig, network_id: str) -> str:
-    return sandbox.link_name(config.instance, network_id)
 
 
 def _after(request: NetworkRequest, template: Network) -> NetworkRequest:

@@ -9,6 +9,7 @@ of a dead namespace away in its own time, and a container that starts again does
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import socket
@@ -20,7 +21,7 @@ from engine.errors import EngineError
 from engine.linux import iproute, netlink, netns, oserror
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
     Address = IPv4Address | IPv6Address
@@ -35,6 +36,13 @@ _TRIES = 100
 _PAUSE_S = 0.0005
 
 
+class LinkFailed(EngineError):
+    """The kernel makes no such link on that parent."""
+
+    def __init__(self, kind: str, error: OSError) -> None:
+        super().__init__(f"failed to create the {kind} port: {oserror.reason(error)}")
+
+
 class InterfaceFailed(EngineError):
     """What was asked of an interface cannot be; `link` is its end on the host."""
 
@@ -42,17 +50,44 @@ class InterfaceFailed(EngineError):
         super().__init__(f"failed to add interface {link} to sandbox: {reason}")
 
 
+class _NotRenamed(InterfaceFailed):
+    def __init__(self, port: Port, name: str, error: OSError) -> None:
+        reason = oserror.reason(error)
+        super().__init__(port.link, f'error renaming interface "{port.link}" to "{name}": {reason}')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bridged:
+    """A pair of links, whose end on the host is a port of a bridge."""
+
+    bridge: str
+    master: int  # the bridge's index
+    mtu: int
+    has_icc: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnParent:
+    """A link of the container's that takes what is its own from a link of the host."""
+
+    kind: str  # "macvlan" or "ipvlan", ip-link(8)
+    parent: str
+    index: int  # the parent's
+    mode: int
+    flags: int = 0
+    has_mac: bool = True
+    """Whether it has a MAC address of its own."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
     """A container's end of one network: what to make on both sides of the namespace."""
 
     link: str
-    bridge: str
-    master: int  # the bridge's index
+    """Of its end on the host, if it has one there; nobody else's in any case."""
     mac: str
-    mtu: int
     addresses: tuple[Interface, ...]
-    has_icc: bool = True
+    via: Bridged | OnParent
     name: str = ""
     """What the container calls it; "" for eth and the next number."""
     sysctls: tuple[str, ...] = ()
@@ -114,12 +149,23 @@ def _names(ports: Sequence[Port]) -> list[str]:
 
 
 def _plug(host: netlink.Socket, inside: netlink.Socket, fd: int, name: str, port: Port) -> None:
+    """`fd` is the namespace, which the calling thread is in."""
+    match port.via:
+        case Bridged() as via:
+            _plug_in_bridge(host, inside, fd, name, port, via)
+        case OnParent() as via:
+            _plug_on_parent(host, inside, fd, name, port, via)
+
+
+def _plug_in_bridge(
+    host: netlink.Socket, inside: netlink.Socket, fd: int, name: str, port: Port, via: Bridged
+) -> None:
     try:
         host.execute(
             netlink.add_veth(
                 port.link,
-                master=port.master,
-                mtu=port.mtu,
+                master=via.master,
+                mtu=via.mtu,
                 peer=name,
                 peer_mac=port.mac,
                 peer_netns=fd,
@@ -128,34 +174,64 @@ def _plug(host: netlink.Socket, inside: netlink.Socket, fd: int, name: str, port
     except OSError as error:
         if not port.name:
             raise
-        reason = f'error renaming interface "{port.link}" to "{name}": {oserror.reason(error)}'
-        raise InterfaceFailed(port.link, reason) from error
+        raise _NotRenamed(port, name, error) from error
     # A host without IPv6 refuses that, and needs it not.
     host.attempt(netlink.without_ipv6_address(port.link))
+    index = _furnish_link(inside, name, port)
+    inside.execute(netlink.set_up(index, name))
+    host.execute(netlink.raise_port(port.link, hairpin=True, isolated=_is_isolated(via)))
+    _await_carrier(host, port.link)
+    _await_carrier(host, via.bridge)
+    _await_carrier(inside, name)
+    _await_groups(name, [a for a in port.addresses if a.version == 6])
+    _announce(inside, index, name, port)
+
+
+def _plug_on_parent(
+    host: netlink.Socket, inside: netlink.Socket, fd: int, name: str, port: Port, via: OnParent
+) -> None:
+    """Made in the namespace at once, so nothing of it is ever on the host."""
+    mac = port.mac if via.has_mac else ""
+    try:
+        host.execute(
+            netlink.add_on_parent(
+                name, via.kind, via.index, mode=via.mode, flags=via.flags, mac=mac, netns=fd
+            )
+        )
+    except OSError as error:
+        if error.errno == errno.EEXIST and port.name:
+            raise _NotRenamed(port, name, error) from error
+        if netlink.is_missing(error):
+            raise  # another link is the parent by now
+        raise LinkFailed(via.kind, error) from error
+    index = _furnish_link(inside, name, port)
+    if mac:  # that of one that has its parent to itself is the parent's until now
+        inside.execute(netlink.set_mac(index, mac, name))
+    with _announced(name, port):
+        inside.execute(netlink.set_up(index, name))
+        _await_carrier(inside, name)
+        _await_groups(name, [a for a in port.addresses if a.version == 6])
+
+
+def _furnish_link(inside: netlink.Socket, name: str, port: Port) -> int:
+    """Give the container's end its addresses and its knobs; its index."""
     if not port.has_ipv6:
         # No address means no IPv6 at all, not a link-local one.
         _set(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "1")
     for text in port.sysctls:
         _set_own(text, name, port.link)
     index = socket.if_nametoindex(name)
-    inside.execute(
-        *(netlink.add_address(index, a) for a in port.addresses), netlink.set_up(index, name)
-    )
-    host.execute(netlink.raise_port(port.link, hairpin=True, isolated=_is_isolated(port)))
-    _await_carrier(host, port.link)
-    _await_carrier(host, port.bridge)
-    _await_carrier(inside, name)
-    _await_groups(name, [a for a in port.addresses if a.version == 6])
-    _announce(inside, index, name, port)
+    inside.execute(*(netlink.add_address(index, a) for a in port.addresses))
+    return index
 
 
-def _is_isolated(port: Port) -> bool:
+def _is_isolated(via: Bridged) -> bool:
     """Without icc the bridge parts its ports, unless the firewall sees what it forwards.
 
     Where br_netfilter hands the bridge's own packets to the firewall, that drops them, and the
     ports may not be parted: a published port of a neighbour is then reached through the bridge.
     """
-    if port.has_icc:
+    if via.has_icc:
         return False
     try:
         with open("/proc/sys/net/bridge/bridge-nf-call-iptables", encoding="ascii") as file:
@@ -197,12 +273,19 @@ def _announce(inside: netlink.Socket, index: int, name: str, port: Port) -> None
     With `arp_notify` (ip-sysctl) the kernel does that for who sets his MAC, even to what it is. A
     packet socket would do it too, but waits for a grace period of the kernel when it is closed.
     """
+    with _announced(name, port):
+        inside.attempt(netlink.set_mac(index, port.mac, name))
+
+
+@contextlib.contextmanager
+def _announced(name: str, port: Port) -> Iterator[None]:
+    """Who comes up or sets his MAC meanwhile has the kernel tell the neighbours."""
     knobs = [f"/proc/sys/net/ipv4/conf/{name}/arp_notify"]
     if port.has_ipv6:
         knobs.append(f"/proc/sys/net/ipv6/conf/{name}/ndisc_notify")
     for knob in knobs:
         _set(knob, "1")
-    inside.attempt(netlink.set_mac(index, port.mac, name))
+    yield
     for knob in knobs:
         _set(knob, "0")
 
@@ -235,14 +318,18 @@ def _set(knob: str, value: str) -> None:
 def _routes(
     named: Iterable[tuple[str, Port]], gateways: Iterable[Address]
 ) -> list[netlink.Message]:
-    """One default route a gateway, through the port whose subnet it is in."""
+    """One default route a gateway, through the port whose subnet it is in.
+
+    A port's own address in the place of a gateway is a route to that port's link, by nobody.
+    """
     messages: list[netlink.Message] = []
     ports = tuple(named)
     for gateway in gateways:
         for name, port in ports:
             if any(gateway in a.network for a in port.addresses):
                 index = socket.if_nametoindex(name)
-                messages.append(netlink.add_default_route(index, gateway))
+                is_own = any(gateway == a.ip for a in port.addresses)
+                messages.append(netlink.add_default_route(index, gateway, is_on_link=is_own))
                 break
     return messages
 
@@ -252,9 +339,14 @@ def connect(where: str, port: Port, gateways: Sequence[Address]) -> None:
     with netlink.Socket() as host:
 
         def body(fd: int) -> None:
+            name = port.name or _free_name()
             with netlink.Socket() as inside:
-                _plug(host, inside, fd, port.name or _free_name(), port)
-            iproute.replace_default_routes(gateways)
+                _plug(host, inside, fd, name, port)
+                try:
+                    iproute.replace_default_routes(gateways)
+                except BaseException:
+                    inside.attempt(netlink.delete_link(name))
+                    raise
 
         try:
             netns.enter(where, body)
@@ -271,13 +363,48 @@ def _free_name() -> str:
     return f"{_PREFIX}{number}"
 
 
-def disconnect(where: str, link: str, gateways: Sequence[Address]) -> None:
-    """Take a port from a living sandbox; the default routes become these."""
+def disconnect(where: str, link: str, port: Port | None, gateways: Sequence[Address]) -> None:
+    """Take a port from a living sandbox; the default routes become these.
+
+    `link` is the end on the host, if there is one; of a network that is gone the port is not known.
+    """
     with netlink.Socket() as host:
         for error in host.attempt(netlink.delete_link(link)):
             if error is not None and not netlink.is_missing(error):
                 raise error
-    netns.enter(where, lambda _: iproute.replace_default_routes(gateways))
+
+    def body(_: int) -> None:
+        if port is not None and isinstance(port.via, OnParent):
+            _pull_off_parent(port, port.via)
+        iproute.replace_default_routes(gateways)
+
+    netns.enter(where, body)
+
+
+def _pull_off_parent(port: Port, via: OnParent) -> None:
+    """Delete the link, whatever the container calls it: what it hangs on is not its to change.
+
+    Of several on one parent it is that with an address of the port's.
+    """
+    found = iproute.links_upon(via.kind, via.index)
+    if len(found) > 1:
+        own = {a.ip for a in port.addresses}
+        found = {index: bears for index, bears in found.items() if own & bears}
+    with netlink.Socket() as inside:
+        for error in inside.attempt(*map(netlink.delete_link_by_index, found)):
+            if error is not None and not netlink.is_missing(error):
+                raise error
+
+
+def _pull_all_off_parents(where: str) -> None:
+    """Before its namespace goes, which takes the kernel a while: the parent may be wanted at once,
+    and nobody is to answer for these addresses. One that is gone is no error.
+    """
+    try:
+        netns.enter(where, lambda _: _delete(iproute.names_upon_elsewhere()))
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EINVAL):
+            raise
 
 
 def addresses(where: str) -> list[Interface]:
@@ -288,21 +415,33 @@ def addresses(where: str) -> list[Interface]:
         return []
 
 
-def remove(where: str, links: Sequence[str]) -> None:
-    """Let the sandbox go: silent at once, its links gone when the kernel gets to it."""
+def remove(where: str, ports: Sequence[Port], links: Sequence[str] = ()) -> None:
+    """Let the sandbox go: silent at once, its links gone when the kernel gets to it.
+
+    `links` are ends on the host besides those of `ports`.
+    """
     indexes: list[int] = []
-    for link in links:
+    for link in {*links, *(port.link for port in ports)}:
         with contextlib.suppress(OSError):
             indexes.append(socket.if_nametoindex(link))
     with netlink.Socket() as host:
         host.attempt(*map(netlink.disable_port, indexes))
-    netns.remove(where)
+    try:
+        if any(isinstance(port.via, OnParent) for port in ports):
+            _pull_all_off_parents(where)
+    finally:
+        netns.remove(where)
 
 
 def reap(links: Iterable[str]) -> None:
     """Remove links that outlived their sandbox, because a process still holds the namespace."""
     wanted = set(links)
     _delete(name for _, name in socket.if_nameindex() if name in wanted)
+
+
+def mark(instance: str) -> str:
+    """The alias (ip-link(8)) of a link that this engine made under a name of Docker's."""
+    return f"wharf-{instance}"
 
 
 def sweep(
@@ -317,7 +456,10 @@ def sweep(
                 netns.remove(f"{folder}/{name}")
     if keep_links is None:
         return
-    own = (name for _, name in socket.if_nameindex() if name.startswith(link_prefix(instance)))
+    prefix, alias = link_prefix(instance), mark(instance)
+    with netlink.Socket() as host:
+        found = list(netlink.names(host))
+    own = (name for name, marked in found if name.startswith(prefix) or marked == alias)
     _delete(name for name in own if name not in keep_links)
 
 

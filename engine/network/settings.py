@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Final
 
 from engine.errors import InvalidParameter
-from engine.network import bridge, host, none
+from engine.network import drivers, host, none
 from engine.network.model import DEFAULT, HOST, NONE, PREDEFINED, Endpoint, EndpointConfig
 
 if TYPE_CHECKING:
@@ -188,5 +188,11 @@ def gateway_order(network: Network, config: EndpointConfig) -> tuple[int, bool, 
     return -config.gw_priority, network.is_internal, network.name
 
 
-def has_gateway(network: Network) -> bool:
-    return network.driver == bridge.NAME and not network.is_internal
+def leads_out(network: Network) -> bool:
+    """Whether a container may have its default route there."""
+    return drivers.of(network).leads_out(network)
+
+
+def gives_gateway(network: Network) -> bool:
+    """Whether its containers lead out by the gateway of its subnet."""
+    return leads_out(network) and drivers.of(network).has_gateway(network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from ipaddress import ip_address, ip_network
@@ -9,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from engine.errors import EngineError, Forbidden, WharfError
+from engine.errors import EngineError, InvalidParameter, WharfError
 from engine.linux import iproute
-from engine.network import files, ipam, names, settings
+from engine.network import drivers, files, ipam, names, settings
 from engine.network.model import Subnet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
     from engine.config import EngineConfig
@@ -43,7 +44,7 @@ class Subnets:
 
     def __init__(self, config: EngineConfig) -> None:
         self._space = ipam.AddressSpace(_predefined(config))
-        self._pools: dict[str, dict[int, ipam.Pool]] = {}
+        self._pools: dict[str, list[ipam.Pool]] = {}
 
     # Of a network
 
@@ -51,52 +52,56 @@ class Subnets:
         """What was asked for, and a pool for each family that nothing was said about."""
         enabled = [v for v, on in ((4, network.enable_ipv4), (6, network.enable_ipv6)) if on]
         try:
-            return tuple(self._one(network, version, reserved) for version in enabled)
+            return tuple(
+                entry for version in enabled for entry in self._of(network, version, reserved)
+            )
         except BaseException:
             self.release(network.id)
             raise
 
-    def _one(self, network: Network, version: int, reserved: Sequence[Prefix]) -> Subnet:
+    def _of(self, network: Network, version: int, reserved: Sequence[Prefix]) -> Iterator[Subnet]:
         asked = [s for s in network.ipam.config if version_of(s.subnet) == version]
-        if len(asked) > 1:
-            raise Forbidden("bridge driver doesn't support multiple subnets")
-        entry = asked[0] if asked else Subnet(subnet=str(self.free_pool(version, reserved)))
-        return self.take(network.id, entry)
+        if network.ipam.driver == ipam.NULL_DRIVER:
+            if asked:
+                raise InvalidParameter(
+                    "null ipam driver does not handle specific address pool requests"
+                )
+            return
+        needs_gateway = drivers.of(network).needs_gateway(network, version)
+        for entry in asked or [Subnet(subnet=str(self.free_pool(version, reserved)))]:
+            yield self.take(network.id, entry, needs_gateway=needs_gateway)
 
     def free_pool(self, version: int, reserved: Sequence[Prefix]) -> Prefix:
         """A subnet that nobody has, not taken yet. Raises NoPoolLeft."""
-        subnet = self._space.allocate(version, reserved)
-        self._space.release(subnet)
-        return subnet
+        return self._space.free(version, reserved)
 
-    def take(self, network_id: str, entry: Subnet) -> Subnet:
-        """Take the subnet, its auxiliary addresses and its gateway, chosen where none was named."""
+    def take(self, network_id: str, entry: Subnet, *, needs_gateway: bool = True) -> Subnet:
+        """Take the subnet, its gateway, chosen where none was named, and auxiliary addresses."""
         subnet = ip_network(entry.subnet)
-        pool = ipam.Pool(subnet, ip_network(entry.ip_range) if entry.ip_range else None)
-        self._space.take(subnet)
-        self._pools.setdefault(network_id, {})[subnet.version] = pool
-        for text in entry.aux_addresses.values():
-            pool.take(ip_address(text))
-        if entry.gateway:
+        pool = self._space.take(subnet, ip_network(entry.ip_range) if entry.ip_range else None)
+        self._pools.setdefault(network_id, []).append(pool)
+        if entry.gateway or needs_gateway:
+            entry = msgspec.structs.replace(entry, gateway=_gateway(pool, entry.gateway))
+        for name, text in entry.aux_addresses.items():
             try:
-                pool.take(ip_address(entry.gateway))
+                pool.take(ip_address(text))
             except WharfError as error:
-                error.args = (f"failed to allocate gateway ({entry.gateway}): {error}",)
-                raise
-            return entry
-        return msgspec.structs.replace(entry, gateway=str(pool.allocate()))
+                raise EngineError(
+                    f"failed to allocate secondary ip address ({name}:{text}): {error}"
+                ) from error
+        return entry
 
     def take_again(self, network: Network) -> None:
         """At boot: what the row says. Where that clashes, the network goes without."""
         for entry in network.subnets:
             try:
-                self.take(network.id, entry)
+                self.take(network.id, entry, needs_gateway=False)
             except WharfError as error:
                 log.warning("subnet %s of %s: %s", entry.subnet, network.name, error)
 
     def release(self, network_id: str) -> None:
-        for pool in self._pools.pop(network_id, {}).values():
-            self._space.release(pool.subnet)
+        for pool in self._pools.pop(network_id, []):
+            self._space.release(pool)
 
     # Of an endpoint
 
@@ -104,9 +109,11 @@ class Subnets:
         """The endpoint with an address of each family, asked for or the lowest free."""
         asked = endpoint.config.ipam
         texts = {4: asked.ipv4_address, 6: asked.ipv6_address} if asked else {}
-        for version, pool in self._pools.get(network.id, {}).items():
+        pools = self._pools.get(network.id, [])
+        for version in sorted({pool.subnet.version for pool in pools}):
+            same = [pool for pool in pools if pool.subnet.version == version]
             try:
-                address = _address(pool, texts.get(version, ""), network)
+                address = _address(same, texts.get(version, ""), network)
             except WharfError:
                 self.withdraw(endpoint)
                 raise
@@ -115,20 +122,32 @@ class Subnets:
 
     def place_again(self, endpoint: Endpoint) -> None:
         """At boot: the addresses of a container that runs. Taken twice they stay as they are."""
-        for address, pool in self._of(endpoint):
+        for address, pool in self._held(endpoint):
             if address not in pool:
                 pool.take(address)
 
     def withdraw(self, endpoint: Endpoint) -> None:
         """Give an endpoint's addresses back."""
-        for address, pool in self._of(endpoint):
+        for address, pool in self._held(endpoint):
             pool.release(address)
 
-    def _of(self, endpoint: Endpoint) -> list[tuple[Address, ipam.Pool]]:
-        pools = self._pools.get(endpoint.network_id, {})
-        texts = (endpoint.ipv4_address, endpoint.ipv6_address)
-        found = [ip_address(text) for text in texts if text]
-        return [(a, pools[a.version]) for a in found if a.version in pools]
+    def _held(self, endpoint: Endpoint) -> Iterator[tuple[Address, ipam.Pool]]:
+        for address in map(ip_address, endpoint.addresses):
+            for pool in self._pools.get(endpoint.network_id, []):
+                if address in pool.subnet:
+                    yield address, pool
+                    break
+
+
+def _gateway(pool: ipam.Pool, asked: str) -> str:
+    """The gateway's address, taken; "" asks for any. Raises EngineError."""
+    try:
+        if not asked:
+            return str(pool.allocate())
+        pool.take(ip_address(asked))
+    except WharfError as error:
+        raise EngineError(f"failed to allocate gateway ({asked}): {error}") from error
+    return asked
 
 
 def _predefined(config: EngineConfig) -> list[ipam.Predefined]:
@@ -141,23 +160,30 @@ def _predefined(config: EngineConfig) -> list[ipam.Predefined]:
     return found
 
 
-def _address(pool: ipam.Pool, asked: str, network: Network) -> Address:
+def _address(pools: Sequence[ipam.Pool], asked: str, network: Network) -> Address:
+    """From the first pool that has the address asked for, or any. `pools` are of one family."""
+    for pool in pools:
+        if asked:
+            address = ip_address(asked)
+            if address in pool.subnet:
+                pool.take(address)
+                return address
+        else:
+            with contextlib.suppress(ipam.NoAddressLeft):
+                return pool.allocate()
     if asked:
-        address = ip_address(asked)
-        pool.take(address)
-        return address
-    try:
-        return pool.allocate()
-    except ipam.NoAddressLeft:
-        raise NoAddressOnNetwork(pool.subnet.version, network) from None
+        raise InvalidParameter(
+            f"invalid address {asked}: It does not belong to any of this network's subnets"
+        )
+    raise NoAddressOnNetwork(pools[0].subnet.version, network)
 
 
 def _placed(endpoint: Endpoint, network: Network, address: Address) -> Endpoint:
     """The endpoint with one more address and, where the network leads out, its gateway."""
     version = address.version
-    subnet = next(s for s in network.subnets if version_of(s.subnet) == version)
+    subnet = next(s for s in network.subnets if address in ip_network(s.subnet))
     chosen = subnet.aux_addresses.get(DEFAULT_GATEWAY_AUX[version], "") or subnet.gateway
-    gateway = chosen if settings.has_gateway(network) else ""
+    gateway = chosen if settings.gives_gateway(network) else ""
     prefix = ip_network(subnet.subnet).prefixlen
     if version == 4:
         return msgspec.structs.replace(

@@ -6,7 +6,7 @@ import pytest
 
 from engine.config import EngineConfig
 from engine.errors import InvalidParameter, NotImplementedHere, WharfError
-from engine.network import bridge, request
+from engine.network import bridge, driver, request
 from engine.network.model import IPAM, NetworkRequest, Subnet
 
 CONFIG = EngineConfig(default_network_opts={"bridge": {bridge.MTU: "1400", "x": "y"}})
@@ -125,4 +125,4 @@ def test_gateway_modes_are_refused_not_ignored() -> None:
 
 def test_a_random_mac_is_local_and_unicast() -> None:
     for _ in range(50):
-        assert int(bridge.random_mac()[:2], 16) & 0x03 == 0x02
+        assert int(driver.random_mac()[:2], 16) & 0x03 == 0x02
