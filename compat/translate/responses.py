@@ -423,7 +423,7 @@ def _port_map(container: model.Container) -> dict[str, tuple[wire.PortBinding, .
     if not _is_open(container) or not container.sandbox_key:
         return {}
     found: dict[str, tuple[wire.PortBinding, ...] | None] = {}
-    if container.endpoints:
+    if any(endpoint.exposes for endpoint in container.endpoints):
         found = dict.fromkeys(container.config.exposed_ports)
     for port in container.ports:
         binding = wire.PortBinding(host_ip=port.host_ip, host_port=str(port.host_port))
@@ -486,7 +486,7 @@ def command(container: model.Container) -> str:
 
 
 def _ports(container: model.Container) -> tuple[wire.Port, ...]:
-    if not _is_open(container) or not container.endpoints:
+    if not _is_open(container) or not any(e.exposes for e in container.endpoints):
         return ()
     published = {(p.container_port, p.protocol) for p in container.ports}
     exposed: list[wire.Port] = []

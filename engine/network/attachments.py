@@ -437,17 +437,19 @@ class Attachments:
         self, network: Network, config: EndpointConfig, request: SandboxRequest
     ) -> Endpoint:
         """Addresses, MAC and names; taken, nothing done yet."""
+        driver = drivers.of(network)
         endpoint = Endpoint(
             network_name=network.name,
             network_id=network.id,
             config=config,
             endpoint_id=ids.generate(),
             dns_names=None if network.is_predefined else _dns_names(config, request),
+            has_ports=driver.has_ports,
         )
         is_main = network.name == settings.network_name(request.mode)
         asked = config.mac_address or (request.mac_address if is_main else "")
         try:
-            mac = drivers.of(network).mac(asked.lower().replace("-", ":"))
+            mac = driver.mac(asked.lower().replace("-", ":"))
         except WharfError as error:
             name = f"failed to create endpoint {request.name} on network {network.name}"
             error.args = (f"{name}: {error}",)

@@ -75,6 +75,11 @@ class NetworkInUse(Forbidden):
         )
 
 
+class ConfigurationInUse(Forbidden):
+    def __init__(self, name: str) -> None:
+        super().__init__(f'error while removing network: configuration network "{name}" is in use')
+
+
 class NetworkAmbiguous(InvalidParameter):
     def __init__(self, ref: str, count: int) -> None:
         super().__init__(f"network {ref} is ambiguous ({count} matches found based on ID prefix)")
@@ -248,7 +253,7 @@ class Catalogue:
         if members := self._members_of(network.id):
             raise NetworkInUse(network.name, members)
         if any(n.config_from == network.name for n in self._networks.values()):
-            raise Forbidden(f"configuration network {network.name} is in use")
+            raise ConfigurationInUse(network.name)
         # From here on nobody finds it, so nobody comes to stand on what is being taken away.
         del self._networks[network.id]
         try:

@@ -97,8 +97,8 @@ class Network(Frozen, frozen=True, kw_only=True):
     """The stored document of one network.
 
     `subnets` are what was handed out to it, complete with gateways; `ipam` is what was asked for.
-    `link` is the name of its bridge on the host, "" where it has none; a foreign link was there
-    before the network, and stays.
+    `link` is the name of what it hangs on on the host, its bridge or its parent, "" where there is
+    nothing; a foreign link was there before the network, and stays.
     """
 
     version: int = VERSION
@@ -141,6 +141,13 @@ class Endpoint(Frozen, frozen=True, kw_only=True):
     ipv6_prefix: int = 0
     mac_address: str = ""
     dns_names: tuple[str, ...] | None = None
+    has_ports: bool = True
+    """Whether ports may be published for it: what only a driver knows."""
+
+    @property
+    def exposes(self) -> bool:
+        """Whether ports of the container are of interest here."""
+        return self.has_ports and bool(self.gateway or self.ipv6_gateway)
 
     @property
     def addresses(self) -> list[str]:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from engine.config import EngineConfig
 
 
+_ALIAS = "default"
+"""What a container may call the default network, so no other is called that."""
+
+
 class NetworkPredefined(Forbidden):
     def __init__(self, name: str) -> None:
         super().__init__(f"operation is not permitted on predefined {name} network ")
@@ -29,12 +33,13 @@ class NoSuchTemplate(NotFound):
 
 def check(request: NetworkRequest) -> None:
     """Raises what is wrong with the request alone, in dockerd's order."""
-    if request.name in PREDEFINED:
+    if request.name in (*PREDEFINED, _ALIAS):
         raise NetworkPredefined(request.name)
     drivers.check_swarm(request.driver)
     ipam.check(request.ipam, enable_ipv6=bool(request.enable_ipv6))
     if not request.name.strip():
         raise InvalidParameter("invalid name: name is empty")
+    _check_configuration(request)
     if request.is_config_only:
         return
     if not drivers.named(request.driver or drivers.DEFAULT).has_many:
@@ -43,6 +48,38 @@ def check(request: NetworkRequest) -> None:
         raise Forbidden("Ingress network can only be global scope network")
     if request.scope == "swarm":
         raise Forbidden("cannot create a swarm scoped network when swarm is not active")
+
+
+def _check_configuration(request: NetworkRequest) -> None:
+    """Raises what does not go together with a network of configuration alone."""
+    if request.is_config_only and (
+        request.is_ingress or request.is_internal or request.is_attachable or request.scope
+    ):
+        raise Forbidden(
+            "configuration network can only contain network specific fields. Network operator "
+            "fields like [ ingress | internal | attachable | scope ] are not supported."
+        )
+    if not request.config_from:
+        return
+    if request.is_config_only:
+        raise Forbidden("a configuration network cannot depend on another configuration network")
+    if _says_something(request):
+        raise Forbidden(
+            "user specified configurations are not supported if the network depends on a "
+            "configuration network"
+        )
+    if request.options:
+        raise Forbidden(
+            "network driver options are not supported if the network depends on a configuration "
+            "network"
+        )
+
+
+def _says_something(request: NetworkRequest) -> bool:
+    asked = request.ipam or IPAM()
+    is_usual = request.enable_ipv4 is not False and not request.enable_ipv6
+    has_ipam = asked.driver not in ("", ipam.DEFAULT_DRIVER) or asked.options or asked.config
+    return not is_usual or bool(has_ipam) or bool(request.labels)
 
 
 def new(name: str, driver: str) -> Network:
@@ -60,7 +97,8 @@ def compose(request: NetworkRequest, template: Network | None, config: EngineCon
         raise NoSuchTemplate(request.config_from)
     source = _after(request, template) if template else request
     driver = request.driver or drivers.DEFAULT
-    options = {**config.default_network_opts.get(driver, {}), **source.options}
+    usual = {} if request.config_from else config.default_network_opts.get(driver, {})
+    options = {**usual, **source.options}
     network = new(request.name, none.NAME if request.is_config_only else driver)
     kind = drivers.of(network)
     kind.check(options)
@@ -68,6 +106,7 @@ def compose(request: NetworkRequest, template: Network | None, config: EngineCon
         ipam.check_driver(source.ipam)
     return msgspec.structs.replace(
         network,
+        scope=request.scope or "local",
         enable_ipv4=source.enable_ipv4 is not False,
         enable_ipv6=bool(source.enable_ipv6),
         ipam=source.ipam or IPAM(),

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
@@ -21,7 +21,7 @@ from engine.errors import (
 )
 from engine.ids import generate
 from engine.linux import netlink, netns
-from engine.network import bridge, catalogue, files, ipam, none, request, sandbox
+from engine.network import bridge, catalogue, files, ipam, none, sandbox
 from engine.network import host as host_driver
 from engine.network.model import (
     IPAM,
@@ -34,7 +34,6 @@ from engine.network.model import (
 from tests.kernel.network.fake_host import NEIGHBOUR, UPLINK, FakeHost, in_fake_host
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from ipaddress import IPv4Address, IPv6Address
 
     from engine.network.manager import Networks
@@ -212,7 +211,7 @@ async def test_a_network_that_cannot_be_left_is_not_left(host: FakeHost) -> None
     wanted = host.request("one", mode="aaa")
     opened = await networks.open(wanted)
 
-    def refuse(where: str, link: str, gateways: object) -> None:
+    def refuse(*_: object) -> None:
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
     with mock.patch.object(sandbox, "disconnect", refuse), pytest.raises(EngineError, match="busy"):
@@ -256,10 +255,10 @@ async def test_a_network_is_not_removed_while_somebody_leaves_it(host: FakeHost)
     under_way, may_go_on = threading.Event(), threading.Event()
     disconnect = sandbox.disconnect
 
-    def slowly(where: str, link: str, gateways: Sequence[Address]) -> None:
+    def slowly(*given: Any) -> None:
         under_way.set()
         may_go_on.wait(10)
-        disconnect(where, link, gateways)
+        disconnect(*given)
 
     with mock.patch.object(sandbox, "disconnect", slowly):
         leaving = asyncio.create_task(networks.disconnect("aaa", wanted.container_id))
@@ -283,10 +282,10 @@ async def test_a_network_is_not_removed_while_joining_it_is_undone(host: FakeHos
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def slowly(where: str, link: str, gateways: Sequence[Address]) -> None:
+    def slowly(*given: Any) -> None:
         under_way.set()
         may_go_on.wait(10)
-        disconnect(where, link, gateways)
+        disconnect(*given)
 
     with (
         mock.patch.object(files, "add_own", refuse),
@@ -508,7 +507,7 @@ async def test_a_network_that_cannot_be_made_leaves_nothing(host: FakeHost) -> N
         await networks.create(
             NetworkRequest(name="x", ipam=IPAM(config=(Subnet(subnet="172.17.3.0/24"),)))
         )
-    with pytest.raises(request.NoSuchPlugin):
+    with pytest.raises(ipam.NoSuchPlugin):
         await networks.create(NetworkRequest(name="x", driver="nope"))
     with pytest.raises(host_driver.OneInstance):
         await networks.create(NetworkRequest(name="x", driver="host"))

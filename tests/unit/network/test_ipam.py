@@ -84,11 +84,11 @@ def test_a_huge_subnet_costs_nothing() -> None:
 @given(st.lists(st.integers(0, 30), max_size=40))
 def test_no_two_subnets_overlap(choices: list[int]) -> None:
     space = ipam.AddressSpace(ipam.PREDEFINED_IPV4)
-    taken: list[ipam.Prefix] = []
+    taken: list[ipam.Pool] = []
     for choice in choices:
         if choice < 20:
             try:
-                taken.append(space.allocate(4, ()))
+                taken.append(space.take(space.free(4, ())))
             except ipam.NoPoolLeft:
                 continue
         elif choice < 28 and taken:
@@ -96,21 +96,46 @@ def test_no_two_subnets_overlap(choices: list[int]) -> None:
         else:
             wanted = ip_network(f"172.{choice}.0.0/{10 + choice % 12}", strict=False)
             try:
-                space.take(wanted)
+                taken.append(space.take(wanted))
             except ipam.PoolOverlap:
                 continue
-            taken.append(wanted)
-        overlapping = [a for a in taken for b in taken if a is not b and a.overlaps(b)]
-        assert overlapping == []
+        subnets = [pool.subnet for pool in taken]
+        assert [a for a in subnets for b in subnets if a is not b and a.overlaps(b)] == []
 
 
 def test_pools_avoid_what_is_reserved() -> None:
     space = ipam.AddressSpace(ipam.PREDEFINED_IPV4)
     reserved = [ip_network("172.16.0.0/15"), ip_network("172.18.9.0/24"), ip_network("fd00::/8")]
-    assert str(space.allocate(4, reserved)) == "172.19.0.0/16"
+    assert str(space.free(4, reserved)) == "172.19.0.0/16"
     with pytest.raises(ipam.NoPoolLeft) as nothing:
-        space.allocate(4, [ip_network("172.16.0.0/12"), ip_network("192.168.0.0/16")])
+        space.free(4, [ip_network("172.16.0.0/12"), ip_network("192.168.0.0/16")])
     assert str(nothing.value) == "all predefined address pools have been fully subnetted"
+
+
+def test_pools_are_taken_in_order_and_not_out_of_each_other() -> None:
+    given = [ipam.Predefined(ip_network(base), 24) for base in ("10.2.0.0/16", "10.1.0.0/23")]
+    inner = ipam.Predefined(ip_network("10.2.7.0/24"), 26)
+    space = ipam.AddressSpace([inner, *given])
+    found = [space.take(space.free(4, ())).subnet for _ in range(3)]
+    assert [str(subnet) for subnet in found] == ["10.1.0.0/24", "10.1.1.0/24", "10.2.0.0/24"]
+
+
+def test_ranges_of_one_subnet_share_its_addresses() -> None:
+    space = ipam.AddressSpace(())
+    subnet = ip_network("10.0.0.0/24")
+    low = space.take(subnet, ip_network("10.0.0.0/25"))
+    high = space.take(subnet, ip_network("10.0.0.128/25"))
+    with pytest.raises(ipam.PoolOverlap):
+        space.take(subnet, ip_network("10.0.0.0/25"))
+    with pytest.raises(ipam.PoolOverlap):
+        space.take(ip_network("10.0.0.0/16"))
+    assert [str(low.allocate()), str(high.allocate())] == ["10.0.0.1", "10.0.0.128"]
+    high.take(ip_address("10.0.0.2"))
+    assert str(low.allocate()) == "10.0.0.3"
+    space.release(high)
+    assert str(low.allocate()) == "10.0.0.2"
+    space.release(low)
+    space.take(ip_network("10.0.0.0/16"))
 
 
 def test_ipv6_pools_are_the_engine_s_own() -> None:
