@@ -102,7 +102,7 @@ def compose(request: NetworkRequest, template: Network | None, config: EngineCon
     network = new(request.name, none.NAME if request.is_config_only else driver)
     kind = drivers.of(network)
     kind.check(options)
-    if source.ipam is not None:
+    if source.ipam is not None and not request.is_config_only:
         ipam.check_driver(source.ipam)
     return msgspec.structs.replace(
         network,

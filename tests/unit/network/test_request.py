@@ -6,7 +6,7 @@ import pytest
 
 from engine.config import EngineConfig
 from engine.errors import InvalidParameter, NotImplementedHere, WharfError
-from engine.network import bridge, driver, request
+from engine.network import bridge, driver, ipam, parent, request
 from engine.network.model import IPAM, NetworkRequest, Subnet
 
 CONFIG = EngineConfig(default_network_opts={"bridge": {bridge.MTU: "1400", "x": "y"}})
@@ -19,15 +19,37 @@ CONFIG = EngineConfig(default_network_opts={"bridge": {bridge.MTU: "1400", "x": 
         (NetworkRequest(name=" "), "invalid name: name is empty"),
         (NetworkRequest(name="x", driver="nope"), 'plugin "nope" not found'),
         (NetworkRequest(name="x", driver="null"), 'only one instance of "null" network is allowed'),
-        (NetworkRequest(name="x", ipam=IPAM(driver="nope")), 'plugin "nope" not found'),
+        (
+            NetworkRequest(name="x", driver="overlay"),
+            'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to '
+            "connect this node to swarm and try again.",
+        ),
+        (
+            NetworkRequest(name="x", is_config_only=True, is_internal=True),
+            "configuration network can only contain network specific fields. Network operator "
+            "fields like [ ingress | internal | attachable | scope ] are not supported.",
+        ),
+        (
+            NetworkRequest(name="x", is_config_only=True, config_from="y"),
+            "a configuration network cannot depend on another configuration network",
+        ),
+        (
+            NetworkRequest(name="x", config_from="y", labels={"a": "b"}),
+            "user specified configurations are not supported if the network depends on a "
+            "configuration network",
+        ),
+        (
+            NetworkRequest(name="x", config_from="y", options={"a": "b"}),
+            "network driver options are not supported if the network depends on a configuration "
+            "network",
+        ),
         (
             NetworkRequest(name="x", scope="swarm"),
             "cannot create a swarm scoped network when swarm is not active",
         ),
-        (NetworkRequest(name="x", enable_ipv4=False), "IPv4 or IPv6 must be enabled"),
         (
-            NetworkRequest(name="x", driver="macvlan"),
-            "the network driver macvlan is not implemented",
+            NetworkRequest(name="default"),
+            "operation is not permitted on predefined default network ",
         ),
     ],
 )
@@ -35,6 +57,74 @@ def test_refusals(wanted: NetworkRequest, said: str) -> None:
     with pytest.raises(WharfError) as refused:
         request.check(wanted)
     assert str(refused.value) == said
+
+
+@pytest.mark.parametrize(
+    ("driver_name", "options", "said"),
+    [
+        (
+            "macvlan",
+            {"macvlan_mode": "Bridge"},
+            "requested macvlan mode 'Bridge' is not valid, 'bridge' mode is the macvlan driver "
+            "default",
+        ),
+        ("macvlan", {"parent": "lo"}, "loopback interface is not a valid macvlan parent link"),
+        (
+            "ipvlan",
+            {"ipvlan_mode": "l4"},
+            "requested ipvlan mode 'l4' is not valid, 'l2' mode is the ipvlan driver default",
+        ),
+        (
+            "ipvlan",
+            {"ipvlan_flag": "x"},
+            "requested ipvlan flag 'x' is not valid, 'bridge' is the ipvlan driver default",
+        ),
+        ("ipvlan", {"parent": "lo"}, "loopback interface is not a valid ipvlan parent link"),
+    ],
+)
+def test_refused_options(driver_name: str, options: dict[str, str], said: str) -> None:
+    wanted = NetworkRequest(name="x", driver=driver_name, options=options)
+    with pytest.raises(WharfError) as refused:
+        request.compose(wanted, None, CONFIG)
+    assert str(refused.value) == said
+
+
+def test_a_parent_is_called_as_docker_calls_it() -> None:
+    for driver_name, prefix in (("macvlan", "dm-"), ("ipvlan", "di-")):
+        made = request.compose(NetworkRequest(name="x", driver=driver_name), None, CONFIG)
+        assert made.link == f"{prefix}{made.id[:12]}"
+        options = {"parent": "eth0.50"}
+        wanted = NetworkRequest(name="x", driver=driver_name, options=options)
+        assert request.compose(wanted, None, CONFIG).link == "eth0.50"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nope", "invalid subinterface vlan name nope, example formatting is eth0.10"),
+        ("nope.5", "-o parent interface was not found on the host: nope"),
+        (
+            "lo.1.2",
+            "required interface name format is: name.vlan_id, ex. eth0.10 for vlan 10, instead "
+            "received lo.1.2",
+        ),
+        ("lo.x", "unable to parse a valid vlan id from: x (ex. eth0.10 for vlan 10)"),
+        ("lo.4095", "vlan id must be between 1-4094, received: 4095"),
+        ("lo.-1", "vlan id must be between 1-4094, received: -1"),
+    ],
+)
+def test_names_that_make_no_sub_interface(name: str, said: str) -> None:
+    with pytest.raises(parent.BadParent) as refused:
+        parent.parse_vlan(name)
+    assert str(refused.value) == said
+    assert parent.parse_vlan("lo.+07") == ("lo", 7)
+
+
+def test_an_ipam_driver_is_looked_for_after_the_options() -> None:
+    wanted = NetworkRequest(name="x", ipam=IPAM(driver="nope"))
+    with pytest.raises(ipam.NoSuchPlugin) as refused:
+        request.compose(wanted, None, CONFIG)
+    assert str(refused.value) == 'plugin "nope" not found'
 
 
 def test_a_name_may_be_anything_and_reaches_no_link() -> None:
