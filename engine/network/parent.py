@@ -92,6 +92,8 @@ class ParentDriver(driver.Driver):
         try:
             iproute.add_vlan(name, link=link, vlan_id=vlan_id, temporary=temporary, alias=alias)
         except OSError as error:
+            if error.errno == errno.EEXIST and _index(name) is not None:
+                return  # for another network at the same time
             what = f"failed to create {name} vlan link:"
             if error.errno == errno.ENETDOWN:
                 what = f"failed to enable {name} the {self.name} parent link"

@@ -56,8 +56,11 @@ def _holds(descriptors: Path, root: Path) -> bool:
 
 
 def links(instance: str) -> list[str]:
-    prefix = sandbox.link_prefix(instance)
-    return [f"link {name}" for name in os.listdir("/sys/class/net") if name.startswith(prefix)]
+    """Those that have a name or an alias of the instance's."""
+    prefix, alias = sandbox.link_prefix(instance), sandbox.mark(instance)
+    with netlink.Socket() as sock:
+        found = list(netlink.names(sock))
+    return [f"link {name}" for name, mark in found if name.startswith(prefix) or mark == alias]
 
 
 def cgroups(instance: str) -> list[str]:
