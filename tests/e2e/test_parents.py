@@ -34,8 +34,10 @@ def parent() -> Iterator[str]:
 
 
 def links() -> set[str]:
+    """But for pairs: others on this host may have containers that come and go."""
     with IPRoute() as route:
-        return {str(item.get("ifname")) for item in route.get_links()}
+        names = {str(item.get("ifname")) for item in route.get_links()}
+    return {name for name in names if not name.startswith("veth")}
 
 
 def network(engine: Engine, name: str, *options: str, subnet: str = "10.93.0.0/24") -> None:
