@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pyroute2 import IPRoute
 
+from engine.network import sandbox
 from tests.e2e.conftest import own_wharf
+from tests.support.engine import Wharf
 from tests.support.linkkinds import needs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.engine import Engine, Wharf
+    from tests.support.engine import Engine
 
 
 @pytest.fixture
@@ -33,11 +35,12 @@ def parent() -> Iterator[str]:
         route.link("del", ifname=link)
 
 
-def links() -> set[str]:
-    """But for pairs: others on this host may have containers that come and go."""
+def links(engine: Engine) -> set[str]:
+    """Those of the host that this engine may have made: others come and go beside it."""
     with IPRoute() as route:
         names = {str(item.get("ifname")) for item in route.get_links()}
-    return {name for name in names if not name.startswith("veth")}
+    own = sandbox.link_prefix(engine.instance) if isinstance(engine, Wharf) else "dm-"
+    return {name for name in names if name.startswith((own, "dm-", "di-")) or "." in name}
 
 
 def network(engine: Engine, name: str, *options: str, subnet: str = "10.93.0.0/24") -> None:
@@ -57,7 +60,7 @@ def sleeper(engine: Engine, name: str, *options: str) -> None:
 def test_containers_on_a_macvlan_network_find_each_other(
     engine: Engine, name: str, parent: str
 ) -> None:
-    before = links()
+    before = links(engine)
     network(engine, name, "-d", "macvlan", "-o", f"parent={parent}")
     options = ("--network", name, "--network-alias", "friend", "--mac-address", "02:42:0a:5d:00:09")
     sleeper(engine, name, *options, "--ip", "10.93.0.9", "-p", "8093:80")
@@ -71,12 +74,12 @@ def test_containers_on_a_macvlan_network_find_each_other(
     inside = engine.out("exec", name, "ip", "link", "show", "eth0")
     assert "02:42:0a:5d:00:09" in inside
     assert "nameserver 127.0.0.11" in engine.out("exec", name, "cat", "/etc/resolv.conf")
-    assert links() == before
+    assert links(engine) == before
     engine.docker("restart", "-t", "0", name)
     assert "10.93.0.9/24" in engine.out("exec", name, "ip", "-o", "address", "show", "eth0")
     engine.docker("rm", "-f", name)
     engine.docker("network", "rm", name)
-    assert links() == before
+    assert links(engine) == before
 
 
 @needs("macvlan")
@@ -157,15 +160,15 @@ def test_containers_on_an_ipvlan_network(engine: Engine, name: str, parent: str,
 
 @needs("macvlan", "dummy", "vlan")
 def test_a_parent_is_made_and_goes(engine: Engine, name: str, parent: str) -> None:
-    before = links()
+    before = links(engine)
     network(engine, name, "-d", "macvlan")
     made = engine.out("network", "inspect", "-f", "{{.Id}}", name).strip()
     network(engine, f"{name}-v", "-d", "macvlan", "-o", f"parent={parent}.50", subnet="")
-    assert links() - before == {f"dm-{made[:12]}", f"{parent}.50"}
+    assert links(engine) - before == {f"dm-{made[:12]}", f"{parent}.50"}
     engine.docker("run", "--rm", "--network", name, "busybox", "ip", "link", "show", "eth0")
     for each in (name, f"{name}-v"):
         engine.docker("network", "rm", each)
-    assert links() == before
+    assert links(engine) == before
 
 
 @pytest.fixture
@@ -193,15 +196,15 @@ def test_a_macvlan_container_outlives_the_daemon(killable: Wharf, name: str, par
 
 @needs("ipvlan", "vlan")
 def test_made_parents_come_back_with_the_host(killable: Wharf, name: str, parent: str) -> None:
-    before = links()
+    before = links(killable)
     network(killable, name, "-d", "ipvlan", "-o", f"parent={parent}.60")
     sleeper(killable, name, "--network", name, "--restart", "no")
     killable.kill()
     subprocess.run(["busybox", "ip", "link", "del", f"{parent}.60"], check=True)
     killable.start()
-    assert f"{parent}.60" in links()
+    assert f"{parent}.60" in links(killable)
     killable.docker("restart", "-t", "0", name)
     assert "10.93.0.2/24" in killable.out("exec", name, "ip", "-o", "address", "show", "eth0")
     killable.docker("rm", "-f", name)
     killable.docker("network", "rm", name)
-    assert not {each for each in links() - before if each.startswith(parent)}
+    assert not {each for each in links(killable) - before if each.startswith(parent)}
