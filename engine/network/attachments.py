@@ -483,49 +483,54 @@ class Attachments:
         )
 
     def _main(self, standing: _Standing, version: int) -> Endpoint | None:
-        """The endpoint that gives the default gateway of a family, and the published ports."""
-        found = [
-            endpoint
-            for endpoint in standing.endpoints
-            # One adopted at boot may stand on a network whose row cannot be read.
-            if (endpoint.gateway if version == 4 else endpoint.ipv6_gateway)
-            and self.catalogue.get(endpoint.network_id) is not None
-        ]
-        return min(found, key=self._gateway_order, default=None)
+        """The endpoint that gives the default route of a family, and the published ports.
 
-    def _gateway_order(self, endpoint: Endpoint) -> tuple[int, bool, str]:
-        return settings.gateway_order(self.catalogue.find(endpoint.network_id), endpoint.config)
+        The first that gives both families' goes before those that give one (moby libnetwork).
+        """
+        # One adopted at boot may stand on a network whose row cannot be read.
+        known = [e for e in standing.endpoints if self.catalogue.get(e.network_id) is not None]
+        ordered = sorted(known, key=self._gateway_order)
+        both = (e for e in ordered if len(self._default_routes(e)) == 2)
+        one = (e for e in ordered if version in self._default_routes(e))
+        return next(both, None) or next(one, None)
+
+    def _gateway_order(self, endpoint: Endpoint) -> tuple[int, bool, int, str]:
+        network = self.catalogue.find(endpoint.network_id)
+        priority, is_internal, name = settings.gateway_order(network, endpoint.config)
+        return priority, is_internal, -len(self._default_routes(endpoint)), name
+
+    def _default_routes(self, endpoint: Endpoint) -> dict[int, str]:
+        """By family: a gateway, or the endpoint's own address for a route to its link."""
+        network = self.catalogue.find(endpoint.network_id)
+        driver = drivers.of(network)
+        found = {v: driver.default_route(network, endpoint, v) for v in (4, 6)}
+        return {version: route for version, route in found.items() if route}
 
     def _gateways(self, standing: _Standing) -> tuple[Address, ...]:
-        """By what it leads out: a gateway or, where there is none, a link's own address."""
-        texts = (self._default_route(standing, version) for version in (4, 6))
-        return tuple(ip_address(text) for text in texts if text)
+        """By what the container leads out, of each family."""
+        mains = ((version, self._main(standing, version)) for version in (4, 6))
+        return tuple(ip_address(self._default_routes(m)[v]) for v, m in mains if m is not None)
 
-    def _default_route(self, standing: _Standing, version: int) -> str:
+    def _publishing(self, standing: _Standing, version: int) -> Endpoint | None:
+        """The endpoint whose address the published ports of a family lead to."""
         main = self._main(standing, version)
-        known = [e for e in standing.endpoints if self.catalogue.get(e.network_id) is not None]
-        for endpoint in [main] if main else sorted(known, key=self._gateway_order):
-            network = self.catalogue.find(endpoint.network_id)
-            if route := drivers.of(network).default_route(network, endpoint, version):
-                return route
-        return ""
+        if main is None:
+            return None
+        return main if drivers.of(self.catalogue.find(main.network_id)).has_ports else None
 
     def _wanted_ports(self, request: SandboxRequest, standing: _Standing) -> list[ports.Wanted]:
-        main4, main6 = self._main(standing, 4), self._main(standing, 6)
+        main4, main6 = self._publishing(standing, 4), self._publishing(standing, 6)
         main = main4 or main6
         if main is None:
             return []
         network = self.catalogue.find(main.network_id)
-        driver = drivers.of(network)
-        if not driver.has_ports:
-            return []
         return ports.expand(
             ports.requests(
                 request.exposed_ports, request.port_bindings, publish_all=request.publish_all
             ),
             ipv4=ip_address(main4.ipv4_address) if main4 else None,
             ipv6=ip_address(main6.ipv6_address) if main6 else None,
-            default=ip_address(driver.binding(network) or self._config.ip),
+            default=ip_address(drivers.of(network).binding(network) or self._config.ip),
             host_has_ipv6=self._host_has_ipv6,
         )
 
@@ -594,7 +599,7 @@ class Attachments:
         for port in published:
             self._ports.take(ip_address(port.host_ip), port.protocol, port.host_port)
         if self._firewall is not None:
-            main4, main6 = self._main(standing, 4), self._main(standing, 6)
+            main4, main6 = self._publishing(standing, 4), self._publishing(standing, 6)
             targets = (main4.ipv4_address if main4 else "", main6.ipv6_address if main6 else "")
             found = firewall.adopted(published, [text for text in targets if text])
             self._firewall.know(container_id, found)

@@ -208,3 +208,27 @@ def test_made_parents_come_back_with_the_host(killable: Wharf, name: str, parent
     killable.docker("rm", "-f", name)
     killable.docker("network", "rm", name)
     assert not {each for each in links(killable) - before if each.startswith(parent)}
+
+
+@needs("macvlan")
+def test_ports_are_published_where_the_container_leads_out(
+    engine: Engine, name: str, parent: str
+) -> None:
+    network(engine, f"{name}-a", "-d", "macvlan", "-o", f"parent={parent}")
+    network(engine, f"{name}-b", subnet="10.95.0.0/24")
+    for priority, gateway in ((0, "10.93.0.1"), (1, "10.95.0.1")):
+        options = ("--network", f"{name}-a", "--network", f"name={name}-b,gw-priority={priority}")
+        sleeper(engine, name, *options, "-p", "127.0.0.1::80")
+        assert f"default via {gateway} " in engine.out("exec", name, "ip", "route")
+        published = shown(engine, name, ".NetworkSettings.Ports").get("80/tcp")
+        assert bool(published) == (priority == 1)
+        engine.docker("rm", "-f", name)
+
+
+def test_both_families_lead_out_the_same_way(engine: Engine, name: str) -> None:
+    network(engine, f"{name}-a", subnet="10.93.0.0/24")
+    network(engine, f"{name}-b", "--ipv6", "--subnet", "fd95::/64", subnet="10.95.0.0/24")
+    sleeper(engine, name, "--network", f"{name}-a", "--network", f"{name}-b")
+    said = engine.out("exec", name, "sh", "-c", "ip route; ip -6 route")
+    assert "default via 10.95.0.1 " in said
+    assert "default via fd95::1 " in said
