@@ -270,8 +270,8 @@ class Driver(driver.Driver):
     def leads_out(self, network: Network) -> bool:
         return not network.is_internal
 
-    def setup(self, network: Network, instance: str) -> int:
-        del instance
+    def setup(self, network: Network, instance: str, *, is_new: bool) -> int:
+        del instance, is_new
         try:
             return setup(network)
         except OSError as error:

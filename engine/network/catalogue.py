@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -199,7 +200,7 @@ class Catalogue:
             network = msgspec.structs.replace(network, subnets=given, is_link_foreign=is_foreign)
             driver.check_made(network, self._networks.values())
             undo.push_async_callback(self._unmake, network)
-            await self.set_up(network)
+            await self.set_up(network, is_new=True)
             if network.enable_ipv6 and driver.rules(network) is not None:
                 await offload.kernel(self._forward)
             self._networks[network.id] = network
@@ -300,12 +301,12 @@ class Catalogue:
 
     # In the kernel
 
-    async def set_up(self, network: Network) -> None:
+    async def set_up(self, network: Network, *, is_new: bool = False) -> None:
         """Make what the network hangs on, or mend it. Raises WharfError."""
         driver = drivers.of(network)
         if driver.has_link:
-            index = await offload.kernel(driver.setup, network, self._config.instance)
-            self._links[network.id] = index
+            setup = functools.partial(driver.setup, is_new=is_new)
+            self._links[network.id] = await offload.kernel(setup, network, self._config.instance)
 
     def is_set_up(self, network: Network) -> bool:
         return not drivers.of(network).has_link or network.id in self._links

@@ -66,12 +66,12 @@ class Driver(Protocol):
         del network
         return True
 
-    def setup(self, network: Network, instance: str) -> int:
+    def setup(self, network: Network, instance: str, *, is_new: bool) -> int:
         """Make the link as it should be, whatever is there; its index. Blocks.
 
         Running containers notice nothing. Raises OSError, WharfError.
         """
-        del network, instance
+        del network, instance, is_new
         return 0
 
     def teardown(self, network: Network, instance: str) -> None:

@@ -66,20 +66,27 @@ class ParentDriver(driver.Driver):
     def leads_out(self, network: Network) -> bool:
         return not self.is_internal(network)
 
-    def setup(self, network: Network, instance: str) -> int:
-        name = network.link
-        if (index := _index(name)) is not None:
+    def setup(self, network: Network, instance: str, *, is_new: bool) -> int:
+        if (index := _index(network.link)) is not None:
             return index
+        try:
+            self._make(network, instance)
+        except BadParent:
+            if is_new:
+                raise
+        if (index := _index(network.link)) is None:
+            raise BadParent(
+                f"the requested parent interface {network.link} was not found on the Docker host"
+            )
+        return index
+
+    def _make(self, network: Network, instance: str) -> None:
+        name = network.link
         temporary, alias = sandbox.link_name(instance, network.id), sandbox.mark(instance)
         if name == f"{self.prefix}{network.id[:12]}":
             self._add_dummy(name, temporary=temporary, alias=alias)
         else:
             self._add_vlan(name, temporary=temporary, alias=alias)
-        if (index := _index(name)) is None:
-            raise BadParent(
-                f"the requested parent interface {name} was not found on the Docker host"
-            )
-        return index
 
     def _add_dummy(self, name: str, *, temporary: str, alias: str) -> None:
         try:
