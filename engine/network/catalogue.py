@@ -392,6 +392,8 @@ class Catalogue:
             subnets=tuple(self.subnets.take(network.id, entry) for entry in asked),
             options=_default_options(config, link),
         )
+        others = [n for n in self._networks.values() if n.id != made.id]
+        drivers.of(made).check_made(made, others)
         if kept is not None and kept.subnets != made.subnets:
             await offload.kernel(bridge.readdress, made)
         await self._keep(made)

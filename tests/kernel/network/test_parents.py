@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import os
 import socket
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -305,3 +307,35 @@ async def leave_and_come_back(networks: Networks, host: FakeHost, mode: str) -> 
     await networks.disconnect(mode, wanted.container_id)
     assert inside(opened.netns_path) == {"eth1": "veth"}
     await networks.close(wanted.container_id)
+
+
+@in_fake_host
+async def test_a_default_route_may_lead_to_a_link_alone(host: FakeHost) -> None:
+    networks = await host.networks()
+    subnets = (Subnet(subnet="10.1.0.0/24"), Subnet(subnet="fd91::/64"))
+    both = NetworkRequest(name="both", enable_ipv6=True, ipam=IPAM(config=subnets))
+    await networks.create(both)
+    opened = await networks.open(host.request("one", mode="both"))
+    (endpoint,) = opened.endpoints
+    by_gateway = routes(opened.netns_path)
+    assert [(v, gateway) for v, gateway, _ in by_gateway] == [(4, "10.1.0.1"), (6, "fd91::1")]
+    own = [ip_address(text) for text in endpoint.addresses]
+    gateways = [ip_address(text) for text in ("10.1.0.1", "fd91::1")]
+    for wanted, found in (
+        (own, [(4, ""), (6, "")]),
+        (own[:1], [(4, "")]),
+        ([gateways[0], own[1]], [(4, "10.1.0.1"), (6, "")]),
+        (gateways, [(4, "10.1.0.1"), (6, "fd91::1")]),
+        ([], []),
+    ):
+        change = functools.partial(iproute.replace_default_routes, wanted)
+        host.within(opened.netns_path, change)
+        assert [(v, gateway) for v, gateway, _ in routes(opened.netns_path)] == found
+
+    def at_the_start() -> None:
+        index = socket.if_nametoindex("eth0")
+        netlink.execute(netlink.add_default_route(index, a, is_on_link=True) for a in own)
+
+    host.within(opened.netns_path, at_the_start)
+    assert [(v, gateway) for v, gateway, _ in routes(opened.netns_path)] == [(4, ""), (6, "")]
+    await networks.close_engine()
