@@ -299,13 +299,14 @@ async def leave_and_come_back(networks: Networks, host: FakeHost, mode: str) -> 
     (before,) = routes(opened.netns_path)
     static = EndpointConfig(ipam=EndpointIPAM(ipv4_address="10.77.0.9"), gw_priority=5)
     await networks.connect(mode, static, wanted, noted)
-    assert routes(opened.netns_path) == [before]
+    assert [(v, gateway) for v, gateway, _ in routes(opened.netns_path)] == [(4, "")]
     await networks.disconnect("bridge", wanted.container_id)
     assert [(v, gateway) for v, gateway, _ in routes(opened.netns_path)] == [(4, "")]
     await networks.connect("bridge", EndpointConfig(), wanted, noted)
-    assert [(v, gateway) for v, gateway, _ in routes(opened.netns_path)] == [(4, before[1])]
+    assert [(v, gateway) for v, gateway, _ in routes(opened.netns_path)] == [(4, "")]
     await networks.disconnect(mode, wanted.container_id)
-    assert inside(opened.netns_path) == {"eth1": "veth"}
+    assert [(v, gateway) for v, gateway, _ in routes(opened.netns_path)] == [(4, before[1])]
+    assert inside(opened.netns_path) == {"eth0": "veth"}
     await networks.close(wanted.container_id)
 
 
