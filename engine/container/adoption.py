@@ -126,6 +126,7 @@ async def _take_over(rooms: Rooms, handle: Handle, task: Task) -> None:
         task.close()
         raise
     handle.task = task
+    task.watch(not is_frozen)
     queued, handle.queued = handle.queued, []
     for attachment in queued:
         with contextlib.suppress(RuntimeFailure):

@@ -201,6 +201,8 @@ async def _set_paused(rooms: Rooms, handle: Handle, event: Event, *, is_held: bo
         health=health.unwatched(known) if event is Event.PAUSE else known,
     )
     await rooms.store.save_state(handle, state)
+    if handle.task is not None:
+        handle.task.watch(event is not Event.PAUSE)
 
 
 @contextlib.asynccontextmanager

@@ -228,6 +228,10 @@ class Task:
         """Have the monitor answer for names; the descriptors are taken. Raises RuntimeFailure."""
         await self._request(protocol.Resolve(path=resolver.path), resolver.fds)
 
+    def watch(self, is_on: bool) -> None:
+        """Have its health looked after, or not: see protocol.Watch."""
+        self._connection.send(protocol.Watch(is_on=is_on))
+
     async def exec(
         self,
         exec_id: str,

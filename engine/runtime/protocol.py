@@ -518,6 +518,18 @@ class Acknowledge(Message):
         self.exec_id = exec_id
 
 
+class Watch(Message):
+    """daemon → monitor: whether the container's health is looked after, as it is from its start on.
+
+    While it is not it counts as unhealthy, as with dockerd, and a probe under way comes to nothing.
+    """
+
+    __slots__ = ("is_on",)
+
+    def __init__(self, *, is_on: bool = True) -> None:
+        self.is_on = is_on
+
+
 class Done(Answer):
     __slots__ = ()
 
@@ -692,6 +704,7 @@ _MESSAGES: dict[str, type[Message]] = {
         State,
         StateReply,
         Superseded,
+        Watch,
     )
 }
 

@@ -180,6 +180,32 @@ def test_a_paused_container_is_not_probed(engine: Engine, name: str) -> None:
     has(engine, name, "healthy")
 
 
+def test_a_failure_after_a_pause_does_not_make_it_healthy(engine: Engine, name: str) -> None:
+    since = time.time()
+    check = ("--health-cmd", "test -f /fine", "--health-retries", "50")
+    run(engine, name, *FAST, *check)
+    engine.docker("exec", name, "touch", "/fine")
+    has(engine, name, "healthy")
+    engine.docker("exec", name, "rm", "/fine")
+    engine.docker("pause", name)
+    engine.docker("unpause", name)
+    eventually(lambda: health(engine, name)["FailingStreak"], lambda streak: streak >= 2)
+    assert health(engine, name)["Status"] == "unhealthy"
+    seen = events(engine, since, f"container={name}", "event=health_status")
+    assert [event["Action"] for event in seen] == ["health_status: healthy"]
+
+
+@pytest.mark.parametrize("option", ["interval", "timeout", "start-period"])
+def test_times_of_years(engine: Engine, name: str, option: str) -> None:
+    """Longer than poll(2) can wait in one call."""
+    rest = FAST if option != "interval" else ()
+    run(engine, name, "--health-cmd", "true", f"--health-{option}", "90000h", *rest)
+    if option == "timeout":
+        has(engine, name, "healthy")
+    time.sleep(0.5)
+    assert engine.inspect(name)["State"]["Running"]
+
+
 def test_the_log_stays_over_a_stop_and_a_start(engine: Engine, name: str) -> None:
     run(engine, name, "--health-interval", "1s", "--health-cmd", "true")
     has(engine, name, "healthy")

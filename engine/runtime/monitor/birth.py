@@ -48,7 +48,7 @@ class Birth:
         """Fork; the child is born where `pid_namespace`, a pidfd, is. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._loop = loop
-        self._parent = parent
+        self._parent: Parent | None = parent
         self._is_going = False
         try:
             self.pid = fork_into(pid_namespace)
@@ -77,10 +77,13 @@ class Birth:
         except OSError:
             return  # it died: the end of file says so
 
-    def _close(self) -> None:
+    def _end(self) -> Parent | None:
+        """The one that is told how it went; it holds this in turn, so this lets go of it."""
         if self._channel.fileno() >= 0:
             self._loop.remove(self._channel.fileno())
             self._channel.close()
+        parent, self._parent = self._parent, None
+        return parent
 
     def _on_event(self, _events: int) -> None:
         try:
@@ -92,18 +95,21 @@ class Birth:
             return
         for message, fds in messages:
             if isinstance(message, protocol.Failed):
-                self._close()
-                self._parent.on_failed(message)
+                self._tell_failed(message)
                 return
-            self._parent.on_ready(fds[0] if fds else -1)
+            if self._parent is not None:
+                self._parent.on_ready(fds[0] if fds else -1)
 
     def _on_end(self) -> None:
-        self._close()
-        if self._is_going:
-            self._parent.on_started()
-        else:
+        if not self._is_going:
             text = "the container's init process ended unexpectedly"
-            self._parent.on_failed(protocol.Failed(step="init", text=text))
+            self._tell_failed(protocol.Failed(step="init", text=text))
+        elif (parent := self._end()) is not None:
+            parent.on_started()
+
+    def _tell_failed(self, failed: protocol.Failed) -> None:
+        if (parent := self._end()) is not None:
+            parent.on_failed(failed)
 
 
 def fork_into(pid_namespace: int | None, *, new: bool = False) -> int:

@@ -211,6 +211,10 @@ class Container:
             self._faults += 1
             self.journal.append(Entry.FAULT, time.time_ns(), {"text": traceback.format_exc()})
 
+    def watch(self, is_on: bool) -> None:
+        if self._prober is not None:
+            self._prober.watch(is_on)
+
     def exec(self, request: protocol.Exec, fds: list[int]) -> None:
         """Takes the attachment's out of `fds`. Raises OSError when there is nothing to join."""
         if not self.has_process:

@@ -179,9 +179,15 @@ class Exec:
 
     def _finish(self) -> None:
         if self._stdio.is_finished:
+            self._let_go()
             self._owner.on_exec_gone(self)
             return
         # Clients ask for the code as soon as their stream ends: it is told before that.
         self._stdio.drain()
         self._owner.on_exec_exit(self)
         self._stdio.finish()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if not self._stdio.has_clients:
+            self._stdio.forget()

@@ -54,9 +54,9 @@ _ID_BYTES = 32
 
 
 class Prober:
-    """One a container; probes from its creation on until `close`."""
+    """One a container; probes from its creation on until `close`, but while it is told not to."""
 
-    __slots__ = ("_began_s", "_check", "_container", "_current", "_timer", "health")
+    __slots__ = ("_began_s", "_check", "_container", "_current", "_is_on", "_timer", "health")
 
     def __init__(self, container: Container, check: Healthcheck) -> None:
         self.health = Health.from_json(check.health or {})
@@ -65,14 +65,32 @@ class Prober:
         self._began_s = time.monotonic()
         self._current: _Attempt | None = None
         self._timer: Timer | None = None
+        self._is_on = True
         self._wait()
+
+    def watch(self, is_on: bool) -> None:
+        """See protocol.Watch."""
+        if is_on == self._is_on:
+            return
+        self._is_on = is_on
+        if not is_on:
+            self._stop_waiting()
+            self.health.status = Health.UNHEALTHY
+            if self._current is not None:
+                self._current.void()
+        elif self._current is None:
+            self._wait()
 
     def close(self) -> None:
         """The container has ended, and what probes it with it."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_waiting()
         if self._current is not None:
             self._current.forgo()
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _wait(self) -> None:
         self._timer = self._container.loop.call_later(self._interval_s(), self._probe)
@@ -104,7 +122,7 @@ class Prober:
             self._count(result, attempt.began_s)
         health = None if result is None else self.health.to_json()
         self._container.say(protocol.Probed(exec_id=attempt.id, code=code, health=health))
-        if not attempt.is_forgone:
+        if self._is_on and not attempt.is_forgone:
             self._wait()
 
     def _count(self, result: Probe, began_s: float) -> None:
@@ -132,12 +150,12 @@ class _Attempt:
         "_is_late",
         "_is_open",
         "_is_over",
+        "_is_void",
         "_output",
         "_prober",
         "_socket",
         "_start_ns",
         "_timer",
-        "_was_frozen",
         "began_s",
         "id",
         "is_forgone",
@@ -160,7 +178,7 @@ class _Attempt:
         self._is_late = False
         self._is_open = False
         self._is_over = False
-        self._was_frozen = False
+        self._is_void = False
 
     def start(self) -> None:
         self._timer = self._container.loop.call_later(self._check.timeout_ns / _NS, self._on_late)
@@ -187,6 +205,11 @@ class _Attempt:
         self._socket = ours
         self._is_open = True
         self._container.loop.add(ours.fileno(), EPOLLIN, self._on_output)
+
+    def void(self) -> None:
+        """It is not to count; the next one waits for its end."""
+        self._is_void = True
+        self._kill()
 
     def forgo(self) -> None:
         """Whatever comes of it counts no more. Nobody is left who could wait for it to end."""
@@ -228,8 +251,12 @@ class _Attempt:
         self._is_cut = self._is_cut or len(data) > room
 
     def _on_late(self) -> None:
-        self._was_frozen = self._container.is_frozen
+        self._timer = None
         self._is_late = True
+        self._is_void = self._is_void or self._container.is_frozen
+        self._kill()
+
+    def _kill(self) -> None:
         if self._exec is not None and self._code is None:
             try:
                 self._exec.signal(signal.SIGKILL)
@@ -259,10 +286,11 @@ class _Attempt:
         if self._is_over:
             return
         self._is_over = True
+        self._exec = None  # which holds this in turn
         if self._timer is not None:
             self._timer.cancel()
         self._close()
-        counts = not self.is_forgone and not self._was_frozen
+        counts = not self.is_forgone and not self._is_void
         self._prober.on_end(self, self._code, self._result() if counts else None)
 
     def _result(self) -> Probe:

@@ -19,6 +19,11 @@ EPOLLHUP = select.EPOLLHUP
 EPOLLERR = select.EPOLLERR
 
 
+# poll(2) takes milliseconds as an int: who has longer to wait looks at the clock in between.
+_LONGEST_S = 86400.0
+_FEW_TIMERS = 64
+
+
 class Timer:
     __slots__ = ("callback",)
 
@@ -32,12 +37,13 @@ class Timer:
 class Loop:
     """Handlers get the epoll events of their descriptor; they must not block."""
 
-    __slots__ = ("_count", "_epoll", "_handlers", "_timers", "is_running")
+    __slots__ = ("_count", "_epoll", "_handlers", "_many_timers", "_timers", "is_running")
 
     def __init__(self) -> None:
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
         self._handlers: dict[int, Handler] = {}
         self._timers: list[tuple[float, int, Timer]] = []
+        self._many_timers = _FEW_TIMERS
         self._count = itertools.count()
         self.is_running = True
 
@@ -55,8 +61,16 @@ class Loop:
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
         timer = Timer(callback)
+        if len(self._timers) >= self._many_timers:
+            self._drop_cancelled()
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._count), timer))
         return timer
+
+    def _drop_cancelled(self) -> None:
+        """Before their time comes, for there may be many with long to wait."""
+        self._timers = [each for each in self._timers if each[2].callback is not None]
+        heapq.heapify(self._timers)
+        self._many_timers = max(_FEW_TIMERS, 2 * len(self._timers))
 
     def run(self) -> None:
         """Until `is_running` is false."""
@@ -73,7 +87,7 @@ class Loop:
             heapq.heappop(self._timers)
         if not self._timers:
             return None
-        return max(0.0, self._timers[0][0] - time.monotonic())
+        return min(_LONGEST_S, max(0.0, self._timers[0][0] - time.monotonic()))
 
     def _run_timers(self) -> None:
         while self._timers and self._timers[0][0] <= time.monotonic():

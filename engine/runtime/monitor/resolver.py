@@ -286,20 +286,20 @@ def _of_kind(kind: int, addresses: list[str]) -> list[str]:
 
 
 class _Forward:
-    """A question put to one server after the other, until one has an answer."""
+    """A question put to one server after the other, until one has an answer.
+
+    Who is slow is still listened to while the next is asked; the first answer counts.
+    """
 
     __slots__ = (
         "_answer",
         "_best",
-        "_id",
-        "_incoming",
         "_is_stream",
         "_loop",
         "_netns",
-        "_outgoing",
+        "_open",
         "_query",
         "_servers",
-        "_sock",
         "_timer",
         "_under_way",
     )
@@ -323,56 +323,146 @@ class _Forward:
         self._netns = netns
         self._servers = servers
         self._best = dns.failure(query, dns.SERVFAIL)
-        self._sock: socket.socket | None = None
+        self._open: list[_Question] = []  # in the order of asking
         self._timer: Timer | None = None
-        self._id = 0
-        self._outgoing = b""
-        self._incoming = bytearray()
 
     def begin(self) -> None:
         """Ask the next server; after the last, what the best of them said is the answer."""
+        self._stop_timer()
         while self._servers:
             address, is_of_host = self._servers.pop(0)
             try:
-                self._ask(address, "" if is_of_host else self._netns)
+                asked = _Question(
+                    self._loop,
+                    self,
+                    self._query,
+                    address,
+                    "" if is_of_host else self._netns,
+                    is_stream=self._is_stream,
+                )
             except OSError:
-                self._hang_up()
                 continue
+            self._open.append(asked)
+            break
+        if not self._open:
+            self._end(self._best)
             return
-        self._end(self._best)
+        patience = _SHORT_PATIENCE_S if self._servers else _PATIENCE_S
+        self._timer = self._loop.call_later(patience, self._on_late)
 
-    def _ask(self, address: str, netns: str) -> None:
+    def _on_late(self) -> None:
+        self._timer = None
+        if self._servers:
+            self.begin()
+        else:
+            self._end(self._best)
+
+    # Of the questions
+
+    def on_answer(self, question: _Question, message: bytes) -> None:
+        if dns.code_of(message) in _FAILED:
+            self._best = message
+            self.on_failure(question)
+        else:
+            self._end(message)
+
+    def on_failure(self, question: _Question) -> None:
+        """Of the last one that was asked nobody waits for its time to end."""
+        is_last = question is self._open[-1]
+        self._open.remove(question)
+        question.hang_up()
+        if is_last:
+            self.begin()
+
+    def _end(self, message: bytes) -> None:
+        self.close()
+        self._answer(message)
+
+    def close(self) -> None:
+        """Without an answer."""
+        self._stop_timer()
+        for question in self._open:
+            question.hang_up()
+        self._open.clear()
+        self._under_way.discard(self)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class _Question:
+    """What one server is asked."""
+
+    __slots__ = (
+        "_forward",
+        "_id",
+        "_incoming",
+        "_is_stream",
+        "_loop",
+        "_outgoing",
+        "_query",
+        "_sock",
+    )
+
+    def __init__(
+        self,
+        loop: Loop,
+        forward: _Forward,
+        query: dns.Query,
+        address: str,
+        netns: str,
+        *,
+        is_stream: bool,
+    ) -> None:
+        """Raises OSError, at once for a server that is known not to be there."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        kind = socket.SOCK_STREAM if self._is_stream else socket.SOCK_DGRAM
-        self._sock = sock = _socket(family, kind | socket.SOCK_NONBLOCK, netns)
+        kind = socket.SOCK_STREAM if is_stream else socket.SOCK_DGRAM
+        self._loop = loop
+        self._forward = forward
+        self._query = query
+        self._is_stream = is_stream
         self._id = int.from_bytes(os.urandom(2))
+        self._outgoing = b""
+        self._incoming = bytearray()
+        self._sock = _socket(family, kind | socket.SOCK_NONBLOCK, netns)
+        try:
+            self._ask(address)
+        except OSError:
+            self._sock.close()
+            raise
+
+    def _ask(self, address: str) -> None:
+        sock = self._sock
         message = dns.renumbered(self._query.data, self._id)
         with contextlib.suppress(BlockingIOError):
             # Connected, a socket hears nobody else, and of a port that nobody listens on.
             sock.connect((address, PORT))
-        self._incoming.clear()
         if self._is_stream:
             self._outgoing = len(message).to_bytes(2) + message
             self._loop.add(sock.fileno(), EPOLLIN | EPOLLOUT, self._on_stream)
         else:
             sock.send(message)
             self._loop.add(sock.fileno(), EPOLLIN, self._on_message)
-        patience = _SHORT_PATIENCE_S if self._servers else _PATIENCE_S
-        self._timer = self._loop.call_later(patience, self._next)
+
+    def hang_up(self) -> None:
+        self._loop.remove(self._sock.fileno())
+        self._sock.close()
 
     def _on_message(self, _events: int) -> None:
-        assert self._sock is not None
         try:
             message = self._sock.recv(dns.LARGEST)
         except BlockingIOError:
             return
         except OSError:
-            self._next()
+            self._forward.on_failure(self)
             return
-        self._take(message)
+        # A datagram of somebody else is no answer: the right one may still come.
+        if dns.is_answer(message, self._query, self._id):
+            self._take(message)
 
     def _on_stream(self, events: int) -> None:
-        assert self._sock is not None
         try:
             if events & EPOLLOUT and self._outgoing:
                 self._outgoing = self._outgoing[self._sock.send(self._outgoing) :]
@@ -383,47 +473,17 @@ class _Forward:
             return
         except OSError:
             data = b""
-        if not data:
-            self._next()
-            return
         self._incoming += data
         size = int.from_bytes(self._incoming[:2])
-        if len(self._incoming) >= 2 + size > 2:
-            self._take(bytes(self._incoming[2 : 2 + size]))
+        message = bytes(self._incoming[2 : 2 + size])
+        is_whole = len(self._incoming) >= 2 and len(message) == size
+        if is_whole and dns.is_answer(message, self._query, self._id):
+            self._take(message)
+        elif is_whole or not data:
+            self._forward.on_failure(self)
 
     def _take(self, message: bytes) -> None:
-        if not dns.is_answer(message, self._query, self._id):
-            if self._is_stream:
-                self._next()
-            return  # a datagram of somebody else: the right one may still come
-        message = dns.renumbered(message, self._query.id)
-        if dns.code_of(message) in _FAILED:
-            self._best = message
-            self._next()
-        else:
-            self._end(message)
-
-    def _next(self) -> None:
-        self._hang_up()
-        self.begin()
-
-    def _end(self, message: bytes) -> None:
-        self.close()
-        self._answer(message)
-
-    def close(self) -> None:
-        """Without an answer."""
-        self._hang_up()
-        self._under_way.discard(self)
-
-    def _hang_up(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._sock is not None:
-            self._loop.remove(self._sock.fileno())
-            self._sock.close()
-            self._sock = None
+        self._forward.on_answer(self, dns.renumbered(message, self._query.id))
 
 
 def _socket(family: int, kind: int, netns: str) -> socket.socket:

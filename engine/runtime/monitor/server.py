@@ -271,6 +271,9 @@ class Server:
         if isinstance(message, protocol.Acknowledge):
             self._acknowledge(container, message.exec_id)
             return None
+        if isinstance(message, protocol.Watch):
+            container.watch(message.is_on)
+            return None
         if isinstance(message, protocol.State):
             self._say_state(container, message.seq)
             return None

@@ -617,6 +617,12 @@ class Stdio:
         for client in tuple(self._clients):
             client.close()
 
+    def forget(self) -> None:
+        """Who is told holds this in turn; with that let go of, both are freed when they are left,
+        and not when the interpreter next looks for circles.
+        """
+        self._on_change = self._on_detach = _nobody
+
     def drain(self) -> None:
         """Take what is in the pipes, and close them."""
         for fd in list(self._outputs):
@@ -652,3 +658,7 @@ class Stdio:
         os.close(fd)
         if self._log is not None:
             self._log.finish(stream)
+
+
+def _nobody() -> None:
+    """Is told of nothing."""

@@ -301,6 +301,41 @@ def test_what_froze_in_the_middle_does_not_count(container: Container) -> None:
     assert len(Program.made) == 2
 
 
+def test_while_nobody_is_to_look_it_is_unhealthy_until_a_success(container: Container) -> None:
+    looked_after = prober(container)
+    container.loop.pass_time(30)
+    Program.made[0].end(0)
+    looked_after.watch(False)
+    assert looked_after.health.status == Health.UNHEALTHY
+    container.loop.pass_time(100)
+    assert len(Program.made) == 1
+    looked_after.watch(True)
+    looked_after.watch(True)
+    container.loop.pass_time(29)
+    assert len(Program.made) == 1
+    container.loop.pass_time(1)
+    Program.made[1].end(1)
+    assert (looked_after.health.status, looked_after.health.failing_streak) == ("unhealthy", 1)
+    container.loop.pass_time(30)
+    Program.made[2].end(0)
+    assert looked_after.health.status == Health.HEALTHY
+    assert len(Program.made) == 3
+
+
+def test_what_is_under_way_when_nobody_is_to_look_comes_to_nothing(container: Container) -> None:
+    looked_after = prober(container)
+    container.loop.pass_time(30)
+    looked_after.watch(False)
+    assert Program.made[0].signals == [signal.SIGKILL]
+    looked_after.watch(True)
+    container.loop.pass_time(100)
+    assert len(Program.made) == 1
+    Program.made[0].end(137)
+    assert looked_after.health.log == []
+    container.loop.pass_time(30)
+    assert len(Program.made) == 2
+
+
 @pytest.mark.parametrize("is_running", [False, True])
 def test_with_the_container_all_of_it_ends(container: Container, is_running: bool) -> None:
     looked_after = prober(container)

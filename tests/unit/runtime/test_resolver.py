@@ -398,6 +398,65 @@ def test_a_server_that_is_silent(house: House, port: int, monkeypatch: pytest.Mo
         assert house.look_up("example.com") == (dns.SERVFAIL, [])
 
 
+def late(seconds: float, *addresses: str) -> Callable[[bytes], bytes]:
+    def answer(data: bytes) -> bytes:
+        time.sleep(seconds)
+        return says(0, *addresses)(data)
+
+    return answer
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_who_is_slow_is_listened_to_while_others_are_asked(
+    house: House, port: int, monkeypatch: pytest.MonkeyPatch, is_stream: bool
+) -> None:
+    monkeypatch.setattr(resolver, "_SHORT_PATIENCE_S", 0.2)
+    house.servers("127.0.0.2", "127.0.0.3")
+    with (
+        server("127.0.0.2", port, late(0.6, "192.0.2.2"), []),
+        server("127.0.0.3", port, late(2, "192.0.2.3"), []),
+    ):
+        begun = time.monotonic()
+        if is_stream:
+            with house.connect() as sock:
+                sock.sendall(framed(asked("example.com")))
+                found = told(read(sock))
+        else:
+            found = house.look_up("example.com")
+        assert found == (0, ["192.0.2.2"])
+        assert time.monotonic() - begun < 1.5
+
+
+def test_a_slow_one_that_fails_does_not_end_the_wait_for_the_next(
+    house: House, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolver, "_SHORT_PATIENCE_S", 0.1)
+
+    def fail(data: bytes) -> bytes:
+        time.sleep(0.3)
+        return says(dns.SERVFAIL)(data)
+
+    house.servers("127.0.0.2", "127.0.0.3")
+    with (
+        server("127.0.0.2", port, fail, []),
+        server("127.0.0.3", port, late(0.6, "192.0.2.3"), []),
+    ):
+        assert house.look_up("example.com") == (0, ["192.0.2.3"])
+
+
+def test_an_empty_message_by_tcp_is_no_answer(house: House, port: int) -> None:
+    house.servers("127.0.0.2", "127.0.0.3")
+    with (
+        server("127.0.0.2", port, lambda _: b"", []),
+        server("127.0.0.3", port, says(0, "192.0.2.3"), []),
+        house.connect() as sock,
+    ):
+        begun = time.monotonic()
+        sock.sendall(framed(asked("example.com")))
+        assert told(read(sock)) == (0, ["192.0.2.3"])
+        assert time.monotonic() - begun < 1
+
+
 def test_a_name_that_does_not_exist_is_not_asked_for_twice(house: House, port: int) -> None:
     seen: list[bytes] = []
     house.servers("127.0.0.2", "127.0.0.3")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -17,6 +18,7 @@ def test_a_shared_bind_that_cannot_be_copied_says_so(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(mount, "clone_tree", refuse)
     root = rootfs.Root("/nowhere", has_cgroup_namespace=False, cgroup_path="")
     entry = {"destination": "/data/", "source": "/", "options": ["rbind", "rshared"]}
+    gc.collect()  # what other tests have left is not to go in between
     before = os.listdir("/proc/self/fd")
     with pytest.raises(rootfs.StepFailed) as failed:
         root.take_shared([entry], {})
