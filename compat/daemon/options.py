@@ -441,8 +441,6 @@ TABLE: tuple[Option, ...] = (
         "allow-direct-routing",
         Boolean(),
         "Other hosts may reach published ports at containers' addresses",
-        no_effect="other hosts reach containers by published ports alone",
-        harmless=lambda value: not value,
     ),
     Option(
         "userland-proxy",

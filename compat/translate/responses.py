@@ -426,7 +426,7 @@ def _port_map(container: model.Container) -> dict[str, tuple[wire.PortBinding, .
     if any(endpoint.exposes for endpoint in container.endpoints):
         found = dict.fromkeys(container.config.exposed_ports)
     for port in container.ports:
-        binding = wire.PortBinding(host_ip=port.host_ip, host_port=str(port.host_port))
+        binding = wire.PortBinding(host_ip=port.host_ip, host_port=str(port.host_port or ""))
         key = f"{port.container_port}/{port.protocol}"
         found[key] = (*(found.get(key) or ()), binding)
     return found
@@ -498,7 +498,7 @@ def _ports(container: model.Container) -> tuple[wire.Port, ...]:
         wire.Port(
             ip=p.host_ip or UNSET,
             private_port=p.container_port,
-            public_port=p.host_port,
+            public_port=p.host_port or UNSET,
             type=p.protocol,
         )
         for p in container.ports

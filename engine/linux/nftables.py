@@ -108,6 +108,7 @@ NFT_META_L4PROTO: Final = 16
 NFT_META_NFPROTO: Final = 15
 NFT_META_OIFNAME: Final = 7
 NFT_NAT_DNAT: Final = 1
+NFT_NAT_SNAT: Final = 0
 NFT_PAYLOAD_NETWORK_HEADER: Final = 1
 NFT_PAYLOAD_TRANSPORT_HEADER: Final = 2
 NFT_REG_VERDICT: Final = 0
@@ -316,6 +317,17 @@ def dnat(family: int, *, address: int, port: int | None = None) -> bytes:
     if port is not None:
         data.append(_be32(nfta_port, _register(port)))
     return _expression("nat", *data)
+
+
+def snat(family: int, *, address: int) -> bytes:
+    """Rewrite the source from a register; the port stays where it can."""
+    nfta_type, nfta_family, nfta_address = 1, 2, 3
+    return _expression(
+        "nat",
+        _be32(nfta_type, NFT_NAT_SNAT),
+        _be32(nfta_family, family),
+        _be32(nfta_address, _register(address)),
+    )
 
 
 def masquerade() -> bytes:

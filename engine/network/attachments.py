@@ -120,6 +120,8 @@ class _Plan:
     addresses: tuple[str, ...]
     host_gateways: tuple[str, ...]
     wanted: tuple[ports.Wanted, ...]
+    opened: tuple[firewall.Publication, ...]
+    direct: frozenset[int]
     places: dict[str, object] | None
     """Of the document of the container's resolver; None for none."""
     editions: tuple[Callable[[], None], ...]
@@ -236,7 +238,7 @@ class Attachments:
             self._publish(networks, "disconnect", request.container_id)
             await self._tell(networks)
             raise
-        standing.ports = ports.published(made.listeners)
+        standing.ports = (*ports.published(made.listeners), *self._opened_ports(request, standing))
         default = f"{self._config.exec_root}/{sandbox.FOLDER}/{host.SANDBOX}"
         return Sandbox(
             id=ids.generate(),
@@ -293,6 +295,7 @@ class Attachments:
 
     def _plan(self, request: SandboxRequest, standing: _Standing) -> _Plan:
         places = self._places(standing)
+        opened = self._opened_ports(request, standing)
         return _Plan(
             request=request,
             path=standing.path,
@@ -301,6 +304,8 @@ class Attachments:
             addresses=tuple(standing.addresses),
             host_gateways=self.catalogue.host_gateways(),
             wanted=tuple(self._wanted_ports(request, standing)),
+            opened=firewall.adopted(opened, self._targets(standing)),
+            direct=self._direct(standing),
             places=places if discovery.is_served(self._networks(standing)) else None,
             editions=self._editions(self._networks(standing)),
         )
@@ -332,8 +337,8 @@ class Attachments:
             for wanted in plan.wanted:
                 listeners += self._ports.bind(wanted)
             if self._firewall is not None:
-                found = firewall.publications(listeners)
-                self._firewall.publish(plan.request.container_id, found)
+                found = firewall.publications(listeners, direct=plan.direct)
+                self._firewall.publish(plan.request.container_id, (*found, *plan.opened))
         except BaseException:
             self._undo(plan)(made)
             raise
@@ -479,6 +484,7 @@ class Attachments:
             ),
             via=via,
             name=endpoint.config.driver_opts.get(settings.INTERFACE, ""),
+            prefix=drivers.of(network).interface_prefix(network),
             sysctls=settings.sysctls(endpoint.config),
         )
 
@@ -519,19 +525,58 @@ class Attachments:
         return main if drivers.of(self.catalogue.find(main.network_id)).has_ports else None
 
     def _wanted_ports(self, request: SandboxRequest, standing: _Standing) -> list[ports.Wanted]:
+        place = self._place(standing)
+        return [] if place is None else ports.expand(_port_requests(request), place)
+
+    def _opened_ports(
+        self, request: SandboxRequest, standing: _Standing
+    ) -> tuple[PublishedPort, ...]:
+        place = self._place(standing)
+        if place is None or not place.routed:
+            return ()
+        return ports.opened(_port_requests(request), place)
+
+    def _place(self, standing: _Standing) -> ports.Place | None:
+        """None where nothing is published."""
         main4, main6 = self._publishing(standing, 4), self._publishing(standing, 6)
         main = main4 or main6
         if main is None:
-            return []
+            return None
         network = self.catalogue.find(main.network_id)
-        return ports.expand(
-            ports.requests(
-                request.exposed_ports, request.port_bindings, publish_all=request.publish_all
-            ),
+        routed = {
+            version
+            for version, endpoint in ((4, main4), (6, main6))
+            if endpoint and version in self._routed(endpoint)
+        }
+        return ports.Place(
             ipv4=ip_address(main4.ipv4_address) if main4 else None,
             ipv6=ip_address(main6.ipv6_address) if main6 else None,
             default=ip_address(drivers.of(network).binding(network) or self._config.ip),
             host_has_ipv6=self._host_has_ipv6,
+            routed=frozenset(routed),
+        )
+
+    def _routed(self, endpoint: Endpoint) -> frozenset[int]:
+        network = self.catalogue.find(endpoint.network_id)
+        return drivers.of(network).routed(network)
+
+    def _is_trusting(self, endpoint: Endpoint) -> bool:
+        network = self.catalogue.find(endpoint.network_id)
+        return drivers.of(network).is_trusting(network)
+
+    def _targets(self, standing: _Standing) -> list[str]:
+        """The addresses that published ports lead to."""
+        main4, main6 = self._publishing(standing, 4), self._publishing(standing, 6)
+        targets = (main4.ipv4_address if main4 else "", main6.ipv6_address if main6 else "")
+        return [text for text in targets if text]
+
+    def _direct(self, standing: _Standing) -> frozenset[int]:
+        """The families in which somebody may ask for published ports at those addresses."""
+        return frozenset(
+            version
+            for version in (4, 6)
+            if (main := self._publishing(standing, version)) is not None
+            and (self._config.allow_direct_routing or self._is_trusting(main))
         )
 
     # Closing, and taking over at boot
@@ -578,7 +623,7 @@ class Attachments:
             return
         for endpoint in standing.endpoints:
             self.catalogue.subnets.withdraw(endpoint)
-        for port in standing.ports:
+        for port in (p for p in standing.ports if p.host_port):
             self._ports.release(ip_address(port.host_ip), port.protocol, port.host_port)
 
     def adopt(
@@ -596,12 +641,11 @@ class Attachments:
         self._standing[container_id] = standing
         for endpoint in endpoints:
             self.catalogue.subnets.place_again(endpoint)
-        for port in published:
+        for port in (p for p in published if p.host_port):
             self._ports.take(ip_address(port.host_ip), port.protocol, port.host_port)
         if self._firewall is not None:
-            main4, main6 = self._publishing(standing, 4), self._publishing(standing, 6)
-            targets = (main4.ipv4_address if main4 else "", main6.ipv6_address if main6 else "")
-            found = firewall.adopted(published, [text for text in targets if text])
+            direct = self._direct(standing)
+            found = firewall.adopted(published, self._targets(standing), direct=direct)
             self._firewall.know(container_id, found)
 
     def reserve(self, container_id: str, addresses: Sequence[Interface], *, name: str) -> None:
@@ -821,6 +865,12 @@ def _forget_flows(addresses: Sequence[str]) -> None:
             conntrack.delete(ip_address(address), ports.NUMBERS["udp"])
         except OSError as error:
             log.warning("cannot delete the flows of %s: %s", address, error)
+
+
+def _port_requests(request: SandboxRequest) -> list[ports.Request]:
+    return ports.requests(
+        request.exposed_ports, request.port_bindings, publish_all=request.publish_all
+    )
 
 
 def _dns_names(config: EndpointConfig, request: SandboxRequest) -> tuple[str, ...]:

@@ -1,8 +1,6 @@
 """The bridge driver: a network is a bridge on the host, a container a port of it.
 
-Options are Docker's names with Docker's meaning; those that this engine does not do are refused,
-because to ignore a gateway mode or an inhibited address would open or close what the user did not
-mean to.
+Options are Docker's names with Docker's meaning.
 """
 
 from __future__ import annotations
@@ -12,11 +10,12 @@ import logging
 import os
 import socket
 from dataclasses import dataclass
+from enum import StrEnum
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Final
 
 from engine import literals
-from engine.errors import EngineError, Forbidden, InvalidParameter, NotImplementedHere
+from engine.errors import EngineError, Forbidden, InvalidParameter
 from engine.linux import iproute, netlink, oserror
 from engine.network import driver, firewall, sandbox
 from engine.network.model import DEFAULT
@@ -43,10 +42,13 @@ ENABLE_MASQUERADE: Final = "com.docker.network.bridge.enable_ip_masquerade"
 HOST_BINDING: Final = "com.docker.network.bridge.host_binding_ipv4"
 MTU: Final = "com.docker.network.driver.mtu"
 INHIBIT_IPV4: Final = "com.docker.network.bridge.inhibit_ipv4"
-GATEWAY_MODES: Final = (
-    "com.docker.network.bridge.gateway_mode_ipv4",
-    "com.docker.network.bridge.gateway_mode_ipv6",
-)
+GATEWAY_MODES: Final = {
+    4: "com.docker.network.bridge.gateway_mode_ipv4",
+    6: "com.docker.network.bridge.gateway_mode_ipv6",
+}
+SOURCES: Final = {4: "com.docker.network.host_ipv4", 6: "com.docker.network.host_ipv6"}
+TRUSTED: Final = "com.docker.network.bridge.trusted_host_interfaces"
+INTERFACE_PREFIX: Final = "com.docker.network.container_iface_prefix"
 
 
 class BadOption(InvalidParameter):
@@ -56,9 +58,26 @@ class BadOption(InvalidParameter):
         super().__init__(f"failed to parse {name} value: {value} ({reason})")
 
 
+class NotIsolated(EngineError):
+    def __init__(self) -> None:
+        super().__init__("gateway mode 'isolated' can only be used for an internal network")
+
+
 class NotABridge(EngineError):
     def __init__(self, link: str) -> None:
         super().__init__(f"existing interface {link} is not a bridge")
+
+
+class Mode(StrEnum):
+    """How a network leads out, of one family: "Gateway modes" of Docker's "Port publishing"."""
+
+    NAT = "nat"
+    NAT_UNPROTECTED = "nat-unprotected"
+    """The same, and other hosts may ask for any port at a container's own address."""
+    ROUTED = "routed"
+    """No translation: published ports are those that others may ask for there."""
+    ISOLATED = "isolated"
+    """The host itself has no address on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,18 +87,34 @@ class Options:
     has_masquerade: bool = True
     binding: str = ""  # where ports are published; "" is the daemon's choice
     mtu: int = DEFAULT_MTU
+    mode_ipv4: Mode = Mode.NAT
+    mode_ipv6: Mode = Mode.NAT
+    inhibits_ipv4: bool = False  # the bridge bears no IPv4 address, its gateway is elsewhere
+    sources: tuple[str, ...] = ()  # what packets that leave come from, at most one a family
+    trusted: tuple[str, ...] = ()  # links behind which published ports are asked for directly
+    prefix: str = ""  # of the interface's name in a container
+
+    def mode(self, version: int) -> Mode:
+        return self.mode_ipv4 if version == 4 else self.mode_ipv6
+
+    def versions(self, mode: Mode) -> frozenset[int]:
+        """The families in this mode."""
+        return frozenset(version for version in GATEWAY_MODES if self.mode(version) is mode)
+
+    def has_address(self, version: int) -> bool:
+        """Whether the bridge bears one."""
+        is_inhibited = version == 4 and self.inhibits_ipv4
+        return self.mode(version) is not Mode.ISOLATED and not is_inhibited
+
+    def needs_gateway(self, version: int, *, is_internal: bool) -> bool:
+        """Whether an address is set apart for one, though nobody named it."""
+        is_inhibited = version == 4 and self.inhibits_ipv4 and is_internal
+        return self.mode(version) is not Mode.ISOLATED and not is_inhibited
 
 
 def parse(options: Mapping[str, str]) -> Options:
-    """Raises InvalidParameter, NotImplementedHere. Names that mean nothing here are let be."""
-    for name in GATEWAY_MODES:
-        mode = options.get(name, "nat")
-        if mode not in ("nat", "nat-unprotected", "routed", "isolated"):
-            raise BadOption(name, mode, f"unknown gateway mode {mode}")
-        if mode != "nat":
-            raise NotImplementedHere(f"gateway mode {mode} is not implemented")
-    if _boolean(options, INHIBIT_IPV4, False):
-        raise NotImplementedHere(f"{INHIBIT_IPV4} is not implemented")
+    """Raises InvalidParameter. Names that mean nothing here are let be."""
+    _boolean(options, DEFAULT_BRIDGE, False)
     link = options.get(BRIDGE_NAME, "")
     if len(link.encode()) >= IFNAMSIZ or set(link) & set("/: \t\n\0") or link in (".", ".."):
         raise InvalidParameter(f"invalid bridge name: {link!r}")
@@ -89,7 +124,35 @@ def parse(options: Mapping[str, str]) -> Options:
         has_masquerade=_boolean(options, ENABLE_MASQUERADE, True),
         binding=_address(options, HOST_BINDING),
         mtu=_mtu(options),
+        mode_ipv4=_mode(options, 4),
+        mode_ipv6=_mode(options, 6),
+        inhibits_ipv4=_boolean(options, INHIBIT_IPV4, False),
+        sources=tuple(s for version in SOURCES if (s := _source(options, version))),
+        trusted=_links(options.get(TRUSTED, "")),
+        prefix=options.get(INTERFACE_PREFIX, ""),
     )
+
+
+def _mode(options: Mapping[str, str], version: int) -> Mode:
+    name = GATEWAY_MODES[version]
+    value = options.get(name, Mode.NAT)
+    try:
+        return Mode(value)
+    except ValueError:
+        raise BadOption(name, value, f"unknown gateway mode {value}") from None
+
+
+def _source(options: Mapping[str, str], version: int) -> str:
+    name = SOURCES[version]
+    text = _address(options, name)
+    if text and ip_address(text).version != version:
+        raise BadOption(name, text, f"not an IPv{version} address")
+    return text
+
+
+def _links(text: str) -> tuple[str, ...]:
+    """Those of a list with colons that a link can be called; no packet comes from another."""
+    return tuple(dict.fromkeys(n for n in text.split(":") if 0 < len(n.encode()) < IFNAMSIZ))
 
 
 def _boolean(options: Mapping[str, str], name: str, default: bool) -> bool:
@@ -126,10 +189,11 @@ def _address(options: Mapping[str, str], name: str) -> str:
 
 def gateways(network: Network) -> list[Interface]:
     """The bridge's own addresses."""
+    options = parse(network.options)
     return [
         ip_interface(f"{subnet.gateway}/{ip_network(subnet.subnet).prefixlen}")
         for subnet in network.subnets
-        if subnet.gateway
+        if subnet.gateway and options.has_address(ip_network(subnet.subnet).version)
     ]
 
 
@@ -142,6 +206,10 @@ def rules(network: Network) -> firewall.Bridge:
         is_internal=network.is_internal,
         has_icc=options.has_icc,
         has_masquerade=options.has_masquerade,
+        routed=options.versions(Mode.ROUTED),
+        unprotected=options.versions(Mode.NAT_UNPROTECTED),
+        sources=options.sources,
+        trusted=options.trusted,
     )
 
 
@@ -166,7 +234,8 @@ def setup(network: Network) -> int:
         elif found.kind != "bridge":
             raise NotABridge(network.link)
         if network.enable_ipv6:
-            _set(f"net/ipv6/conf/{network.link}/disable_ipv6", "0")
+            is_isolated = options.mode_ipv6 is Mode.ISOLATED  # then not even a link-local address
+            _set(f"net/ipv6/conf/{network.link}/disable_ipv6", str(int(is_isolated)))
         index = socket.if_nametoindex(network.link)
         mtu = 0 if network.is_link_foreign else options.mtu
         sock.execute(
@@ -247,6 +316,8 @@ class Driver(driver.Driver):
         parse(options)
 
     def check_made(self, network: Network, others: Iterable[Network]) -> None:
+        if not network.is_internal and parse(network.options).versions(Mode.ISOLATED):
+            raise NotIsolated
         if not network.enable_ipv4 and not network.enable_ipv6:
             raise InvalidParameter("IPv4 or IPv6 must be enabled")
         driver.check_pools(network)
@@ -264,8 +335,8 @@ class Driver(driver.Driver):
         return parse(options).link or sandbox.link_name(instance, network_id)
 
     def needs_gateway(self, network: Network, version: int) -> bool:
-        del network, version
-        return True
+        options = parse(network.options)
+        return options.needs_gateway(version, is_internal=network.is_internal)
 
     def leads_out(self, network: Network) -> bool:
         return not network.is_internal
@@ -293,6 +364,15 @@ class Driver(driver.Driver):
         return sandbox.Bridged(
             bridge=network.link, master=index, mtu=options.mtu, has_icc=options.has_icc
         )
+
+    def interface_prefix(self, network: Network) -> str:
+        return parse(network.options).prefix
+
+    def routed(self, network: Network) -> frozenset[int]:
+        return parse(network.options).versions(Mode.ROUTED)
+
+    def is_trusting(self, network: Network) -> bool:
+        return bool(parse(network.options).trusted)
 
     def binding(self, network: Network) -> str:
         return parse(network.options).binding

@@ -107,6 +107,21 @@ class Driver(Protocol):
         del network, index
         return None
 
+    def interface_prefix(self, network: Network) -> str:
+        """With what the names of interfaces begin that nobody chose; "" for eth."""
+        del network
+        return ""
+
+    def routed(self, network: Network) -> frozenset[int]:
+        """The families whose published ports are asked for at the containers' own addresses."""
+        del network
+        return frozenset()
+
+    def is_trusting(self, network: Network) -> bool:
+        """Whether there are links behind which they may be asked for there all the same."""
+        del network
+        return False
+
     def binding(self, network: Network) -> str:
         """The address that ports are published on where none was named; "" for the daemon's."""
         del network

@@ -22,6 +22,7 @@ import threading
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import groupby
+from socket import IPPROTO_ICMP, IPPROTO_ICMPV6
 from typing import TYPE_CHECKING, Final
 
 from engine.linux import nftables as nft
@@ -49,6 +50,7 @@ _TYPES = nft.Type
 _ADDRESS: Final = {4: _TYPES.IPV4_ADDR, 6: _TYPES.IPV6_ADDR}
 _PROTOCOLS: Final = {4: nft.NFPROTO_IPV4, 6: nft.NFPROTO_IPV6}
 _LOOPBACK: Final = (b"\xff\0\0\0", b"\x7f\0\0\0")
+_LINK_LOCAL: Final = (b"\xff\xc0".ljust(16, b"\0"), b"\xfe\x80".ljust(16, b"\0"))
 # Offset and length of source and destination in the header.
 _SOURCE: Final = {4: (12, 4), 6: (8, 16)}
 _DESTINATION: Final = {4: (16, 4), 6: (24, 16)}
@@ -64,35 +66,57 @@ class Bridge:
     is_internal: bool = False
     has_icc: bool = True
     has_masquerade: bool = True
+    routed: frozenset[int] = frozenset()
+    unprotected: frozenset[int] = frozenset()
+    sources: tuple[str, ...] = ()
+    """What packets that leave come from, instead of what the host chooses; one a family."""
+    trusted: tuple[str, ...] = ()
+    """Links behind which published ports may be asked for at the container's own address."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """A port of the host that leads to a port of a container, both of one family."""
+    """A port of the host that leads to a port of a container, both of one family.
+
+    `is_direct` says that it may be asked for at the container's own address, by those who are
+    allowed to; with `host_port` 0 only there.
+    """
 
     protocol: str
     host_ip: Address
     host_port: int
     target_ip: Address
     target_port: int
+    is_direct: bool = False
 
 
-def publications(listeners: Iterable[Listener]) -> tuple[Publication, ...]:
-    """Those that the kernel can do; the rest (IPv6 to IPv4, ::1) is the relay's."""
+def publications(
+    listeners: Iterable[Listener], *, direct: frozenset[int] = frozenset()
+) -> tuple[Publication, ...]:
+    """Those that the kernel can do; the rest (IPv6 to IPv4, ::1) is the relay's.
+
+    `direct` are the families in which somebody may ask for them at the container's own address.
+    """
     found = (
         Publication(
             protocol=item.protocol,
             host_ip=ip_address(item.host_ip),
             host_port=item.host_port,
-            target_ip=ip_address(item.target_ip),
+            target_ip=(target := ip_address(item.target_ip)),
             target_port=item.target_port,
+            is_direct=target.version in direct,
         )
         for item in listeners
     )
     return tuple(p for p in found if _is_for_kernel(p))
 
 
-def adopted(ports: Iterable[PublishedPort], targets: Sequence[str]) -> tuple[Publication, ...]:
+def adopted(
+    ports: Iterable[PublishedPort],
+    targets: Sequence[str],
+    *,
+    direct: frozenset[int] = frozenset(),
+) -> tuple[Publication, ...]:
     """The same from what a running container's row says; `targets` are its addresses."""
     by_version = {a.version: a for a in map(ip_address, targets)}
     found: list[Publication] = []
@@ -106,6 +130,7 @@ def adopted(ports: Iterable[PublishedPort], targets: Sequence[str]) -> tuple[Pub
                     host_port=port.host_port,
                     target_ip=target,
                     target_port=port.container_port,
+                    is_direct=not port.host_port or target.version in direct,
                 )
             )
     return tuple(p for p in found if _is_for_kernel(p))
@@ -122,7 +147,11 @@ def _is_for_kernel(item: Publication) -> bool:
 def elements(found: Iterable[Publication]) -> dict[str, list[nft.Element]]:
     """What stands in which map for these publications."""
     result: dict[str, list[nft.Element]] = {}
-    for run in _runs(found):
+    known = tuple(found)
+    # The same port of a container may be published twice.
+    for name, key in dict.fromkeys(map(_direct, (p for p in known if p.is_direct))):
+        result.setdefault(name, []).append(nft.Element(key))
+    for run in _runs(p for p in known if p.host_port):
         first = run[0]
         is_range = len(run) >= RANGE_AT_LEAST and first.host_port == first.target_port
         for item in (first,) if is_range else run:
@@ -166,18 +195,25 @@ def _element(item: Publication, last_port: int | None) -> tuple[str, nft.Element
     return _map_name(version, is_any, True), nft.Element(key, target, end)
 
 
+def _direct(item: Publication) -> tuple[str, bytes]:
+    """The set, and what stands in it."""
+    protocol = nft.field(bytes((NUMBERS[item.protocol],)))
+    port = nft.field(item.target_port.to_bytes(2, "big"))
+    return f"direct{item.target_ip.version}", item.target_ip.packed + protocol + port
+
+
 def _map_name(version: int, is_any: bool, is_range: bool) -> str:
     return f"{'ranges' if is_range else 'ports'}{version}{'' if is_any else '-at'}"
 
 
-def _intervals(subnets: Iterable[str], version: int) -> list[nft.Element]:
+def _intervals(subnets: Iterable[str], version: int, data: bytes = b"") -> list[nft.Element]:
     """Subnets as the pairs of elements that a set of intervals is made of."""
     found: list[nft.Element] = []
     for text in subnets:
         subnet = ip_network(text)
         if subnet.version != version:
             continue
-        found.append(nft.Element(subnet.network_address.packed))
+        found.append(nft.Element(subnet.network_address.packed, data))
         behind = int(subnet.broadcast_address) + 1
         if behind < 1 << subnet.max_prefixlen:
             end = behind.to_bytes(subnet.max_prefixlen // 8, "big")
@@ -193,11 +229,17 @@ def _sets() -> list[nft.Set]:
         nft.Set("bridges", (_TYPES.IFNAME,)),
         nft.Set("internal", (_TYPES.IFNAME,)),
         nft.Set("icc", (_TYPES.IFNAME, _TYPES.IFNAME)),
+        nft.Set("parted", (_TYPES.IFNAME, _TYPES.IFNAME)),
+        nft.Set("trusted", (_TYPES.IFNAME, _TYPES.IFNAME)),
     ]
     port = (_TYPES.INET_PROTO, _TYPES.INET_SERVICE)
     for version, address in _ADDRESS.items():
         result.append(nft.Set(f"subnets{version}", (address,), is_interval=True))
         result.append(nft.Set(f"masquerade{version}", (address,), is_interval=True))
+        result.append(nft.Set(f"sources{version}", (address,), (address,), is_interval=True))
+        result.append(nft.Set(f"routed{version}", (_TYPES.IFNAME,)))
+        result.append(nft.Set(f"unprotected{version}", (_TYPES.IFNAME,)))
+        result.append(nft.Set(f"direct{version}", (address, *port)))
         for is_any in (True, False):
             key = port if is_any else (address, *port)
             single = _map_name(version, is_any, False)
@@ -225,8 +267,8 @@ def _header(where: tuple[int, int], reg: int = 0) -> bytes:
     return nft.payload(nft.NFT_PAYLOAD_NETWORK_HEADER, where[0], where[1], reg)
 
 
-def _from(name: str) -> list[bytes]:
-    return [nft.meta(nft.NFT_META_IIFNAME), nft.lookup(name)]
+def _from(name: str, *, invert: bool = False) -> list[bytes]:
+    return [nft.meta(nft.NFT_META_IIFNAME), nft.lookup(name, invert=invert)]
 
 
 def _to(name: str, *, invert: bool = False) -> list[bytes]:
@@ -256,18 +298,21 @@ def _published_rules(version: int) -> list[list[bytes]]:
     words = 1 if version == 4 else 4
     result: list[list[bytes]] = []
     for is_any in (False, True):
-        at = 0 if is_any else words
-        key = [] if is_any else [_header(_DESTINATION[version])]
-        key += [
-            nft.meta(nft.NFT_META_L4PROTO, at),
-            nft.payload(nft.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, at + 1),
-        ]
+        key = _port(0) if is_any else [_header(_DESTINATION[version]), *_port(words)]
         for is_range in (False, True):
             found = nft.lookup(_map_name(version, is_any, is_range), to=0)
             port = None if is_range else words
             change = nft.dnat(_PROTOCOLS[version], address=0, port=port)
             result.append([*_family(version), *key, found, change])
     return result
+
+
+def _port(reg: int) -> list[bytes]:
+    """Load protocol and destination port, which TCP, UDP and SCTP have in one place."""
+    return [
+        nft.meta(nft.NFT_META_L4PROTO, reg),
+        nft.payload(nft.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, reg + 1),
+    ]
 
 
 def _jump_if_local() -> list[bytes]:
@@ -290,20 +335,46 @@ def _ingress_rules() -> list[list[bytes]]:
     ]
 
 
-def _forward_rules(guard: bool) -> list[list[bytes]]:
-    pair = [
+def _between(name: str) -> list[bytes]:
+    """From one link to another, as a set has them."""
+    return [
         nft.meta(nft.NFT_META_IIFNAME),
         nft.meta(nft.NFT_META_OIFNAME, nft.IFNAMSIZ // 4),
-        nft.lookup("icc"),
+        nft.lookup(name),
     ]
+
+
+def _direct_rules(version: int, is_for_all: bool) -> list[list[bytes]]:
+    """Who may come to a container's own address over a bridge that is not closed to others."""
+    words = 1 if version == 4 else 4
+    family = _family(version)
+    is_published = [_header(_DESTINATION[version]), *_port(words), nft.lookup(f"direct{version}")]
+    ping = [
+        nft.meta(nft.NFT_META_L4PROTO),
+        nft.compare(bytes((IPPROTO_ICMP if version == 4 else IPPROTO_ICMPV6,))),
+    ]
+    who = _to("bridges") if is_for_all else _between("trusted")
+    return [
+        [*family, *_to(f"routed{version}"), *ping, _ACCEPT],
+        [*family, *_to(f"routed{version}"), *is_published, _ACCEPT],
+        [*family, *who, *is_published, _ACCEPT],
+        [*family, *_to(f"unprotected{version}"), *_from("bridges", invert=True), _ACCEPT],
+    ]
+
+
+def _forward_rules(guard: bool, versions: frozenset[int], allows_direct: bool) -> list[list[bytes]]:
     result = [
         [*_has(nft.NFT_CT_STATE, nft.CT_ESTABLISHED_RELATED), _ACCEPT],
-        [*pair, _ACCEPT],
+        [*_between("icc"), _ACCEPT],
         [*_from("internal"), _DROP],
         [*_to("internal"), _DROP],
         # Published ports, whoever asks; anything else into a bridge is nobody's business:
         # other hosts that route to a container, other networks, containers without icc.
         [*_to("bridges"), *_has(nft.NFT_CT_STATUS, nft.IPS_DST_NAT), _ACCEPT],
+        [*_between("parted"), _DROP],
+    ]
+    result += [rule for v in sorted(versions) for rule in _direct_rules(v, allows_direct)]
+    result += [
         [*_to("bridges"), _DROP],
         [*_from("bridges"), _ACCEPT],
     ]
@@ -322,27 +393,40 @@ def _postrouting_rules(version: int) -> list[list[bytes]]:
     source = [*_family(version), _header(_SOURCE[version])]
     turned = _has(nft.NFT_CT_STATUS, nft.IPS_DST_NAT)
     change = nft.masquerade()
+    chosen = [nft.lookup(f"sources{version}", to=0), nft.snat(_PROTOCOLS[version], address=0)]
     result = [
         # A container that asks for a published port must get its answer from the same address.
         [*turned, *source, nft.lookup(f"subnets{version}"), *_to("bridges"), change],
-        [*source, nft.lookup(f"masquerade{version}"), *_to("bridges", invert=True), change],
+        # What is routed to other containers leaves just as what goes to other hosts.
+        *(
+            [*_to(name, invert=invert), *source, *action]
+            for name, invert in (("bridges", True), (f"routed{version}", False))
+            for action in (chosen, [nft.lookup(f"masquerade{version}"), change])
+        ),
     ]
     if version == 4:
         result.insert(0, [*_family(4), *_is_loopback(_SOURCE[4]), *_to("bridges"), change])
     return result
 
 
-def _rules(guard: bool, versions: frozenset[int]) -> list[tuple[str, list[bytes]]]:
+def _rules(
+    guard: bool, versions: frozenset[int], allows_direct: bool
+) -> list[tuple[str, list[bytes]]]:
     only = _only(versions)
     chosen = sorted(versions)
     local_ipv6 = [_header(_DESTINATION[6]), nft.compare(IPv6Address("::1").packed)]
     # The kernel does not route from ::1: those are the relay's.
     skip = [*_family(6), *local_ipv6, nft.verdict(nft.NFT_RETURN)]
     jump = [*only, *_jump_if_local()]
+    # Nor does it forward what comes from a link-local address.
+    link_local = [_header(_SOURCE[6]), nft.mask(_LINK_LOCAL[0]), nft.compare(_LINK_LOCAL[1])]
+    skip_link_local = [*_family(6), *link_local, nft.verdict(nft.NFT_RETURN)]
     result = [("published", rule) for version in chosen for rule in _published_rules(version)]
     result += [("ingress", rule) for rule in (_ingress_rules() if 4 in versions else ())]
-    result += [("prerouting", jump), ("output", skip), ("output", jump)]
-    result += [("forward", [*only, *rule]) for rule in _forward_rules(guard)]
+    result += [("prerouting", skip_link_local), ("prerouting", jump)]
+    result += [("output", skip), ("output", skip_link_local), ("output", jump)]
+    forward = _forward_rules(guard, versions, allows_direct)
+    result += [("forward", [*only, *rule]) for rule in forward]
     result += [("postrouting", r) for version in chosen for r in _postrouting_rules(version)]
     return result
 
@@ -354,10 +438,12 @@ def table(
     *,
     guard: bool,
     versions: frozenset[int] = BOTH,
+    allows_direct: bool = False,
 ) -> list[Message]:
     """The whole table in place of the one there is, for one transaction.
 
     Its rules are about the families in `versions`; what is of the other passes as if we were not.
+    With `allows_direct` published ports may be asked for at containers' addresses from everywhere.
     """
     inet = nft.NFPROTO_INET
     messages = [
@@ -367,7 +453,8 @@ def table(
     ]
     messages += [nft.add_set(inet, name, item, n) for n, item in enumerate(_sets(), 1)]
     messages += [nft.add_chain(inet, name, chain) for chain in _CHAINS]
-    messages += [nft.add_rule(inet, name, chain, rule) for chain, rule in _rules(guard, versions)]
+    rules = _rules(guard, versions, allows_direct)
+    messages += [nft.add_rule(inet, name, chain, rule) for chain, rule in rules]
     for set_name, content in {**_bridge_elements(bridges), **elements(found)}.items():
         messages += nft.add_elements(inet, name, set_name, content)
     return messages
@@ -379,13 +466,34 @@ def _bridge_elements(bridges: Sequence[Bridge]) -> dict[str, list[nft.Element]]:
         "bridges": [nft.Element(link) for link in links.values()],
         "internal": [nft.Element(links[b.link]) for b in bridges if b.is_internal],
         "icc": [nft.Element(links[b.link] * 2) for b in bridges if b.has_icc],
+        "parted": [nft.Element(links[b.link] * 2) for b in bridges if not b.has_icc],
+        "trusted": [
+            nft.Element(nft.interface(other) + links[b.link])
+            for b in bridges
+            for other in b.trusted
+        ],
     }
     for version in (4, 6):
-        outgoing = [b for b in bridges if b.has_masquerade and not b.is_internal]
+        outgoing = [
+            b for b in bridges if b.has_masquerade and not b.is_internal and version not in b.routed
+        ]
         result[f"subnets{version}"] = _intervals((s for b in bridges for s in b.subnets), version)
         result[f"masquerade{version}"] = _intervals(
             (s for b in outgoing for s in b.subnets), version
         )
+        result[f"sources{version}"] = [
+            element
+            for b in outgoing
+            for source in map(ip_address, b.sources)
+            if source.version == version
+            for element in _intervals(b.subnets, version, source.packed)
+        ]
+        result[f"routed{version}"] = [
+            nft.Element(links[b.link]) for b in bridges if version in b.routed
+        ]
+        result[f"unprotected{version}"] = [
+            nft.Element(links[b.link]) for b in bridges if version in b.unprotected
+        ]
     return result
 
 
@@ -408,6 +516,8 @@ class Firewall:
         self._bridges: dict[str, Bridge] = {}
         self._published: dict[str, tuple[Publication, ...]] = {}
         self._guard = False
+        self.allows_direct = False
+        """Whether published ports may be asked for at containers' addresses from everywhere."""
 
     def _kernel(self) -> Socket:
         if self._socket is None:
@@ -441,7 +551,14 @@ class Firewall:
     def _write(self) -> None:
         found = [p for items in self._published.values() for p in items]
         bridges = tuple(self._bridges.values())
-        plan = table(self.name, bridges, found, guard=self._guard, versions=self._versions)
+        plan = table(
+            self.name,
+            bridges,
+            found,
+            guard=self._guard,
+            versions=self._versions,
+            allows_direct=self.allows_direct,
+        )
         nft.commit(self._kernel(), plan)
         self._accept_elsewhere(self._patterns())
 

@@ -55,6 +55,7 @@ class Networks:
         if versions := frozenset(version for version, is_wanted in wanted if is_wanted):
             prefix = sandbox.link_prefix(config.instance)
             self._firewall = Firewall(config.instance, link_prefix=prefix, versions=versions)
+            self._firewall.allows_direct = config.allow_direct_routing
         self._attachments = Attachments(config, firewall=self._firewall, left=self._reap_later)
         self._catalogue = Catalogue(
             config,

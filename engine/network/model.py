@@ -156,7 +156,10 @@ class Endpoint(Frozen, frozen=True, kw_only=True):
 
 
 class PublishedPort(Frozen, frozen=True, kw_only=True):
-    """A port that is open on the host: `container_port` and `protocol` as in "80", "tcp"."""
+    """A port that is open on the host: `container_port` and `protocol` as in "80", "tcp".
+
+    Where the network is routed it is open at the container's own address, and `host_port` 0.
+    """
 
     container_port: int
     protocol: str

@@ -168,14 +168,21 @@ def _order(request: Request) -> tuple[bool, int, int, int, int, tuple[int, int]]
 # Over which addresses
 
 
-def expand(
-    found: Sequence[Request],
-    *,
-    ipv4: Address | None,
-    ipv6: Address | None,
-    default: Address,
-    host_has_ipv6: bool,
-) -> list[Wanted]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where published ports lead to, and where from: the container's addresses, the host's.
+
+    `default` is the address for those that say none. The families in `routed` are not translated.
+    """
+
+    ipv4: Address | None
+    ipv6: Address | None
+    default: Address
+    host_has_ipv6: bool
+    routed: frozenset[int] = frozenset()
+
+
+def expand(found: Sequence[Request], place: Place) -> list[Wanted]:
     """Spread requests over the host's addresses, one `Wanted` for each number to choose.
 
     "Any address" is 0.0.0.0 and [::] both. A container without IPv6 is reached from the host's
@@ -190,7 +197,8 @@ def expand(
         pairs = [
             pair
             for request in group
-            for pair in _pairs(request.host_ip, ipv4, ipv6, default, host_has_ipv6)
+            for pair in _pairs(request.host_ip, place)
+            if pair[0].version not in place.routed
         ]
         if pairs:
             wanted.append(
@@ -205,13 +213,29 @@ def expand(
     return wanted
 
 
-def _pairs(
-    text: str, ipv4: Address | None, ipv6: Address | None, default: Address, host_has_ipv6: bool
-) -> Iterator[tuple[Address, Address]]:
-    host = ip_address(text) if text else None
-    if ipv4 is not None and (host or default).version == 4:
-        yield host or default, ipv4
-    target = ipv6 or ipv4
+def opened(found: Sequence[Request], place: Place) -> tuple[PublishedPort, ...]:
+    """Those that others may ask for at the container's own address, where no host port leads to
+    them; a host's address or port that was named says nothing there.
+    """
+    ports = (
+        PublishedPort(
+            container_port=request.container_port,
+            protocol=request.protocol,
+            host_ip=str(_ANY_IPV4 if host.version == 4 else _ANY_IPV6),
+            host_port=0,
+        )
+        for request in found
+        for host, target in _pairs(request.host_ip, place)
+        if host.version in place.routed and host.version == target.version
+    )
+    return tuple(dict.fromkeys(ports))
+
+
+def _pairs(text: str, place: Place) -> Iterator[tuple[Address, Address]]:
+    host, default = ip_address(text) if text else None, place.default
+    if place.ipv4 is not None and (host or default).version == 4:
+        yield host or default, place.ipv4
+    target = place.ipv6 or place.ipv4
     if target is None:
         return
     if host is not None:
@@ -219,7 +243,7 @@ def _pairs(
             yield host, target
     elif default.version == 6:
         yield default, target
-    elif default == _ANY_IPV4 and host_has_ipv6:
+    elif default == _ANY_IPV4 and place.host_has_ipv6:
         yield _ANY_IPV6, target
 
 

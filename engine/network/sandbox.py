@@ -21,7 +21,7 @@ from engine.errors import EngineError
 from engine.linux import iproute, netlink, netns, oserror
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
     from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
     Address = IPv4Address | IPv6Address
@@ -89,7 +89,9 @@ class Port:
     addresses: tuple[Interface, ...]
     via: Bridged | OnParent
     name: str = ""
-    """What the container calls it; "" for eth and the next number."""
+    """What the container calls it; "" for a prefix and the next number."""
+    prefix: str = ""
+    """Of such a name; "" for eth."""
     sysctls: tuple[str, ...] = ()
 
     @property
@@ -142,10 +144,14 @@ def _furnish(
 
 
 def _names(ports: Sequence[Port]) -> list[str]:
-    """Those that were chosen, and eth with the numbers that are free for all others."""
-    chosen = {port.name for port in ports}
-    counted = (name for n in itertools.count() if (name := f"{_PREFIX}{n}") not in chosen)
-    return [port.name or next(counted) for port in ports]
+    """Those that were chosen, and prefixes with the numbers that are free for all others."""
+    taken = {port.name for port in ports}
+    names: list[str] = []
+    for port in ports:
+        name = port.name or _free_name(port, taken)
+        taken.add(name)
+        names.append(name)
+    return names
 
 
 def _plug(host: netlink.Socket, inside: netlink.Socket, fd: int, name: str, port: Port) -> None:
@@ -172,7 +178,7 @@ def _plug_in_bridge(
             )
         )
     except OSError as error:
-        if not port.name:
+        if not port.name and not port.prefix:
             raise
         raise _NotRenamed(port, name, error) from error
     # A host without IPv6 refuses that, and needs it not.
@@ -339,7 +345,7 @@ def connect(where: str, port: Port, gateways: Sequence[Address]) -> None:
     with netlink.Socket() as host:
 
         def body(fd: int) -> None:
-            name = port.name or _free_name()
+            name = port.name or _free_name(port, {name for _, name in socket.if_nameindex()})
             with netlink.Socket() as inside:
                 _plug(host, inside, fd, name, port)
                 try:
@@ -355,12 +361,9 @@ def connect(where: str, port: Port, gateways: Sequence[Address]) -> None:
             raise
 
 
-def _free_name() -> str:
-    names = {name for _, name in socket.if_nameindex()}
-    number = 0
-    while f"{_PREFIX}{number}" in names:
-        number += 1
-    return f"{_PREFIX}{number}"
+def _free_name(port: Port, taken: Container[str]) -> str:
+    counted = (f"{port.prefix or _PREFIX}{number}" for number in itertools.count())
+    return next(name for name in counted if name not in taken)
 
 
 def disconnect(where: str, link: str, port: Port | None, gateways: Sequence[Address]) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engine.runtime.protocol import ListenerOptions
 
     Address = tuple[Any, ...]
+    Control = tuple[int, int, bytes]
 
 _READ_BYTES = 1 << 16
 _DATAGRAM_BYTES = 1 << 16
@@ -29,6 +30,9 @@ _MAX_FLOWS = 1024
 _ACCEPTS_A_ROUND = 64
 _RETRY_S = 0.1
 _BROKEN = EPOLLHUP | EPOLLERR
+# ip(7), ipv6(7): in_pktinfo is index, local address, destination; in6_pktinfo destination, index.
+_IP_PKTINFO, _IPV6_PKTINFO = 8, 50
+_CONTROL_BYTES = socket.CMSG_SPACE(20)
 
 
 class Relay:
@@ -42,7 +46,7 @@ class Relay:
         self._sock = sock
         self._options = options
         self._streams: set[_Stream] = set()
-        self._flows: dict[Address, _Flow] = {}
+        self._flows: dict[tuple[Address, bytes], _Flow] = {}
         if options.target_ip:
             self._listen()
 
@@ -90,27 +94,40 @@ class Relay:
     def _on_datagram(self, _events: int) -> None:
         for _ in range(_ACCEPTS_A_ROUND):
             try:
-                data, address = self._sock.recvfrom(_DATAGRAM_BYTES)
+                data, control, _, address = self._sock.recvmsg(_DATAGRAM_BYTES, _CONTROL_BYTES)
             except BlockingIOError:
                 return
             except OSError:
                 continue  # an ICMP error of an earlier answer
-            flow = self._flows.get(address)
+            asked = _asked(control)
+            key = address, asked[2] if asked else b""
+            flow = self._flows.get(key)
             if flow is None:
-                flow = self._new_flow(address)
+                flow = self._new_flow(key, asked)
             if flow is not None:
                 flow.send(data)
 
-    def _new_flow(self, address: Address) -> _Flow | None:
+    def _new_flow(self, key: tuple[Address, bytes], asked: Control | None) -> _Flow | None:
         if len(self._flows) >= _MAX_FLOWS:
             return None
         try:
             inner = _connect(self.target, socket.SOCK_DGRAM)
         except OSError:
             return None
-        flow = _Flow(self._loop, self._sock, address, inner, self._flows)
-        self._flows[address] = flow
+        flow = _Flow(self._loop, self._sock, key, asked, inner, self._flows)
+        self._flows[key] = flow
         return flow
+
+
+def _asked(control: list[Control]) -> Control | None:
+    """What sends an answer from the address that was asked, by whichever link leads back."""
+    for level, kind, data in control:
+        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+            return level, kind, bytes(4) + data[4:8] + bytes(4)
+        if (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
+            is_link_local = data[0] == 0xFE and data[1] & 0xC0 == 0x80
+            return level, kind, data if is_link_local else data[:16] + bytes(4)
+    return None
 
 
 def _connect(target: tuple[str, int], kind: socket.SocketKind) -> socket.socket:
@@ -233,19 +250,21 @@ class _Pipe:
 class _Flow:
     """A UDP peer: a socket of its own towards the container, so that answers find the way back."""
 
-    __slots__ = ("_address", "_flows", "_inner", "_is_active", "_loop", "_outer", "_timer")
+    __slots__ = ("_asked", "_flows", "_inner", "_is_active", "_key", "_loop", "_outer", "_timer")
 
     def __init__(
         self,
         loop: Loop,
         outer: socket.socket,
-        address: Address,
+        key: tuple[Address, bytes],
+        asked: Control | None,
         inner: socket.socket,
-        flows: dict[Address, _Flow],
+        flows: dict[tuple[Address, bytes], _Flow],
     ) -> None:
         self._loop = loop
         self._outer = outer
-        self._address = address
+        self._key = key
+        self._asked = asked
         self._inner = inner
         self._flows = flows
         self._is_active = True
@@ -261,7 +280,7 @@ class _Flow:
         self._is_active = True
         try:
             data = self._inner.recv(_DATAGRAM_BYTES)
-            self._outer.sendto(data, self._address)
+            self._outer.sendmsg([data], [self._asked] if self._asked else [], 0, self._key[0])
         except OSError:
             return
 
@@ -274,6 +293,6 @@ class _Flow:
 
     def close(self) -> None:
         self._timer.cancel()
-        self._flows.pop(self._address, None)
+        self._flows.pop(self._key, None)
         self._loop.remove(self._inner.fileno())
         self._inner.close()

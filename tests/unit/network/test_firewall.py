@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 from hypothesis import given
@@ -67,6 +68,29 @@ def test_elements_say_exactly_what_is_published(same: set[int], shifted: set[int
                 assert first not in covered
                 covered[first] = int.from_bytes(element.data[4:6], "big")
     assert covered == {p.host_port: p.target_port for p in found}
+
+
+def test_what_may_be_asked_for_directly_stands_once() -> None:
+    both = [
+        replace(publication(8080, 80, host), is_direct=True) for host in ("0.0.0.0", "127.0.0.1")
+    ]
+    found = firewall.elements(both)
+    assert {name: len(content) for name, content in found.items()} == {
+        "direct4": 1,
+        "ports4": 1,
+        "ports4-at": 1,
+    }
+    assert firewall.elements([replace(publication(0, 80), is_direct=True)]) == {
+        "direct4": found["direct4"]
+    }
+
+
+def test_a_routed_port_has_no_host_port() -> None:
+    rows = [PublishedPort(container_port=53, protocol="udp", host_ip="::", host_port=0)]
+    (found,) = firewall.adopted(rows, ["172.17.0.2", "fd00::2"])
+    assert found.is_direct
+    assert str(found.target_ip) == "fd00::2"
+    assert firewall.adopted(rows, ["172.17.0.2"]) == ()
 
 
 def listener(host: str, target: str) -> Listener:

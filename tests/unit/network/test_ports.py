@@ -93,10 +93,12 @@ def expand(
 ) -> list[tuple[str, str]]:
     found = ports.expand(
         ports.requests((), {"80/tcp": bindings}, publish_all=False),
-        ipv4=IPV4,
-        ipv6=IPV6 if ipv6 else None,
-        default=ip_address(default),
-        host_has_ipv6=host,
+        ports.Place(
+            ipv4=IPV4,
+            ipv6=IPV6 if ipv6 else None,
+            default=ip_address(default),
+            host_has_ipv6=host,
+        ),
     )
     return [(str(a), str(b)) for wanted in found for a, b in wanted.addresses]
 
@@ -111,6 +113,36 @@ def test_any_address_is_both_families() -> None:
     assert expand(PortBinding(host_port="80"), default="127.0.0.1") == [("127.0.0.1", "172.17.0.2")]
 
 
+def test_a_routed_family_is_opened_and_not_bound() -> None:
+    bindings = {"80/tcp": (PortBinding(host_port="80"), PortBinding(host_ip="127.0.0.1"))}
+    asked = ports.requests((), bindings, publish_all=False)
+
+    def place(*routed: int, ipv6: bool = True) -> ports.Place:
+        return ports.Place(
+            ipv4=IPV4,
+            ipv6=IPV6 if ipv6 else None,
+            default=ANY4,
+            host_has_ipv6=True,
+            routed=frozenset(routed),
+        )
+
+    def bound(where: ports.Place) -> list[str]:
+        found = ports.expand(asked, where)
+        return [str(host) for wanted in found for host, _ in wanted.addresses]
+
+    def opened(where: ports.Place) -> list[tuple[str, int]]:
+        return [(port.host_ip, port.host_port) for port in ports.opened(asked, where)]
+
+    assert opened(place()) == []
+    assert bound(place(4, 6)) == []
+    assert opened(place(4, 6)) == [("0.0.0.0", 0), ("::", 0)]
+    assert bound(place(6)) == ["0.0.0.0", "127.0.0.1"]
+    assert opened(place(6)) == [("::", 0)]
+    # The host's IPv6 side is led to such a container by the relay.
+    assert bound(place(4, ipv6=False)) == ["::"]
+    assert opened(place(4, ipv6=False)) == [("0.0.0.0", 0)]
+
+
 def test_bindings_that_differ_in_address_share_a_number() -> None:
     found = ports.expand(
         ports.requests(
@@ -118,10 +150,12 @@ def test_bindings_that_differ_in_address_share_a_number() -> None:
             {"80/tcp": (PortBinding(host_ip="127.0.0.1"), PortBinding(host_ip="127.0.0.2"))},
             publish_all=False,
         ),
-        ipv4=IPV4,
-        ipv6=None,
-        default=ANY4,
-        host_has_ipv6=True,
+        ports.Place(
+            ipv4=IPV4,
+            ipv6=None,
+            default=ANY4,
+            host_has_ipv6=True,
+        ),
     )
     assert len(found) == 1
     assert [str(host) for host, _ in found[0].addresses] == ["127.0.0.1", "127.0.0.2"]

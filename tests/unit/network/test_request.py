@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+
+import msgspec
 import pytest
 
 from engine.config import EngineConfig
-from engine.errors import InvalidParameter, NotImplementedHere, WharfError
+from engine.errors import InvalidParameter, WharfError
 from engine.network import bridge, driver, ipam, parent, request
 from engine.network.model import IPAM, NetworkRequest, Subnet
 
@@ -206,11 +210,55 @@ def test_a_bridge_s_name_must_be_a_link_s(name: str) -> None:
         bridge.parse({bridge.BRIDGE_NAME: name})
 
 
-def test_gateway_modes_are_refused_not_ignored() -> None:
-    for name in bridge.GATEWAY_MODES:
-        bridge.parse({name: "nat"})
-        with pytest.raises(NotImplementedHere):
-            bridge.parse({name: "routed"})
+def test_gateway_modes() -> None:
+    for version, name in bridge.GATEWAY_MODES.items():
+        for mode in bridge.Mode:
+            options = bridge.parse({name: mode.value})
+            assert options.mode(version) is mode
+            assert options.mode(10 - version) is bridge.Mode.NAT
+        for word in ("", "NAT", "foo"):
+            with pytest.raises(InvalidParameter) as caught:
+                bridge.parse({name: word})
+            assert str(caught.value) == (
+                f"failed to parse {name} value: {word} (unknown gateway mode {word})"
+            )
+
+
+def test_an_isolated_network_is_internal() -> None:
+    options = {bridge.GATEWAY_MODES[6]: "isolated"}
+    for is_internal in (True, False):
+        wanted = NetworkRequest(name="n", options=options, is_internal=is_internal)
+        made = request.compose(wanted, None, EngineConfig())
+        made = msgspec.structs.replace(made, subnets=(Subnet(subnet="10.0.0.0/24"),))
+        refusal = contextlib.nullcontext() if is_internal else pytest.raises(bridge.NotIsolated)
+        with refusal:
+            bridge.Driver().check_made(made, ())
+
+
+def test_who_bears_an_address() -> None:
+    options = bridge.parse({bridge.INHIBIT_IPV4: "true", bridge.GATEWAY_MODES[6]: "isolated"})
+    assert not options.has_address(4)
+    assert not options.has_address(6)
+    assert options.needs_gateway(4, is_internal=False)
+    assert not options.needs_gateway(4, is_internal=True)
+    assert not options.needs_gateway(6, is_internal=True)
+
+
+def test_addresses_that_packets_leave_from() -> None:
+    given = {bridge.SOURCES[4]: "192.0.2.2", bridge.SOURCES[6]: "fd00::2"}
+    assert bridge.parse(given).sources == ("192.0.2.2", "fd00::2")
+    for name, text, reason in (
+        (bridge.SOURCES[4], "foo", "nil ip"),
+        (bridge.SOURCES[6], "", "nil ip"),
+        (bridge.SOURCES[4], "fd00::2", "not an IPv4 address"),
+    ):
+        with pytest.raises(InvalidParameter, match=re.escape(f"value: {text} ({reason})")):
+            bridge.parse({name: text})
+
+
+def test_trusted_links_are_those_that_can_be() -> None:
+    found = bridge.parse({bridge.TRUSTED: "eth0::a b:eth0:averyveryverylongname:wg0"})
+    assert found.trusted == ("eth0", "a b", "wg0")
 
 
 def test_a_random_mac_is_local_and_unicast() -> None:
