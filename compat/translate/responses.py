@@ -17,6 +17,7 @@ from compat.wire.base import UNSET
 from engine import ids, timestamp
 from engine.container import keys, model
 from engine.container.model import Status
+from engine.network.ports import parse_container_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -424,7 +425,8 @@ def _port_map(container: model.Container) -> dict[str, tuple[wire.PortBinding, .
         return {}
     found: dict[str, tuple[wire.PortBinding, ...] | None] = {}
     if any(endpoint.exposes for endpoint in container.endpoints):
-        found = dict.fromkeys(container.config.exposed_ports)
+        ports = map(parse_container_port, container.config.exposed_ports)
+        found = dict.fromkeys(f"{number}/{protocol}" for number, protocol in ports)
     for port in container.ports:
         binding = wire.PortBinding(host_ip=port.host_ip, host_port=str(port.host_port or ""))
         key = f"{port.container_port}/{port.protocol}"
@@ -489,11 +491,11 @@ def _ports(container: model.Container) -> tuple[wire.Port, ...]:
     if not _is_open(container) or not any(e.exposes for e in container.endpoints):
         return ()
     published = {(p.container_port, p.protocol) for p in container.ports}
-    exposed: list[wire.Port] = []
-    for spelled in container.config.exposed_ports:
-        number, _, protocol = spelled.partition("/")
-        if number.isdecimal() and (int(number), protocol or "tcp") not in published:
-            exposed.append(wire.Port(private_port=int(number), type=protocol or "tcp"))
+    exposed = [
+        wire.Port(private_port=number, type=protocol)
+        for number, protocol in map(parse_container_port, container.config.exposed_ports)
+        if (number, protocol) not in published
+    ]
     opened = (
         wire.Port(
             ip=p.host_ip or UNSET,

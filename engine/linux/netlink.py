@@ -444,8 +444,9 @@ class Socket:
             for type, _, number, payload in _frames(data):
                 yield type, number, payload
 
-    def notices(self) -> Iterator[int]:
-        """The port ids of who caused the notifications that wait to be read; never waits.
+    def notices(self) -> Iterator[tuple[int, int, memoryview]]:
+        """The notifications that wait to be read: (type, port id of who caused it, body) each;
+        never waits.
 
         Raises OSError (ENOBUFS) where some were lost.
         """
@@ -454,10 +455,11 @@ class Socket:
                 data = self._socket.recv(_RECEIVE, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
+            view = memoryview(data)
             offset = 0
             while offset + _HEADER.size <= len(data):
-                length, _, _, _, port_id = _HEADER.unpack_from(data, offset)
-                yield port_id
+                length, type, _, _, port_id = _HEADER.unpack_from(data, offset)
+                yield type, port_id, view[offset + _HEADER.size : offset + length]
                 offset += (length + 3) & ~3
 
     def _receive(self) -> Iterator[tuple[int, int, int, memoryview]]:

@@ -50,6 +50,7 @@ NFT_MSG_NEWSET: Final = 9
 NFT_MSG_NEWSETELEM: Final = 12
 NFT_MSG_GETSETELEM: Final = 13
 NFT_MSG_DELSETELEM: Final = 14
+NFT_MSG_NEWGEN: Final = 15
 
 # Attributes
 NFTA_LIST_ELEM: Final = 1
@@ -509,6 +510,15 @@ def commit(sock: netlink.Socket, messages: Sequence[Message]) -> None:
         if code:
             about = messages[number - 1].about if 0 < number <= last else "nf_tables commit"
             raise OSError(code, os.strerror(code), about)
+
+
+def changed_table(type: int, body: memoryview) -> tuple[int, str]:
+    """Family and name of the table that a notification is about; name "" where it is of none."""
+    if type >> 8 != NFNL_SUBSYS_NFTABLES or type & 0xFF >= NFT_MSG_NEWGEN:
+        return 0, ""
+    # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and so on are one number.
+    values = dict(netlink.attributes(body[4:]))
+    return body[0], _string(values[NFTA_TABLE_NAME]) if NFTA_TABLE_NAME in values else ""
 
 
 def base_chains(sock: netlink.Socket, family: int = 0) -> list[ForeignChain]:

@@ -485,6 +485,7 @@ class Attachments:
             via=via,
             name=endpoint.config.driver_opts.get(settings.INTERFACE, ""),
             prefix=drivers.of(network).interface_prefix(network),
+            is_announced=drivers.of(network).is_announced(network),
             sysctls=settings.sysctls(endpoint.config),
         )
 

@@ -48,6 +48,8 @@ GATEWAY_MODES: Final = {
 }
 SOURCES: Final = {4: "com.docker.network.host_ipv4", 6: "com.docker.network.host_ipv6"}
 TRUSTED: Final = "com.docker.network.bridge.trusted_host_interfaces"
+ANNOUNCEMENTS: Final = "com.docker.network.advertise_addr_nmsgs"
+ANNOUNCEMENT_PAUSE: Final = "com.docker.network.advertise_addr_ms"
 INTERFACE_PREFIX: Final = "com.docker.network.container_iface_prefix"
 
 
@@ -93,6 +95,7 @@ class Options:
     sources: tuple[str, ...] = ()  # what packets that leave come from, at most one a family
     trusted: tuple[str, ...] = ()  # links behind which published ports are asked for directly
     prefix: str = ""  # of the interface's name in a container
+    is_announced: bool = True  # whether neighbours are told of a container's addresses
 
     def mode(self, version: int) -> Mode:
         return self.mode_ipv4 if version == 4 else self.mode_ipv6
@@ -130,7 +133,27 @@ def parse(options: Mapping[str, str]) -> Options:
         sources=tuple(s for version in SOURCES if (s := _source(options, version))),
         trusted=_links(options.get(TRUSTED, "")),
         prefix=options.get(INTERFACE_PREFIX, ""),
+        is_announced=_announcements(options) > 0,
     )
+
+
+def _announcements(options: Mapping[str, str]) -> int:
+    """How many are asked for; the kernel sends one, so that this says whether."""
+    _bounded(options, ANNOUNCEMENT_PAUSE, 100, 2000, "integer milliseconds")
+    return _bounded(options, ANNOUNCEMENTS, 0, 3, "an integer")
+
+
+def _bounded(options: Mapping[str, str], name: str, least: int, most: int, what: str) -> int:
+    text = options.get(name)
+    if text is None:
+        return most
+    try:
+        number = literals.integer(text)
+    except ValueError:
+        raise InvalidParameter(f'value for option {name} "{text}" must be {what}') from None
+    if not least <= number <= most:
+        raise InvalidParameter(f"{name} must be in the range {least} to {most}")
+    return number
 
 
 def _mode(options: Mapping[str, str], version: int) -> Mode:
@@ -367,6 +390,9 @@ class Driver(driver.Driver):
 
     def interface_prefix(self, network: Network) -> str:
         return parse(network.options).prefix
+
+    def is_announced(self, network: Network) -> bool:
+        return parse(network.options).is_announced
 
     def routed(self, network: Network) -> frozenset[int]:
         return parse(network.options).versions(Mode.ROUTED)

@@ -177,6 +177,7 @@ class Catalogue:
 
     async def create(self, wanted: NetworkRequest) -> Network:
         async with self._changes:
+            wanted = request.with_families(wanted, self._config)
             request.check(wanted)
             if self.named(wanted.name) is not None or wanted.name in self._unreadable.values():
                 raise NetworkExists(wanted.name)

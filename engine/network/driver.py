@@ -112,6 +112,11 @@ class Driver(Protocol):
         del network
         return ""
 
+    def is_announced(self, network: Network) -> bool:
+        """Whether neighbours are told of a container's addresses when it comes."""
+        del network
+        return True
+
     def routed(self, network: Network) -> frozenset[int]:
         """The families whose published ports are asked for at the containers' own addresses."""
         del network

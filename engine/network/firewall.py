@@ -619,16 +619,19 @@ class Firewall:
         with self._lock:
             return self._kernel().port_id
 
-    def mend(self) -> None:
-        """After somebody changed a ruleset: have our table again, and our accepts elsewhere."""
+    def mend(self, *, is_touched: bool = False) -> None:
+        """After somebody changed a ruleset: have our table again, and our accepts elsewhere.
+
+        `is_touched` says that it was ours, of which anything may be missing then.
+        """
         with self._lock:
             if not self._bridges:
                 return
-            if self.name in nft.tables(self._kernel(), nft.NFPROTO_INET):
-                self._accept_elsewhere(self._patterns())
-            else:
-                log.warning("the firewall was flushed from outside, writing it anew")
+            if is_touched or self.name not in nft.tables(self._kernel(), nft.NFPROTO_INET):
+                log.warning("the firewall was changed from outside, writing it anew")
                 self._write()
+            else:
+                self._accept_elsewhere(self._patterns())
 
     def remove(self) -> None:
         """Take out all that is ours in the kernel."""

@@ -8,6 +8,7 @@ port on 0.0.0.0 and on one address, ranges that go round). Sentences are Docker'
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -47,6 +48,16 @@ class PortError(EngineError):
     """A host port that cannot be had; the endpoint it was for is told around it."""
 
 
+class InvalidRange(PortError):
+    def __init__(self, text: str) -> None:
+        super().__init__(f"invalid port range: {text}")
+
+
+class UnknownProtocol(PortError):
+    def __init__(self) -> None:
+        super().__init__("unknown protocol")
+
+
 class PortAllocated(PortError):
     """One of our own containers has it."""
 
@@ -64,6 +75,14 @@ class PortNotBound(PortError):
 
     def __init__(self, what: str, error: OSError) -> None:
         super().__init__(f"{what}: {os.strerror(error.errno or 0).lower()}")
+
+
+class NoSuchProtocol(PortError):
+    """The host's kernel does not know it; dockerd's words are those of its proxy for SCTP."""
+
+    def __init__(self, where: str, error: OSError) -> None:
+        reason = os.strerror(error.errno or 0).lower()
+        super().__init__(f"error starting userland proxy: failed to listen on {where}: {reason}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,18 +115,22 @@ class Wanted:
 
 
 def parse_container_port(text: str) -> tuple[int, str]:
-    """ "80/tcp" → (80, "tcp"); tcp is what is meant where nothing is said."""
-    number, slash, protocol = text.partition("/")
-    protocol = protocol.lower() if slash else "tcp"
-    if not number.isascii() or not number.isdigit() or protocol not in NUMBERS:
-        raise InvalidPort(text)
-    if int(number) > 65535:
-        raise InvalidPort(text)
-    return int(number), protocol
+    """ "80/tcp" → (80, "tcp"); tcp is what is meant where nothing is said.
+
+    As dockerd reads it, which has no words for what is no number: that is port 0.
+    """
+    number, _, rest = text.partition("/")
+    protocol = rest.partition("/")[0].lower() or "tcp"
+    is_port = number.isascii() and number.isdigit() and len(number) <= 5 and int(number) <= 65535
+    return int(number) if is_port else 0, protocol
 
 
 def parse_host_port(text: str) -> tuple[int, int]:
-    """ "", "8080" or "8080-8090" → first and last; (0, 0) for any."""
+    """ "", "8080" or "8080-8090" → first and last; (0, 0) for any. What follows a "/" is let be.
+
+    Raises InvalidPort, InvalidRange.
+    """
+    text = text.partition("/")[0]
     if not text:
         return 0, 0
     match = _PORT.fullmatch(text)
@@ -115,8 +138,10 @@ def parse_host_port(text: str) -> tuple[int, int]:
         raise InvalidPort(text)
     first = int(match[1])
     last = int(match[2]) if match[2] else first
-    if last < first or last > 65535 or (first == 0 and last != 0):
+    if last < first or last > 65535:
         raise InvalidPort(text)
+    if first == 0 and last != 0:
+        raise InvalidRange(text)
     return first, last
 
 
@@ -128,15 +153,20 @@ def requests(
 ) -> list[Request]:
     """All bindings wanted: exact host ports before ranges, then in order of container port.
 
+    A port that is not exposed is not published; clients that publish one expose it as well. Raises
+    InvalidPort, InvalidRange, UnknownProtocol.
+
     Bindings that differ only in the host's address come next to each other (libnetwork's
     cmpPortBinding), because they are to get the same number.
     """
     found: list[Request] = []
-    for text in dict.fromkeys((*exposed, *bindings)):
+    for text in dict.fromkeys(exposed):
         given = bindings.get(text, ())
-        if not text.partition("/")[0] or not (given or publish_all):
-            continue  # dockerd takes "" for no port at all, and looks at no port that stays inside
+        if not (given or publish_all):
+            continue  # dockerd looks at no port that stays inside
         port, protocol = parse_container_port(text)
+        if protocol not in NUMBERS or not text.partition("/")[0]:
+            raise UnknownProtocol
         for binding in given:
             first, last = parse_host_port(binding.host_port)
             found.append(
@@ -154,7 +184,7 @@ def requests(
 
 
 def _order(request: Request) -> tuple[bool, int, int, int, int, tuple[int, int]]:
-    address = ip_address(request.host_ip) if request.host_ip else None
+    address = _host_address(request.host_ip)
     return (
         request.is_range,
         request.container_port,
@@ -231,8 +261,14 @@ def opened(found: Sequence[Request], place: Place) -> tuple[PublishedPort, ...]:
     return tuple(dict.fromkeys(ports))
 
 
+def _host_address(text: str) -> Address | None:
+    """None where none was said; IPv4 that is written as IPv6 is IPv4."""
+    address = ip_address(text) if text else None
+    return (address.ipv4_mapped if address and address.version == 6 else None) or address
+
+
 def _pairs(text: str, place: Place) -> Iterator[tuple[Address, Address]]:
-    host, default = ip_address(text) if text else None, place.default
+    host, default = _host_address(text), place.default
     if place.ipv4 is not None and (host or default).version == 4:
         yield host or default, place.ipv4
     target = place.ipv6 or place.ipv4
@@ -365,6 +401,8 @@ def _listen(wanted: Wanted, host: Address, target: Address, port: int) -> Listen
     try:
         fd = _socket(wanted.protocol, host, port)
     except OSError as error:
+        if error.errno == errno.EPROTONOSUPPORT:
+            raise NoSuchProtocol(f"{_bracketed(host)}:{port}", error) from error
         raise PortNotBound(_describe(wanted, host, target, port), error) from error
     return Listener(
         fd=fd,

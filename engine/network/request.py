@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine import ids
+from engine import ids, literals
 from engine.errors import Forbidden, InvalidParameter, NotFound
 from engine.ids import NetworkId
 from engine.network import drivers, host, ipam, none
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _ALIAS = "default"
 """What a container may call the default network, so no other is called that."""
+_ENABLE = ("com.docker.network.enable_ipv4", "com.docker.network.enable_ipv6")
 
 
 class NetworkPredefined(Forbidden):
@@ -48,6 +49,36 @@ def check(request: NetworkRequest) -> None:
         raise Forbidden("Ingress network can only be global scope network")
     if request.scope == "swarm":
         raise Forbidden("cannot create a swarm scoped network when swarm is not active")
+
+
+def with_families(request: NetworkRequest, config: EngineConfig) -> NetworkRequest:
+    """The request with the families it comes to: what it says, else what its options or the
+    daemon's say (`_ENABLE`).
+
+    An option that is overridden goes. Raises InvalidParameter.
+    """
+    if request.config_from:
+        return request
+    driver = request.driver or drivers.DEFAULT
+    given = {**config.default_network_opts.get(driver, {}), **request.options}
+    asked = dict(zip(_ENABLE, (request.enable_ipv4, request.enable_ipv6), strict=True))
+    found = [
+        _boolean(name, given[name]) if is_on is None and name in given else is_on
+        for name, is_on in asked.items()
+    ]
+    return msgspec.structs.replace(
+        request,
+        enable_ipv4=found[0],
+        enable_ipv6=found[1],
+        options={n: text for n, text in request.options.items() if asked.get(n) is None},
+    )
+
+
+def _boolean(name: str, text: str) -> bool:
+    try:
+        return literals.boolean(text)
+    except ValueError:
+        raise InvalidParameter(f'driver-opt "{name}" is not a valid bool') from None
 
 
 def _check_configuration(request: NetworkRequest) -> None:

@@ -93,6 +93,7 @@ class Port:
     prefix: str = ""
     """Of such a name; "" for eth."""
     sysctls: tuple[str, ...] = ()
+    is_announced: bool = True
 
     @property
     def has_ipv6(self) -> bool:
@@ -190,7 +191,8 @@ def _plug_in_bridge(
     _await_carrier(host, via.bridge)
     _await_carrier(inside, name)
     _await_groups(name, [a for a in port.addresses if a.version == 6])
-    _announce(inside, index, name, port)
+    if port.is_announced:
+        _announce(inside, index, name, port)
 
 
 def _plug_on_parent(

@@ -1,19 +1,21 @@
 """Notices when somebody else changes the host's firewall, and has ours mended.
 
 `nft flush ruleset`, a firewall service that reloads or another engine that starts take our table
-or our accepts away without asking; a second later they are there again.
+or our accepts away without asking. The kernel tells of it, and they are there again at once; and
+once more after a while, because a reload is many changes in a row.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from typing import TYPE_CHECKING
 
 from engine import offload
+from engine.linux import nftables as nft
 from engine.linux.netlink import NETLINK_NETFILTER, Socket
-from engine.linux.nftables import NFNLGRP_NFTABLES
 
 if TYPE_CHECKING:
     from engine.network.firewall import Firewall
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A reload is many changes in a row; wait until it is through.
-_SETTLE_S = 0.3
+# At least so long between two looks, whatever goes on.
+_PAUSE_S = 0.3
 
 
 class Watch:
@@ -33,6 +35,7 @@ class Watch:
         self._socket = sock
         self._own_port_id = own_port_id
         self._changed = asyncio.Event()
+        self._is_ours_changed = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._read)
         self._task = work.keep_running(self._mend(), what="firewall watch")
@@ -40,28 +43,33 @@ class Watch:
     @classmethod
     async def over(cls, firewall: Firewall, work: Work) -> Watch:
         own_port_id = await offload.kernel(firewall.port_id)
-        sock = Socket(NETLINK_NETFILTER, groups=(NFNLGRP_NFTABLES,))
+        sock = Socket(NETLINK_NETFILTER, groups=(nft.NFNLGRP_NFTABLES,))
         return cls(firewall, sock, own_port_id, work)
 
     def _read(self) -> None:
         try:
-            if any(port_id != self._own_port_id for port_id in self._socket.notices()):
-                self._changed.set()
+            for type, port_id, body in self._socket.notices():
+                if port_id != self._own_port_id:
+                    self._changed.set()
+                    ours = nft.NFPROTO_INET, self._firewall.name
+                    self._is_ours_changed |= nft.changed_table(type, body) == ours
         except OSError:  # ENOBUFS: some were lost, so somebody may have changed something
+            self._is_ours_changed = True
             self._changed.set()
 
     async def _mend(self) -> None:
         while True:
             await self._changed.wait()
-            await asyncio.sleep(_SETTLE_S)
             self._changed.clear()
+            is_ours, self._is_ours_changed = self._is_ours_changed, False
             try:
-                await offload.kernel(self._firewall.mend)
+                await offload.kernel(functools.partial(self._firewall.mend, is_touched=is_ours))
             except OSError as error:
                 log.warning("cannot mend the firewall: %s", error)
             except Exception:
                 # Whatever it was, the next change has to be answered too.
                 log.exception("cannot mend the firewall")
+            await asyncio.sleep(_PAUSE_S)
 
     async def close(self) -> None:
         self._loop.remove_reader(self._socket)

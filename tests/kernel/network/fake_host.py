@@ -176,6 +176,8 @@ class FakeHost:
             "resolv_conf_path": f"{folder}/resolv.conf",
             "hostname_path": f"{folder}/hostname",
         }
+        if isinstance(bindings := changes.get("port_bindings"), dict):
+            facts["exposed_ports"] = tuple(bindings)
         return SandboxRequest(**{**facts, **changes})  # type: ignore[arg-type]
 
     def within(self, path: str | None, action: Callable[[], T]) -> T:

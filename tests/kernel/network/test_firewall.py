@@ -197,11 +197,11 @@ async def test_the_watch_outlives_what_it_did_not_expect(host: FakeHost) -> None
     assert firewall is not None
     real, failed = firewall.mend, threading.Event()
 
-    def mend() -> None:
+    def mend(*, is_touched: bool = False) -> None:
         if not failed.is_set():
             failed.set()
             raise ValueError("a reply that nobody foresaw")
-        real()
+        real(is_touched=is_touched)
 
     firewall.mend = mend  # type: ignore[method-assign]
     commit(nft.delete_table(INET, table(host)))
@@ -293,3 +293,62 @@ async def test_what_drops_out_of_our_reach_is_told(host: FakeHost) -> None:
         "the legacy iptables filter drops what is forwarded over IPv4 (its FORWARD policy is DROP)"
     ]
     await networks.close_engine()
+
+
+def forward_handles(host: FakeHost) -> list[int]:
+    with netlink.Socket(netlink.NETLINK_NETFILTER) as sock:
+        return [rule.handle for rule in nft.rules(sock, INET, table(host), "forward")]
+
+
+@in_fake_host
+async def test_what_is_taken_out_of_our_table_comes_back(host: FakeHost) -> None:
+    """Not only the whole table: its rules, as `nft flush table` takes them, and its elements."""
+    networks = await host.networks()
+    opened = await networks.open(
+        host.request(port_bindings={"80/tcp": (PortBinding(host_port="80"),)})
+    )
+    host.serve(opened.netns_path, 80, "back")
+    own = opened.endpoints[0].ipv4_address
+    published = nft.Element(b"\x06\0\0\0" + b"\0\x50\0\0")
+
+    async def is_right() -> bool:
+        return (
+            await host.ask(host.neighbour, UPLINK, 80) == f"back {NEIGHBOUR}"
+            and await host.ask(host.neighbour, own, 80) is None
+        )
+
+    for change in (
+        lambda: [nft.delete_rule(INET, table(host), "forward", h) for h in forward_handles(host)],
+        lambda: nft.delete_elements(INET, table(host), "ports4", [published]),
+        lambda: [nft.delete_table(INET, table(host))],
+    ):
+        assert await is_right()
+        count = len(forward_handles(host))
+        commit(*change())
+        await asyncio.sleep(0.8)
+        assert len(forward_handles(host)) == count
+    assert await is_right()
+    await networks.close_engine()
+
+
+@in_fake_host
+async def test_a_chain_that_is_made_anew_lets_ours_pass_again(host: FakeHost) -> None:
+    """Other firewalls flush and load their chains; each time ours has to go in again."""
+    networks = await host.networks()
+    request = host.request(port_bindings={"80/tcp": (PortBinding(host_port="80"),)})
+    opened = await networks.open(request)
+    host.serve(opened.netns_path, 80, "in")
+    theirs = nft.add_table(nft.NFPROTO_IPV4, "filter")
+    dropping = nft.Chain("FORWARD", "filter", nft.NF_INET_FORWARD, 0, nft.NF_DROP)
+
+    def count() -> int:
+        return len(forward_rules(nft.NFPROTO_IPV4, "filter", "FORWARD"))
+
+    for _ in range(3):
+        commit(theirs, nft.delete_table(nft.NFPROTO_IPV4, "filter"), theirs)
+        commit(nft.add_chain(nft.NFPROTO_IPV4, "filter", dropping))
+        assert await host.becomes(2, count)
+        assert await host.ask(host.neighbour, UPLINK, 80) == f"in {NEIGHBOUR}"
+    await networks.close(request.container_id)
+    await networks.close_engine()
+    assert count() == 0

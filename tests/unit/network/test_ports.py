@@ -30,13 +30,14 @@ def test_a_range_is_two_numbers_in_order(one: int, two: int) -> None:
 def test_whatever_is_typed_is_a_range_or_refused(text: str) -> None:
     try:
         first, last = ports.parse_host_port(text)
-    except ports.InvalidPort:
+    except (ports.InvalidPort, ports.InvalidRange):
         return
     assert 0 <= first <= last <= 65535
-    assert text in ("", str(first).zfill(len(text))) or "-" in text
+    number = text.partition("/")[0]
+    assert number in ("", str(first).zfill(len(number))) or "-" in number
 
 
-@pytest.mark.parametrize("text", ["x", "70000", "90-80", "1-", "-1", "1-2-3", "٣", " 80", "0-9"])
+@pytest.mark.parametrize("text", ["x", "70000", "90-80", "1-", "-1", "1-2-3", "٣", " 80"])
 def test_bad_host_ports_are_named(text: str) -> None:
     with pytest.raises(ports.InvalidPort) as refused:
         ports.parse_host_port(text)
@@ -50,21 +51,40 @@ def test_bad_host_ports_are_named(text: str) -> None:
         ("80", (80, "tcp")),
         ("53/UDP", (53, "udp")),
         ("9/sctp", (9, "sctp")),
+        ("80/", (80, "tcp")),
+        ("80/udp/x", (80, "udp")),
+        ("70-72/udp", (0, "udp")),
+        ("70000", (0, "tcp")),
+        ("9" * 5000, (0, "tcp")),
     ],
 )
 def test_container_ports(text: str, found: tuple[int, str]) -> None:
     assert ports.parse_container_port(text) == found
 
 
-@pytest.mark.parametrize("text", ["80/foo", "x/tcp", "/tcp", "70000/tcp", ""])
+@pytest.mark.parametrize("text", ["80/foo", "/tcp", "", "/"])
 def test_bad_container_ports(text: str) -> None:
-    with pytest.raises(ports.InvalidPort):
-        ports.parse_container_port(text)
+    bindings = {text: (PortBinding(host_port="80"),)}
+    with pytest.raises(ports.UnknownProtocol, match="unknown protocol"):
+        ports.requests((text,), bindings, publish_all=False)
+    assert ports.requests((text,), {}, publish_all=False) == []
+    assert ports.requests((), bindings, publish_all=False) == []
+
+
+def test_a_range_from_nothing() -> None:
+    with pytest.raises(ports.InvalidRange, match="invalid port range: 0-9"):
+        ports.parse_host_port("0-9")
+
+
+def test_ipv4_that_is_written_as_ipv6() -> None:
+    assert expand(PortBinding(host_ip="::ffff:127.0.0.1", host_port="80")) == [
+        ("127.0.0.1", "172.17.0.2")
+    ]
 
 
 def test_exact_ports_come_before_ranges() -> None:
     found = ports.requests(
-        ("443/tcp",),
+        ("443/tcp", "70/tcp", "80/tcp", "80/udp"),
         {
             "80/udp": (PortBinding(host_port="8080"),),
             "80/tcp": (PortBinding(host_port="9000-9010"), PortBinding(host_port="8080")),
@@ -92,7 +112,7 @@ def expand(
     *bindings: PortBinding, ipv6: bool = False, default: str = "0.0.0.0", host: bool = True
 ) -> list[tuple[str, str]]:
     found = ports.expand(
-        ports.requests((), {"80/tcp": bindings}, publish_all=False),
+        ports.requests(("80/tcp",), {"80/tcp": bindings}, publish_all=False),
         ports.Place(
             ipv4=IPV4,
             ipv6=IPV6 if ipv6 else None,
@@ -115,7 +135,7 @@ def test_any_address_is_both_families() -> None:
 
 def test_a_routed_family_is_opened_and_not_bound() -> None:
     bindings = {"80/tcp": (PortBinding(host_port="80"), PortBinding(host_ip="127.0.0.1"))}
-    asked = ports.requests((), bindings, publish_all=False)
+    asked = ports.requests(bindings, bindings, publish_all=False)
 
     def place(*routed: int, ipv6: bool = True) -> ports.Place:
         return ports.Place(
@@ -146,7 +166,7 @@ def test_a_routed_family_is_opened_and_not_bound() -> None:
 def test_bindings_that_differ_in_address_share_a_number() -> None:
     found = ports.expand(
         ports.requests(
-            (),
+            ("80/tcp",),
             {"80/tcp": (PortBinding(host_ip="127.0.0.1"), PortBinding(host_ip="127.0.0.2"))},
             publish_all=False,
         ),
