@@ -350,7 +350,7 @@ class Attachments:
             if made.resolver is not None:
                 nameserver.close(made.resolver.fds)
             for item in made.listeners:
-                self._ports.release(ip_address(item.host_ip), item.protocol, item.host_port)
+                self._ports.release(item.host_ip, item.protocol, item.host_port)
             if plan.path is not None:
                 self._carry_away(plan.request.container_id, plan.links)
 
@@ -625,7 +625,7 @@ class Attachments:
         for endpoint in standing.endpoints:
             self.catalogue.subnets.withdraw(endpoint)
         for port in (p for p in standing.ports if p.host_port):
-            self._ports.release(ip_address(port.host_ip), port.protocol, port.host_port)
+            self._ports.release(port.host_ip, port.protocol, port.host_port)
 
     def adopt(
         self,
@@ -643,7 +643,7 @@ class Attachments:
         for endpoint in endpoints:
             self.catalogue.subnets.place_again(endpoint)
         for port in (p for p in published if p.host_port):
-            self._ports.take(ip_address(port.host_ip), port.protocol, port.host_port)
+            self._ports.take(port.host_ip, port.protocol, port.host_port)
         if self._firewall is not None:
             direct = self._direct(standing)
             found = firewall.adopted(published, self._targets(standing), direct=direct)

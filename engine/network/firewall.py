@@ -17,6 +17,7 @@ chain, marked by a comment, and taken out again at the end. Nothing that is not 
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from dataclasses import dataclass
@@ -100,9 +101,9 @@ def publications(
     found = (
         Publication(
             protocol=item.protocol,
-            host_ip=ip_address(item.host_ip),
+            host_ip=_parsed(item.host_ip),
             host_port=item.host_port,
-            target_ip=(target := ip_address(item.target_ip)),
+            target_ip=(target := _parsed(item.target_ip)),
             target_port=item.target_port,
             is_direct=target.version in direct,
         )
@@ -121,7 +122,7 @@ def adopted(
     by_version = {a.version: a for a in map(ip_address, targets)}
     found: list[Publication] = []
     for port in ports:
-        host = ip_address(port.host_ip)
+        host = _parsed(port.host_ip)
         if (target := by_version.get(host.version)) is not None:
             found.append(
                 Publication(
@@ -134,6 +135,10 @@ def adopted(
                 )
             )
     return tuple(p for p in found if _is_for_kernel(p))
+
+
+# A range has the same two addresses a thousand times.
+_parsed = functools.lru_cache(256)(ip_address)
 
 
 def _is_for_kernel(item: Publication) -> bool:

@@ -32,8 +32,8 @@ EPHEMERAL: Final = (32768, 60999)
 NUMBERS: Final = {"tcp": 6, "udp": 17, "sctp": 132}
 """The protocols that can be published, and their numbers (RFC 5237)."""
 
-_ANY_IPV4: Final = IPv4Address(0)
-_ANY_IPV6: Final = IPv6Address(0)
+_ANY_IPV4: Final = "0.0.0.0"
+_ANY_IPV6: Final = "::"
 _ATTEMPTS: Final = 10  # moby's maxAllocatePortAttempts
 _BACKLOG: Final = 4096
 _PORT: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
@@ -61,7 +61,7 @@ class UnknownProtocol(PortError):
 class PortAllocated(PortError):
     """One of our own containers has it."""
 
-    def __init__(self, address: Address, port: int) -> None:
+    def __init__(self, address: str, port: int) -> None:
         super().__init__(f"Bind for {address}:{port} failed: port is already allocated")
 
 
@@ -102,13 +102,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """One host port on some of the host's addresses: (host address, target address) each."""
+    """One host port on some of the host's addresses: (host address, target address) each.
+
+    They are texts, which know their hash: a range is a thousand of these.
+    """
 
     protocol: str
     container_port: int
     first: int
     last: int
-    addresses: tuple[tuple[Address, Address], ...]
+    addresses: tuple[tuple[str, str], ...]
 
 
 # What the client said
@@ -222,22 +225,27 @@ def expand(found: Sequence[Request], place: Place) -> list[Wanted]:
     def key(request: Request) -> tuple[str, int, int, int]:
         return request.protocol, request.container_port, request.first, request.last
 
+    pairs: dict[str, tuple[tuple[str, str], ...]] = {
+        text: tuple(
+            (str(host), str(target))
+            for host, target in _pairs(text, place)
+            if host.version not in place.routed
+        )
+        for text in {request.host_ip for request in found}
+    }
     wanted: list[Wanted] = []
     for (protocol, port, first, last), group in groupby(found, key):
-        pairs = [
-            pair
-            for request in group
-            for pair in _pairs(request.host_ip, place)
-            if pair[0].version not in place.routed
-        ]
-        if pairs:
+        addresses = tuple(
+            dict.fromkeys(pair for request in group for pair in pairs[request.host_ip])
+        )
+        if addresses:
             wanted.append(
                 Wanted(
                     protocol=protocol,
                     container_port=port,
                     first=first,
                     last=last,
-                    addresses=tuple(dict.fromkeys(pairs)),
+                    addresses=addresses,
                 )
             )
     return wanted
@@ -251,7 +259,7 @@ def opened(found: Sequence[Request], place: Place) -> tuple[PublishedPort, ...]:
         PublishedPort(
             container_port=request.container_port,
             protocol=request.protocol,
-            host_ip=str(_ANY_IPV4 if host.version == 4 else _ANY_IPV6),
+            host_ip=_ANY_IPV4 if host.version == 4 else _ANY_IPV6,
             host_port=0,
         )
         for request in found
@@ -279,8 +287,8 @@ def _pairs(text: str, place: Place) -> Iterator[tuple[Address, Address]]:
             yield host, target
     elif default.version == 6:
         yield default, target
-    elif default == _ANY_IPV4 and place.host_has_ipv6:
-        yield _ANY_IPV6, target
+    elif default.is_unspecified and place.host_has_ipv6:
+        yield IPv6Address(0), target
 
 
 # Numbers and sockets
@@ -302,11 +310,11 @@ class PortAllocator:
     def __init__(self, ephemeral: tuple[int, int] = EPHEMERAL) -> None:
         self._ephemeral = ephemeral
         self._lock = threading.Lock()
-        self._taken: dict[str, dict[Address, set[int]]] = {name: {} for name in NUMBERS}
-        self._last: dict[tuple[str, Address, int, int], int] = {}
+        self._taken: dict[str, dict[str, set[int]]] = {name: {} for name in NUMBERS}
+        self._last: dict[tuple[str, str, int, int], int] = {}
 
     def request(
-        self, addresses: Sequence[Address], protocol: str, first: int = 0, last: int = 0
+        self, addresses: Sequence[str], protocol: str, first: int = 0, last: int = 0
     ) -> int:
         """Take one port on all the addresses: the next free after the last given of that range.
 
@@ -325,25 +333,25 @@ class PortAllocator:
             return port
 
     def _refuse_taken(
-        self, taken: dict[Address, set[int]], addresses: Sequence[Address], port: int
+        self, taken: dict[str, set[int]], addresses: Sequence[str], port: int
     ) -> None:
         for address in self._overlapping(taken, addresses):
             if port in taken.get(address, ()):
                 raise PortAllocated(address, port)
 
     @staticmethod
-    def _overlapping(taken: dict[Address, set[int]], addresses: Sequence[Address]) -> list[Address]:
+    def _overlapping(taken: dict[str, set[int]], addresses: Sequence[str]) -> list[str]:
         """Where a port must be free: "any" overlaps all addresses of its family, and they it."""
         found = dict.fromkeys(addresses)
         for any_address in (_ANY_IPV4, _ANY_IPV6):
-            if any_address in addresses:
-                found.update(dict.fromkeys(a for a in taken if a.version == any_address.version))
-            elif any(a.version == any_address.version for a in addresses):
+            if any_address in found:
+                found.update(dict.fromkeys(a for a in taken if _is_of(a, any_address)))
+            elif any(_is_of(a, any_address) for a in addresses):
                 found[any_address] = None
         return list(found)
 
     def _next(
-        self, watched: Sequence[set[int] | frozenset[int]], key: tuple[str, Address, int, int]
+        self, watched: Sequence[set[int] | frozenset[int]], key: tuple[str, str, int, int]
     ) -> int:
         first, last = key[2:] if key[2] else self._ephemeral
         port = self._last.get(key, last)
@@ -354,12 +362,12 @@ class PortAllocator:
                 return port
         raise NoPortLeft
 
-    def take(self, address: Address, protocol: str, port: int) -> None:
+    def take(self, address: str, protocol: str, port: int) -> None:
         """Know a port that a running container has already."""
         with self._lock:
             self._taken[protocol].setdefault(address, set()).add(port)
 
-    def release(self, address: Address, protocol: str, port: int) -> None:
+    def release(self, address: str, protocol: str, port: int) -> None:
         with self._lock:
             ports = self._taken[protocol].get(address)
             if ports is None:
@@ -397,7 +405,7 @@ class PortAllocator:
         return listeners
 
 
-def _listen(wanted: Wanted, host: Address, target: Address, port: int) -> Listener:
+def _listen(wanted: Wanted, host: str, target: str, port: int) -> Listener:
     try:
         fd = _socket(wanted.protocol, host, port)
     except OSError as error:
@@ -407,14 +415,14 @@ def _listen(wanted: Wanted, host: Address, target: Address, port: int) -> Listen
     return Listener(
         fd=fd,
         protocol=wanted.protocol,
-        host_ip=str(host),
+        host_ip=host,
         host_port=port,
-        target_ip=str(target),
+        target_ip=target,
         target_port=wanted.container_port,
     )
 
 
-def _describe(wanted: Wanted, host: Address, target: Address, port: int) -> str:
+def _describe(wanted: Wanted, host: str, target: str, port: int) -> str:
     """As libnetwork's PortBinding prints itself."""
     exact = wanted.first == wanted.last
     numbers = "" if not wanted.first else str(wanted.first)
@@ -425,14 +433,19 @@ def _describe(wanted: Wanted, host: Address, target: Address, port: int) -> str:
     return f"failed to bind host port{which} for {where}/{wanted.protocol}"
 
 
-def _bracketed(address: Address) -> str:
-    return f"[{address}]" if address.version == 6 else str(address)
+def _is_of(address: str, other: str) -> bool:
+    """Whether they are of one family."""
+    return (":" in address) == (":" in other)
 
 
-def _socket(protocol: str, host: Address, port: int) -> int:
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _socket(protocol: str, host: str, port: int) -> int:
     """A bound descriptor; a stream listens."""
     ip_pktinfo, ipv6_recvpktinfo = 8, 49
-    family = socket.AF_INET if host.version == 4 else socket.AF_INET6
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
     with socket.socket(family, kind | socket.SOCK_CLOEXEC, NUMBERS[protocol]) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -444,7 +457,7 @@ def _socket(protocol: str, host: Address, port: int) -> int:
                 sock.setsockopt(socket.IPPROTO_IP, ip_pktinfo, 1)
             else:
                 sock.setsockopt(socket.IPPROTO_IPV6, ipv6_recvpktinfo, 1)
-        sock.bind((str(host), port))
+        sock.bind((host, port))
         if kind == socket.SOCK_STREAM:
             sock.listen(_BACKLOG)
         return sock.detach()

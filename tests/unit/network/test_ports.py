@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from engine.network import ports
 from engine.network.model import PortBinding
 
-ANY4, ANY6 = ip_address("0.0.0.0"), ip_address("::")
+ANY4 = ip_address("0.0.0.0")
 IPV4, IPV6 = ip_address("172.17.0.2"), ip_address("fd00::2")
 NUMBERS = st.integers(1, 65535)
 
@@ -120,7 +120,7 @@ def expand(
             host_has_ipv6=host,
         ),
     )
-    return [(str(a), str(b)) for wanted in found for a, b in wanted.addresses]
+    return [(a, b) for wanted in found for a, b in wanted.addresses]
 
 
 def test_any_address_is_both_families() -> None:
@@ -148,7 +148,7 @@ def test_a_routed_family_is_opened_and_not_bound() -> None:
 
     def bound(where: ports.Place) -> list[str]:
         found = ports.expand(asked, where)
-        return [str(host) for wanted in found for host, _ in wanted.addresses]
+        return [host for wanted in found for host, _ in wanted.addresses]
 
     def opened(where: ports.Place) -> list[tuple[str, int]]:
         return [(port.host_ip, port.host_port) for port in ports.opened(asked, where)]
@@ -178,7 +178,7 @@ def test_bindings_that_differ_in_address_share_a_number() -> None:
         ),
     )
     assert len(found) == 1
-    assert [str(host) for host, _ in found[0].addresses] == ["127.0.0.1", "127.0.0.2"]
+    assert [host for host, _ in found[0].addresses] == ["127.0.0.1", "127.0.0.2"]
 
 
 ADDRESSES = st.sampled_from(("0.0.0.0", "127.0.0.1", "10.0.0.1", "::", "::1"))
@@ -199,12 +199,12 @@ def test_no_port_is_had_twice(steps: list[object]) -> None:
             if held:
                 hosts, protocol, port = held.pop(step % len(held))
                 for host in hosts:
-                    allocator.release(ip_address(host), protocol, port)
+                    allocator.release(host, protocol, port)
             continue
         assert isinstance(step, tuple)
         hosts, protocol, (first, last) = step
         try:
-            port = allocator.request([ip_address(h) for h in hosts], protocol, first, last)
+            port = allocator.request(list(hosts), protocol, first, last)
         except ports.PortError:
             continue
         low, high = (first, last) if first else (30, 40)
@@ -222,31 +222,31 @@ def _overlap(one: str, two: str) -> bool:
 
 def test_a_range_goes_round() -> None:
     allocator = ports.PortAllocator()
-    assert [allocator.request([ANY4], "tcp", 7, 9) for _ in range(3)] == [7, 8, 9]
-    allocator.release(ANY4, "tcp", 7)
-    allocator.release(ANY4, "tcp", 8)
-    assert allocator.request([ANY4], "tcp", 7, 9) == 7
-    allocator.release(ANY4, "tcp", 7)
-    assert allocator.request([ANY4], "tcp", 7, 9) == 8
-    assert allocator.request([ANY4], "tcp", 7, 9) == 7
+    assert [allocator.request(["0.0.0.0"], "tcp", 7, 9) for _ in range(3)] == [7, 8, 9]
+    allocator.release("0.0.0.0", "tcp", 7)
+    allocator.release("0.0.0.0", "tcp", 8)
+    assert allocator.request(["0.0.0.0"], "tcp", 7, 9) == 7
+    allocator.release("0.0.0.0", "tcp", 7)
+    assert allocator.request(["0.0.0.0"], "tcp", 7, 9) == 8
+    assert allocator.request(["0.0.0.0"], "tcp", 7, 9) == 7
     with pytest.raises(ports.NoPortLeft, match="all ports are allocated"):
-        allocator.request([ANY4], "tcp", 7, 9)
+        allocator.request(["0.0.0.0"], "tcp", 7, 9)
 
 
 def test_a_taken_port_is_named_with_its_address() -> None:
     allocator = ports.PortAllocator()
-    allocator.request([ANY4, ANY6], "tcp", 8080, 8080)
+    allocator.request(["0.0.0.0", "::"], "tcp", 8080, 8080)
     with pytest.raises(ports.PortAllocated) as refused:
-        allocator.request([ANY4, ANY6], "tcp", 8080, 8080)
+        allocator.request(["0.0.0.0", "::"], "tcp", 8080, 8080)
     assert str(refused.value) == "Bind for 0.0.0.0:8080 failed: port is already allocated"
     with pytest.raises(ports.PortAllocated):
-        allocator.request([ip_address("127.0.0.1")], "tcp", 8080, 8080)
-    assert allocator.request([ANY4], "udp", 8080, 8080) == 8080
+        allocator.request(["127.0.0.1"], "tcp", 8080, 8080)
+    assert allocator.request(["0.0.0.0"], "udp", 8080, 8080) == 8080
 
 
 def test_a_failed_request_takes_nothing() -> None:
     allocator = ports.PortAllocator()
-    allocator.take(ip_address("127.0.0.1"), "tcp", 80)
+    allocator.take("127.0.0.1", "tcp", 80)
     with pytest.raises(ports.PortAllocated):
-        allocator.request([ip_address("10.0.0.1"), ip_address("127.0.0.1")], "tcp", 80, 80)
-    assert allocator.request([ip_address("10.0.0.1")], "tcp", 80, 80) == 80
+        allocator.request(["10.0.0.1", "127.0.0.1"], "tcp", 80, 80)
+    assert allocator.request(["10.0.0.1"], "tcp", 80, 80) == 80
