@@ -238,7 +238,10 @@ class Attachments:
             self._publish(networks, "disconnect", request.container_id)
             await self._tell(networks)
             raise
-        standing.ports = (*ports.published(made.listeners), *self._opened_ports(request, standing))
+        standing.ports = ports.published(made.listeners)
+        if opened := self._opened_ports(request, standing):
+            in_order = sorted((*standing.ports, *opened), key=lambda port: ":" in port.host_ip)
+            standing.ports = tuple(in_order)
         default = f"{self._config.exec_root}/{sandbox.FOLDER}/{host.SANDBOX}"
         return Sandbox(
             id=ids.generate(),
