@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import os
+import socket
 import statistics
 import tempfile
 import time
@@ -19,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from engine.storage import compression, layer
 from tests.bench import large
-from tests.support import dns, images
+from tests.support import dns, images, internet
 from tests.support.engine import Wharf
+from tests.support.questions import within
 from tests.support.registry import Registry
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ IMAGE = "busybox:latest"
 FLEET = 60
 CROWD = 200
 LOOK_UPS = 3000
+STREAM_MB = 2000
+PORTS = 100
 FLEET_IN_MEMORY = 20
 MANY = 1000
 GROWTH = "MB that the daemon grew by in a pull"
@@ -214,6 +218,85 @@ def crowd(engine: Engine) -> Sample:
     return sample
 
 
+def ports(engine: Engine) -> Sample:
+    """Bytes through a published port, and a start with very many ports."""
+    sample = Sample()
+    body = {
+        "Image": IMAGE,
+        "Cmd": ["sleep", "1000"],
+        "ExposedPorts": {"80/tcp": {}},
+        "HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "46080"}]}},
+    }
+    container = ask(engine, "POST", "/containers/create", body)["Id"]
+    try:
+        ask(engine, "POST", f"/containers/{container}/start")
+        pid = ask(engine, "GET", f"/containers/{container}/json")["State"]["Pid"]
+        with internet.internet() as net, _sink(f"/proc/{pid}/ns/net") as sink:
+            for who, namespace, address in (
+                ("from the LAN", net.neighbour, internet.LAN4),
+                ("from the host, by its address", None, internet.LAN4),
+                ("from the host, by 127.0.0.1", None, "127.0.0.1"),
+                ("from the host, by ::1", None, "::1"),
+            ):
+                with sample.timed(f"{STREAM_MB} MB through a published port {who}"):
+                    _pour(namespace, address, sink)
+    finally:
+        removed(engine, container)
+    return sample
+
+
+@contextlib.contextmanager
+def _sink(namespace: str) -> Iterator[socket.socket]:
+    with within(namespace, lambda: socket.create_server(("0.0.0.0", 80))) as server:
+        server.settimeout(SETTLE_S)
+        yield server
+
+
+def _pour(namespace: str | None, address: str, sink: socket.socket) -> None:
+    """Send so much, and wait until it is there."""
+    chunk = memoryview(bytes(1 << 20))
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+
+    def receive() -> int:
+        taken, buffer = 0, bytearray(1 << 20)
+        with sink.accept()[0] as stream:
+            while count := stream.recv_into(buffer):
+                taken += count
+        return taken
+
+    with ThreadPoolExecutor(1) as pool:
+        received = pool.submit(receive)
+        with within(namespace, lambda: socket.socket(family)) as stream:
+            stream.connect((address, 46080))
+            for _ in range(STREAM_MB):
+                stream.sendall(chunk)
+        if received.result() != STREAM_MB << 20:
+            raise RuntimeError("bytes were lost")
+
+
+def many_ports(engine: Engine) -> Sample:
+    """How much longer a start takes that publishes a range."""
+    sample = Sample()
+    spans: dict[int, float] = {}
+    for count in (0, PORTS):
+        numbers = [str(20000 + number) for number in range(count)]
+        body = {
+            "Image": IMAGE,
+            "Cmd": ["sleep", "1000"],
+            "ExposedPorts": {f"{number}/tcp": {} for number in numbers},
+            "HostConfig": {"PortBindings": {f"{n}/tcp": [{"HostPort": n}] for n in numbers}},
+        }
+        container = ask(engine, "POST", "/containers/create", body)["Id"]
+        try:
+            before = time.perf_counter()
+            ask(engine, "POST", f"/containers/{container}/start")
+            spans[count] = time.perf_counter() - before
+        finally:
+            removed(engine, container)
+    sample.figures[f"a range of {PORTS} ports, more than none"] = 1000 * (spans[PORTS] - spans[0])
+    return sample
+
+
 def memory(engine: Engine) -> Sample:
     """What a running container costs the host outside itself: shims, monitors, the daemon."""
     containers = [created(engine, "sleep", "1000") for _ in range(FLEET_IN_MEMORY)]
@@ -367,6 +450,8 @@ MEASURES: dict[str, tuple[Callable[[Engine], Sample], int]] = {
     "fleet": (fleet, 3),
     "network": (network, 5),
     "crowd": (crowd, 1),
+    "ports": (ports, 3),
+    "range": (many_ports, 3),
     "memory": (memory, 3),
     "pull": (pull, 3),
     "huge": (huge, 1),
