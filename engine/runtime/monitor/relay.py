@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     Address = tuple[Any, ...]
     Control = tuple[int, int, bytes]
 
-_READ_BYTES = 1 << 16
+# All that is on its way goes through here; of what a target does not take at once a copy is kept.
+_BUFFER = memoryview(bytearray(1 << 18))
+_READS_A_ROUND = 8
 _DATAGRAM_BYTES = 1 << 16
 # As dockerd's proxy: a peer that said nothing for so long is forgotten.
 _UDP_IDLE_S = 90.0
@@ -172,8 +174,10 @@ class _Stream:
                     # what came before its end.
                     while writes.wants_more:
                         writes.fill()
-            if events & (EPOLLIN | _BROKEN) and reads.wants_more:
-                reads.fill()
+            if events & (EPOLLIN | _BROKEN):
+                for _ in range(_READS_A_ROUND):
+                    if not reads.wants_more or not reads.fill():
+                        break
             if events & _BROKEN and reads.pending:
                 self._unwatch(reads)
         except OSError:
@@ -198,7 +202,9 @@ class _Stream:
         events = EPOLLIN if reads.wants_more else 0
         if writes.pending:
             events |= EPOLLOUT
-        self._loop.modify(reads.source.fileno(), events)
+        if events != reads.watched:
+            reads.watched = events
+            self._loop.modify(reads.source.fileno(), events)
 
     def close(self) -> None:
         self._streams.discard(self)
@@ -210,7 +216,7 @@ class _Stream:
 class _Pipe:
     """One direction, with at most one read's worth on its way."""
 
-    __slots__ = ("is_open", "is_unwatched", "pending", "source", "target")
+    __slots__ = ("is_open", "is_unwatched", "pending", "source", "target", "watched")
 
     def __init__(self, source: socket.socket, target: socket.socket) -> None:
         self.source = source
@@ -218,22 +224,28 @@ class _Pipe:
         self.pending = memoryview(b"")
         self.is_open = True
         self.is_unwatched = False
+        self.watched = -1  # the events of the source that are asked for
 
     @property
     def wants_more(self) -> bool:
         return self.is_open and not self.pending
 
-    def fill(self) -> None:
+    def fill(self) -> bool:
+        """Pass on what is there; whether there may be more."""
         try:
-            data = self.source.recv(_READ_BYTES)
+            count = self.source.recv_into(_BUFFER)
         except BlockingIOError:
-            return
-        if not data:
+            return False
+        if not count:
             self.is_open = False
             self._end()
-            return
-        self.pending = memoryview(data)
-        self.flush()
+            return False
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            sent = self.target.send(_BUFFER[:count], socket.MSG_NOSIGNAL)
+        if sent < count:
+            self.pending = memoryview(bytes(_BUFFER[sent:count]))
+        return count == len(_BUFFER)
 
     def flush(self) -> None:
         if self.pending:
