@@ -265,9 +265,16 @@ def setup(network: Network) -> int:
             *(netlink.add_address(index, a) for a in gateways(network)),
             netlink.set_up(index, network.link, mtu=mtu),
         )
-    # Lets 127.0.0.1:port lead into the bridge; the firewall keeps the links from using it.
-    _set(f"net/ipv4/conf/{network.link}/route_localnet", "1")
     return index
+
+
+def route_loopback(network: Network, is_guarded: bool) -> None:
+    """Have 127.0.0.1:port lead into the bridge, if a firewall keeps the links from using that.
+
+    A container needs a raw socket, no more, to ask for the host's own loopback.
+    """
+    if is_guarded or not network.is_link_foreign:
+        _set(f"net/ipv4/conf/{network.link}/route_localnet", str(int(is_guarded)))
 
 
 def readdress(network: Network) -> None:

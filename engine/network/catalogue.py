@@ -308,6 +308,9 @@ class Catalogue:
         if driver.has_link:
             setup = functools.partial(driver.setup, is_new=is_new)
             self._links[network.id] = await offload.kernel(setup, network, self._config.instance)
+        if driver.rules(network) is not None:
+            is_guarded = self._firewall is not None and 4 in self._firewall.versions
+            await offload.kernel(bridge.route_loopback, network, is_guarded)
 
     def is_set_up(self, network: Network) -> bool:
         return not drivers.of(network).has_link or network.id in self._links

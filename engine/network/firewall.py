@@ -513,7 +513,7 @@ class Firewall:
     """
 
     def __init__(self, instance: str, *, link_prefix: str, versions: frozenset[int] = BOTH) -> None:
-        self._versions = versions
+        self.versions = versions
         self.name = f"wharf-{instance}"
         self._prefix = link_prefix
         self._lock = threading.Lock()
@@ -561,7 +561,7 @@ class Firewall:
             bridges,
             found,
             guard=self._guard,
-            versions=self._versions,
+            versions=self.versions,
             allows_direct=self.allows_direct,
         )
         nft.commit(self._kernel(), plan)
@@ -605,7 +605,7 @@ class Firewall:
 
     def warn_of_what_is_in_the_way(self) -> None:
         """What drops our packets where we cannot say otherwise; at the start; blocks."""
-        for version in sorted(self._versions):
+        for version in sorted(self.versions):
             try:
                 drops = xtables.drops_forwarded(version)
             except OSError as error:
@@ -658,7 +658,7 @@ class Firewall:
         for chain in nft.base_chains(self._kernel()):
             if not _is_foreign_forward(chain):
                 continue
-            is_in_the_way = chain.policy == nft.NF_DROP and self._versions & _versions(chain)
+            is_in_the_way = chain.policy == nft.NF_DROP and self.versions & _versions(chain)
             here = patterns if is_in_the_way else frozenset[str]()
             try:
                 nft.commit(self._kernel(), self._foreign_plan(chain, here))
@@ -670,7 +670,7 @@ class Firewall:
     def _foreign_plan(self, chain: nft.ForeignChain, patterns: frozenset[str]) -> list[Message]:
         """Rules to add at the head of a chain that is not ours, and those of ours to take out."""
         where = chain.family, chain.table, chain.chain
-        only = _only(self._versions) if chain.family == nft.NFPROTO_INET else []
+        only = _only(self.versions) if chain.family == nft.NFPROTO_INET else []
         wanted = {
             f"{self.name} {side} {pattern}": [
                 *only,

@@ -71,7 +71,7 @@ def expected(scene: Scene, *, is_wharf: bool) -> dict[str, str]:
 
 def play(scene: Scene, engine: Engine, net: Internet, base: str) -> dict[str, str]:
     """Make the scene, ask all that can be asked of it, and take it away again."""
-    with _played(scene, engine, net, base) as stage:
+    with played(scene, engine, net, base) as stage:
         return stage.ask()
 
 
@@ -137,7 +137,7 @@ def _words(cells: Mapping[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def _played(scene: Scene, engine: Engine, net: Internet, base: str) -> Iterator[Stage]:
+def played(scene: Scene, engine: Engine, net: Internet, base: str) -> Iterator[Stage]:
     network = scene.network or base
     with contextlib.ExitStack() as stack:
         if not scene.network:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from engine.linux import netlink
+from engine.linux import nftables as nft
 from tests.e2e.reachability import scene
 from tests.e2e.reachability.table import SCENES
 from tests.support.internet import Internet, internet
@@ -15,7 +18,7 @@ from tests.support.questions import serving
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.engine import Engine
+    from tests.support.engine import Engine, Wharf
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +41,18 @@ def net(engine: Engine) -> Iterator[Internet]:
 @pytest.mark.parametrize("row", SCENES, ids=lambda row: row.name.replace(" ", "-"))
 def test_who_reaches_what(row: scene.Scene, engine: Engine, net: Internet, name: str) -> None:
     assert scene.play(row, engine, net, name) == scene.expected(row, is_wharf=engine.is_wharf)
+
+
+@pytest.mark.beyond
+@pytest.mark.parametrize(
+    "which", ["a network", "at 127.0.0.1", "internal", "without icc", "routed"]
+)
+def test_a_second_after_the_table_was_flushed(
+    which: str, wharf: Wharf, net: Internet, name: str
+) -> None:
+    row = next(row for row in SCENES if row.name == which)
+    with scene.played(row, wharf, net, name) as stage:
+        with netlink.Socket(netlink.NETLINK_NETFILTER) as sock:
+            nft.commit(sock, [nft.delete_table(nft.NFPROTO_INET, f"wharf-{wharf.instance}")])
+        time.sleep(1)
+        assert stage.ask() == scene.expected(row, is_wharf=True)

@@ -66,7 +66,16 @@ async def test_loopback_publication_is_the_host_s_alone(host: FakeHost) -> None:
 @in_fake_host
 async def test_a_container_cannot_reach_the_host_s_loopback(host: FakeHost) -> None:
     """Its bridge routes 127.0.0.0/8 for the sake of published ports."""
-    networks = await host.networks()
+    await _ask_for_loopback(host)
+
+
+@in_fake_host
+async def test_nor_can_it_without_a_firewall(host: FakeHost) -> None:
+    await _ask_for_loopback(host, iptables=False)
+
+
+async def _ask_for_loopback(host: FakeHost, **changes: object) -> None:
+    networks = await host.networks(**changes)
     opened = await networks.open(host.request())
     askers = host.serve(None, 7000, "private", kind="udp")
     gateway = opened.endpoints[0].gateway
