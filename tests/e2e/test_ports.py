@@ -157,14 +157,16 @@ def test_an_internal_network_shows_no_ports(engine: Engine, name: str) -> None:
 
 @pytest.mark.stock
 def test_a_range_is_used_up(engine: Engine, name: str) -> None:
-    free = [45200, 45201, 45202]
-    for number in free:
+    """In turn, going on from where the last one of that range was given."""
+    holders: dict[str, str] = {}
+    for number in range(3):
         each = f"{name}-{number}"
         engine.docker("run", "-d", "--name", each, "-p", "45200-45202:80", "busybox", "top")
-        assert ports(engine, each)["80/tcp"][0]["HostPort"] == str(number)
+        holders[ports(engine, each)["80/tcp"][0]["HostPort"]] = each
+    assert sorted(holders) == ["45200", "45201", "45202"]
     create(engine, name, {"80/tcp": binding("45200-45202")})
     assert started(engine, name) == f"{PROGRAMMING}all ports are allocated"
-    engine.docker("rm", "-f", f"{name}-45201")
+    engine.docker("rm", "-f", holders["45201"])
     assert started(engine, name) == ""
     assert ports(engine, name)["80/tcp"][0]["HostPort"] == "45201"
 
