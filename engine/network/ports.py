@@ -342,13 +342,14 @@ class PortAllocator:
     @staticmethod
     def _overlapping(taken: dict[str, set[int]], addresses: Sequence[str]) -> list[str]:
         """Where a port must be free: "any" overlaps all addresses of its family, and they it."""
-        found = dict.fromkeys(addresses)
-        for any_address in (_ANY_IPV4, _ANY_IPV6):
-            if any_address in found:
-                found.update(dict.fromkeys(a for a in taken if _is_of(a, any_address)))
-            elif any(_is_of(a, any_address) for a in addresses):
-                found[any_address] = None
-        return list(found)
+        found = list(addresses)
+        for address in addresses:
+            any_address = _ANY_IPV6 if ":" in address else _ANY_IPV4
+            if address == any_address:
+                found += [a for a in taken if a not in found and _is_of(a, address)]
+            elif any_address not in found:
+                found.append(any_address)
+        return found
 
     def _next(
         self, watched: Sequence[set[int] | frozenset[int]], key: tuple[str, str, int, int]
@@ -447,7 +448,9 @@ def _socket(protocol: str, host: str, port: int) -> int:
     ip_pktinfo, ipv6_recvpktinfo = 8, 49
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
-    with socket.socket(family, kind | socket.SOCK_CLOEXEC, NUMBERS[protocol]) as sock:
+    # Without the layer that Python puts around it: there may be thousands.
+    sock = socket.SocketType(family, kind | socket.SOCK_CLOEXEC, NUMBERS[protocol])
+    try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -460,7 +463,10 @@ def _socket(protocol: str, host: str, port: int) -> int:
         sock.bind((host, port))
         if kind == socket.SOCK_STREAM:
             sock.listen(_BACKLOG)
-        return sock.detach()
+    except BaseException:
+        sock.close()
+        raise
+    return sock.detach()
 
 
 def close(listeners: Iterable[Listener]) -> None:
