@@ -40,7 +40,7 @@ from engine.errors import (
     Unclassified,
     WharfError,
 )
-from engine.linux import namespace, process
+from engine.linux import namespace, oserror, process
 from engine.oci import runtime as oci
 from engine.runtime.client import Bundle, Listener, RuntimeFailure
 
@@ -400,5 +400,7 @@ def _explain(exc: Exception) -> failure.StartFailure:
         return failure.of_create(exc.text, in_init=exc.step != "monitor")
     if isinstance(exc, WharfError):
         return failure.StartFailure(failure.UNKNOWN, exc)
+    if isinstance(exc, OSError):  # too many open files, a full disk
+        return failure.StartFailure(failure.UNKNOWN, EngineError(oserror.sentence(exc)))
     log.exception("a start failed", exc_info=exc)
     return failure.StartFailure(failure.UNKNOWN, EngineError(str(exc)))

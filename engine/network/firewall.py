@@ -26,6 +26,8 @@ from itertools import groupby
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from engine.linux import nftables as nft
 from engine.linux import xtables
 from engine.linux.netlink import NETLINK_NETFILTER, Message, Socket
@@ -75,8 +77,7 @@ class Bridge:
     """Links behind which published ports may be asked for at the container's own address."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publication:
+class Publication(msgspec.Struct, frozen=True, kw_only=True):
     """A port of the host that leads to a port of a container, both of one family.
 
     `is_direct` says that it may be asked for at the container's own address, by those who are

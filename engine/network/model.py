@@ -170,8 +170,7 @@ class PublishedPort(Frozen, frozen=True, kw_only=True):
 # Between the rooms
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listener:
+class Listener(msgspec.Struct, frozen=True, kw_only=True):
     """A bound socket on the host, listening where its protocol knows that.
 
     It reserves the port for as long as it is open, and whoever holds it relays to the target what

@@ -18,6 +18,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from engine.errors import EngineError, InvalidParameter
 from engine.network.model import Listener, PortBinding, PublishedPort
 
@@ -85,8 +87,10 @@ class NoSuchProtocol(PortError):
         super().__init__(f"error starting userland proxy: failed to listen on {where}: {reason}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+# Structs, which are made in a tenth of a dataclass's time: a range is thousands of them.
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One binding a client asked for. `first` and `last` are 0 where it left the port open."""
 
     protocol: str
@@ -100,8 +104,7 @@ class Request:
         return self.first == 0 or self.first != self.last
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """One host port on some of the host's addresses: (host address, target address) each.
 
     They are texts, which know their hash: a range is a thousand of these.

@@ -593,12 +593,13 @@ class Runtime:
 
 
 def _duplicates(fds: Sequence[int]) -> list[int]:
-    with contextlib.ExitStack() as undo:
-        made: list[int] = []
-        for fd in fds:
-            made.append(os.dup(fd))
-            undo.callback(os.close, made[-1])
-        undo.pop_all()
+    made: list[int] = []
+    try:
+        made.extend(map(os.dup, fds))
+    except OSError:
+        for fd in made:
+            os.close(fd)
+        raise
     return made
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import ip_address
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,7 +72,8 @@ def test_elements_say_exactly_what_is_published(same: set[int], shifted: set[int
 
 def test_what_may_be_asked_for_directly_stands_once() -> None:
     both = [
-        replace(publication(8080, 80, host), is_direct=True) for host in ("0.0.0.0", "127.0.0.1")
+        msgspec.structs.replace(publication(8080, 80, host), is_direct=True)
+        for host in ("0.0.0.0", "127.0.0.1")
     ]
     found = firewall.elements(both)
     assert {name: len(content) for name, content in found.items()} == {
@@ -80,7 +81,7 @@ def test_what_may_be_asked_for_directly_stands_once() -> None:
         "ports4": 1,
         "ports4-at": 1,
     }
-    assert firewall.elements([replace(publication(0, 80), is_direct=True)]) == {
+    assert firewall.elements([msgspec.structs.replace(publication(0, 80), is_direct=True)]) == {
         "direct4": found["direct4"]
     }
 
