@@ -13,14 +13,16 @@ from engine.container.state import ALIVE
 from engine.errors import Conflict, EngineError, NoSuchNetwork, WharfError
 from engine.network import names
 from engine.network.model import SandboxRequest
-from engine.runtime.client import Resolver, RuntimeFailure
+from engine.runtime.client import Listener, Resolver, RuntimeFailure
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from engine.container.model import Container, Endpoint, EndpointConfig
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
     from engine.network import model
-    from engine.network.model import Network
+    from engine.network.model import MovedPorts, Network
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,21 @@ def request(rooms: Rooms, container: Container) -> SandboxRequest:
         resolv_conf_path="" if shares else os.path.join(folder, "resolv.conf"),
         hostname_path="" if shares else os.path.join(folder, "hostname"),
     )
+
+
+def listeners(made: Iterable[model.Listener]) -> list[Listener]:
+    """What the network room bound, as the runtime takes it."""
+    return [
+        Listener(
+            each.fd,
+            protocol=each.protocol,
+            host_ip=each.host_ip,
+            host_port=each.host_port,
+            target_ip=each.target_ip,
+            target_port=each.target_port,
+        )
+        for each in made
+    ]
 
 
 def resolver(made: model.Resolver | None) -> Resolver | None:
@@ -86,15 +103,42 @@ async def _join(
 
     joined: Endpoint | None = None
     try:
-        joined, made = await rooms.networks.connect(ref, config, asked, note)
-        await _hand_over(rooms, handle, asked, resolver(made))
-        await rooms.store.save(handle, _with(before, joined))
+        made = await rooms.networks.connect(ref, config, asked, note)
+        joined = made.endpoint
+        await _hand_over_ports(rooms, handle, made.ports)
+        await _hand_over(rooms, handle, asked, resolver(made.resolver))
+        await rooms.store.save(handle, _published(_with(before, joined), made.ports))
     except Exception:
         if joined is not None:
-            await _unplug(rooms, before, joined)
+            moved = await _unplug(rooms, before, joined)
+            await _hand_over_ports(rooms, handle, moved)
         if handle.container is not before:
             await rooms.store.note(handle, before)
         raise
+
+
+def _published(container: Container, moved: MovedPorts | None) -> Container:
+    if moved is None:
+        return container
+    return msgspec.structs.replace(container, ports=moved.published)
+
+
+async def _hand_over_ports(rooms: Rooms, handle: Handle, moved: MovedPorts | None) -> None:
+    """To the monitor, which holds them. The kernel leads most packets by itself: without a monitor
+    that understands, all that is missing is what it would relay.
+    """
+    if moved is None:
+        return
+    held = listeners(moved.listeners)
+    try:
+        if handle.task is not None:
+            await handle.task.publish(held)
+        else:
+            for fd in (each.fd for each in held if each.fd >= 0):
+                os.close(fd)
+    except RuntimeFailure as exc:
+        log.warning("the monitor of container %s holds other ports: %s", handle.id, exc)
+    rooms.networks.released(moved)
 
 
 async def _hand_over(
@@ -166,10 +210,10 @@ async def _leave(
     during = before = handle.container
     if left is not None:
         during = msgspec.structs.replace(before, unsettled_endpoint=left.endpoint_id)
-    async with rooms.store.change(handle, during, without):
-        await rooms.networks.disconnect(
-            network_id, before.id, force=force, hosts_path=_hosts_path(rooms, before)
-        )
+    moved: MovedPorts | None = None
+    async with rooms.store.change(handle, during, lambda: _published(without, moved)):
+        moved = await rooms.networks.disconnect(network_id, request(rooms, before), force=force)
+        await _hand_over_ports(rooms, handle, moved)
 
 
 async def settle(rooms: Rooms, handle: Handle) -> None:
@@ -177,26 +221,27 @@ async def settle(rooms: Rooms, handle: Handle) -> None:
     container = handle.container
     if not container.unsettled_endpoint:
         return
+    moved: MovedPorts | None = None
     for endpoint in container.endpoints:
         if endpoint.endpoint_id == container.unsettled_endpoint:
             log.info("container %s leaves network %s", container.id, endpoint.network_name)
-            await _unplug(rooms, container, endpoint)
+            moved = await _unplug(rooms, container, endpoint)
+            await _hand_over_ports(rooms, handle, moved)
     kept = [e for e in container.endpoints if e.endpoint_id != container.unsettled_endpoint]
-    await rooms.store.save(
-        handle,
-        msgspec.structs.replace(container, endpoints=tuple(kept), unsettled_endpoint=""),
-    )
+    settled = msgspec.structs.replace(container, endpoints=tuple(kept), unsettled_endpoint="")
+    await rooms.store.save(handle, _published(settled, moved))
 
 
-async def _unplug(rooms: Rooms, container: Container, endpoint: Endpoint) -> None:
+async def _unplug(rooms: Rooms, container: Container, endpoint: Endpoint) -> MovedPorts | None:
     try:
-        await rooms.networks.disconnect(
-            endpoint.network_id, container.id, force=True, hosts_path=_hosts_path(rooms, container)
+        return await rooms.networks.disconnect(
+            endpoint.network_id, request(rooms, container), force=True
         )
     except WharfError as exc:
         log.warning(
             "container %s did not leave network %s: %s", container.id, endpoint.network_name, exc
         )
+        return None
 
 
 def renamed(container: Container, name: str) -> Container:
@@ -209,10 +254,6 @@ def renamed(container: Container, name: str) -> Container:
             for each in container.endpoints
         ),
     )
-
-
-def _hosts_path(rooms: Rooms, container: Container) -> str:
-    return os.path.join(rooms.folder(container.id), "hosts")
 
 
 def _with(container: Container, endpoint: Endpoint) -> Container:

@@ -42,7 +42,7 @@ from engine.errors import (
 )
 from engine.linux import namespace, oserror, process
 from engine.oci import runtime as oci
-from engine.runtime.client import Bundle, Listener, RuntimeFailure
+from engine.runtime.client import Bundle, RuntimeFailure
 
 if TYPE_CHECKING:
     from engine.container.gather import Findings
@@ -124,7 +124,7 @@ async def _start(rooms: Rooms, handle: Handle) -> Container:
     # What is open is the runtime's from here on, whatever comes.
     handle.task = await rooms.runtime.create(
         bundle,
-        listeners=_listeners(sandbox),
+        listeners=networking.listeners(sandbox.listeners),
         attachments=queued,
         namespaces=joined,
         resolver=networking.resolver(sandbox.resolver),
@@ -139,20 +139,6 @@ def _close_unused(unused: contextlib.ExitStack, sandbox: Sandbox) -> None:
     resolver = sandbox.resolver.fds if sandbox.resolver else ()
     for fd in (*(each.fd for each in sandbox.listeners), *resolver):
         unused.callback(os.close, fd)
-
-
-def _listeners(sandbox: Sandbox) -> list[Listener]:
-    return [
-        Listener(
-            each.fd,
-            protocol=each.protocol,
-            host_ip=each.host_ip,
-            host_port=each.host_port,
-            target_ip=each.target_ip,
-            target_port=each.target_port,
-        )
-        for each in sandbox.listeners
-    ]
 
 
 async def _both(rooms: Rooms, container: Container) -> tuple[Findings, Sandbox]:

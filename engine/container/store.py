@@ -38,7 +38,7 @@ from engine.storage import rows
 from engine.storage.database import NameTaken
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable
+    from collections.abc import AsyncGenerator, Callable, Iterable
 
     from engine.ids import ContainerId
     from engine.runtime.client import Attachment, Task
@@ -266,13 +266,13 @@ class Store:
 
     @contextlib.asynccontextmanager
     async def change(
-        self, handle: Handle, during: Container, after: Container
+        self, handle: Handle, during: Container, after: Callable[[], Container]
     ) -> AsyncGenerator[None]:
         """Around what is done to what runs: the row says so first, and then that it is done.
 
         As before where it fails. Where the last row cannot be written, or the engine is cancelled
         or ends on the way, `during` is what the next engine finds: it has to have a mark that this
-        one's `settle` knows, and `after` none.
+        one's `settle` knows, and what `after` gives, which is asked when it is done, none.
         """
         before = handle.container
         if during != before:
@@ -283,7 +283,7 @@ class Store:
             if handle.container is not before:
                 await self.note(handle, before)
             raise
-        await self.note(handle, after)
+        await self.note(handle, after())
 
     async def save_state(self, handle: Handle, state: State) -> None:
         await self.save(handle, msgspec.structs.replace(handle.container, state=state))

@@ -80,7 +80,7 @@ async def update(
 async def _update(rooms: Rooms, handle: Handle, updated: Container, changes: Resources) -> None:
     during = msgspec.structs.replace(updated, has_unsettled_limits=True)
     after = msgspec.structs.replace(updated, has_unsettled_limits=False)
-    async with rooms.store.change(handle, during, after):
+    async with rooms.store.change(handle, during, lambda: after):
         await _apply(handle, changes)
 
 

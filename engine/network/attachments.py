@@ -23,27 +23,31 @@ from engine.network import (
     discovery,
     drivers,
     files,
-    firewall,
     host,
     names,
     nameserver,
     ports,
+    publishing,
     sandbox,
     settings,
 )
+from engine.network.gateways import Gateways
 from engine.network.model import (
     DEFAULT,
     HOST,
     Endpoint,
     EndpointConfig,
+    Joined,
     Listener,
     Member,
+    MovedPorts,
     Network,
     PublishedPort,
     Resolver,
     Sandbox,
     SandboxRequest,
 )
+from engine.network.publishing import Publishing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -74,16 +78,6 @@ class NotConnected(EngineError):
 class NoSandboxToJoin(EngineError):
     def __init__(self, ref: str) -> None:
         super().__init__(f"joining network namespace of container: No such container: {ref}")
-
-
-class ConnectivityFailed(EngineError):
-    """A published port cannot be had; `reason` says which and why."""
-
-    def __init__(self, endpoint: str, endpoint_id: str, reason: str) -> None:
-        super().__init__(
-            f"driver failed programming external connectivity on endpoint {endpoint} "
-            f"({endpoint_id}): {reason}"
-        )
 
 
 @dataclass(slots=True)
@@ -119,9 +113,7 @@ class _Plan:
     gateways: tuple[Address, ...]
     addresses: tuple[str, ...]
     host_gateways: tuple[str, ...]
-    wanted: tuple[ports.Wanted, ...]
-    opened: tuple[firewall.Publication, ...]
-    direct: frozenset[int]
+    ports: publishing.Plan
     places: dict[str, object] | None
     """Of the document of the container's resolver; None for none."""
     editions: tuple[Callable[[], None], ...]
@@ -129,9 +121,12 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Made:
-    """What it made that is the receiver's to close."""
+    """What it made that is the receiver's to close.
 
-    listeners: list[Listener] = field(default_factory=list[Listener])
+    `listeners` is None where the published ports stay as they were.
+    """
+
+    listeners: list[Listener] | None = None
     resolver: Resolver | None = None
 
 
@@ -150,14 +145,19 @@ class Attachments:
         self._left = left
         self._standing: dict[str, _Standing] = {}
         self._directory = discovery.Directory(config.exec_root)
-        self._ports = ports.PortAllocator()
-        self._host_has_ipv6 = False
         self.catalogue: Catalogue
+        self._gateways: Gateways
+        self._publishing: Publishing
 
     def learn_host(self) -> None:
         """What of the host decides about ports; before anything is opened or adopted; blocks."""
-        self._ports = ports.PortAllocator(ports.ephemeral_range())
-        self._host_has_ipv6 = files.host_has_ipv6()
+        self._gateways = Gateways(self.catalogue)
+        self._publishing = Publishing(
+            self._config,
+            self._firewall,
+            self._gateways,
+            host_has_ipv6=files.host_has_ipv6(),
+        )
 
     def members(self, network_id: str) -> tuple[Member, ...]:
         return tuple(
@@ -238,10 +238,8 @@ class Attachments:
             self._publish(networks, "disconnect", request.container_id)
             await self._tell(networks)
             raise
-        standing.ports = ports.published(made.listeners)
-        if opened := self._opened_ports(request, standing):
-            in_order = sorted((*standing.ports, *opened), key=lambda port: ":" in port.host_ip)
-            standing.ports = tuple(in_order)
+        listeners = tuple(made.listeners or ())
+        standing.ports = self._publishing.plan(request, standing.endpoints).published(listeners)
         default = f"{self._config.exec_root}/{sandbox.FOLDER}/{host.SANDBOX}"
         return Sandbox(
             id=ids.generate(),
@@ -249,7 +247,7 @@ class Attachments:
             netns_path=where,
             endpoints=tuple(standing.endpoints),
             ports=standing.ports,
-            listeners=tuple(made.listeners),
+            listeners=listeners,
             resolver=made.resolver,
         )
 
@@ -278,8 +276,7 @@ class Attachments:
                 await self._need_links(standing, again=True)
             return await self._carry_out(request, standing)
         except ports.PortError as error:
-            main = self._main(standing, 4) or self._main(standing, 6) or standing.endpoints[0]
-            raise ConnectivityFailed(request.name, main.endpoint_id, str(error)) from error
+            raise self._publishing.failed(request.name, standing.endpoints, error) from error
         except OSError as error:
             reason = oserror.reason(error)
             raise EngineError(f"cannot make the sandbox: {reason}") from error
@@ -298,17 +295,14 @@ class Attachments:
 
     def _plan(self, request: SandboxRequest, standing: _Standing) -> _Plan:
         places = self._places(standing)
-        opened = self._opened_ports(request, standing)
         return _Plan(
             request=request,
             path=standing.path,
             links=self._known_ports(standing),
-            gateways=self._gateways(standing),
+            gateways=self._gateways.routes(standing.endpoints),
             addresses=tuple(standing.addresses),
             host_gateways=self.catalogue.host_gateways(),
-            wanted=tuple(self._wanted_ports(request, standing)),
-            opened=firewall.adopted(opened, self._targets(standing)),
-            direct=self._direct(standing),
+            ports=self._publishing.plan(request, standing.endpoints),
             places=places if discovery.is_served(self._networks(standing)) else None,
             editions=self._editions(self._networks(standing)),
         )
@@ -325,35 +319,28 @@ class Attachments:
         )
         if plan.path is None:
             return _Made()
-        listeners: list[Listener] = []
         if plan.places is None:
             sandbox.create(plan.path, plan.links, plan.gateways, lambda: None)
-            made = _Made(listeners=listeners)
+            made = _Made()
         else:
             path = self._write_document(plan.request, plan.places, is_answered=True)
             last = nameserver.open_here
             fds = sandbox.create(plan.path, plan.links, plan.gateways, last)
-            made = _Made(listeners=listeners, resolver=Resolver(fds=fds, path=path))
+            made = _Made(resolver=Resolver(fds=fds, path=path))
         try:
             for write in plan.editions:
                 write()
-            for wanted in plan.wanted:
-                listeners += self._ports.bind(wanted)
-            if self._firewall is not None:
-                found = firewall.publications(listeners, direct=plan.direct)
-                self._firewall.publish(plan.request.container_id, (*found, *plan.opened))
+            listeners = self._publishing.open(plan.request.container_id, plan.ports)
         except BaseException:
             self._undo(plan)(made)
             raise
-        return made
+        return _Made(listeners=listeners, resolver=made.resolver)
 
     def _undo(self, plan: _Plan) -> Callable[[_Made], None]:
         def undo(made: _Made) -> None:
-            ports.close(made.listeners)
+            self._publishing.undo(made.listeners or ())
             if made.resolver is not None:
                 nameserver.close(made.resolver.fds)
-            for item in made.listeners:
-                self._ports.release(item.host_ip, item.protocol, item.host_port)
             if plan.path is not None:
                 self._carry_away(plan.request.container_id, plan.links)
 
@@ -492,97 +479,6 @@ class Attachments:
             sysctls=settings.sysctls(endpoint.config),
         )
 
-    def _main(self, standing: _Standing, version: int) -> Endpoint | None:
-        """The endpoint that gives the default route of a family, and the published ports.
-
-        The first that gives both families' goes before those that give one (moby libnetwork).
-        """
-        # One adopted at boot may stand on a network whose row cannot be read.
-        known = [e for e in standing.endpoints if self.catalogue.get(e.network_id) is not None]
-        ordered = sorted(known, key=self._gateway_order)
-        both = (e for e in ordered if len(self._default_routes(e)) == 2)
-        one = (e for e in ordered if version in self._default_routes(e))
-        return next(both, None) or next(one, None)
-
-    def _gateway_order(self, endpoint: Endpoint) -> tuple[int, bool, int, str]:
-        network = self.catalogue.find(endpoint.network_id)
-        priority, is_internal, name = settings.gateway_order(network, endpoint.config)
-        return priority, is_internal, -len(self._default_routes(endpoint)), name
-
-    def _default_routes(self, endpoint: Endpoint) -> dict[int, str]:
-        """By family: a gateway, or the endpoint's own address for a route to its link."""
-        network = self.catalogue.find(endpoint.network_id)
-        driver = drivers.of(network)
-        found = {v: driver.default_route(network, endpoint, v) for v in (4, 6)}
-        return {version: route for version, route in found.items() if route}
-
-    def _gateways(self, standing: _Standing) -> tuple[Address, ...]:
-        """By what the container leads out, of each family."""
-        mains = ((version, self._main(standing, version)) for version in (4, 6))
-        return tuple(ip_address(self._default_routes(m)[v]) for v, m in mains if m is not None)
-
-    def _publishing(self, standing: _Standing, version: int) -> Endpoint | None:
-        """The endpoint whose address the published ports of a family lead to."""
-        main = self._main(standing, version)
-        if main is None:
-            return None
-        return main if drivers.of(self.catalogue.find(main.network_id)).has_ports else None
-
-    def _wanted_ports(self, request: SandboxRequest, standing: _Standing) -> list[ports.Wanted]:
-        place = self._place(standing)
-        return [] if place is None else ports.expand(_port_requests(request), place)
-
-    def _opened_ports(
-        self, request: SandboxRequest, standing: _Standing
-    ) -> tuple[PublishedPort, ...]:
-        place = self._place(standing)
-        if place is None or not place.routed:
-            return ()
-        return ports.opened(_port_requests(request), place)
-
-    def _place(self, standing: _Standing) -> ports.Place | None:
-        """None where nothing is published."""
-        main4, main6 = self._publishing(standing, 4), self._publishing(standing, 6)
-        main = main4 or main6
-        if main is None:
-            return None
-        network = self.catalogue.find(main.network_id)
-        routed = {
-            version
-            for version, endpoint in ((4, main4), (6, main6))
-            if endpoint and version in self._routed(endpoint)
-        }
-        return ports.Place(
-            ipv4=ip_address(main4.ipv4_address) if main4 else None,
-            ipv6=ip_address(main6.ipv6_address) if main6 else None,
-            default=ip_address(drivers.of(network).binding(network) or self._config.ip),
-            host_has_ipv6=self._host_has_ipv6,
-            routed=frozenset(routed),
-        )
-
-    def _routed(self, endpoint: Endpoint) -> frozenset[int]:
-        network = self.catalogue.find(endpoint.network_id)
-        return drivers.of(network).routed(network)
-
-    def _is_trusting(self, endpoint: Endpoint) -> bool:
-        network = self.catalogue.find(endpoint.network_id)
-        return drivers.of(network).is_trusting(network)
-
-    def _targets(self, standing: _Standing) -> list[str]:
-        """The addresses that published ports lead to."""
-        main4, main6 = self._publishing(standing, 4), self._publishing(standing, 6)
-        targets = (main4.ipv4_address if main4 else "", main6.ipv6_address if main6 else "")
-        return [text for text in targets if text]
-
-    def _direct(self, standing: _Standing) -> frozenset[int]:
-        """The families in which somebody may ask for published ports at those addresses."""
-        return frozenset(
-            version
-            for version in (4, 6)
-            if (main := self._publishing(standing, version)) is not None
-            and (self._config.allow_direct_routing or self._is_trusting(main))
-        )
-
     # Closing, and taking over at boot
 
     async def close(self, container_id: str) -> None:
@@ -617,8 +513,7 @@ class Attachments:
         with contextlib.ExitStack() as steps:
             steps.callback(sandbox.remove, where, known, links)
             steps.callback(self._directory.forget_container, container_id)
-            if self._firewall is not None:
-                steps.callback(self._firewall.withdraw, container_id)
+            steps.callback(self._publishing.close, container_id)
 
     def _forget(self, container_id: str) -> None:
         """Give back addresses and ports."""
@@ -627,8 +522,7 @@ class Attachments:
             return
         for endpoint in standing.endpoints:
             self.catalogue.subnets.withdraw(endpoint)
-        for port in (p for p in standing.ports if p.host_port):
-            self._ports.release(port.host_ip, port.protocol, port.host_port)
+        self._publishing.release(standing.ports)
 
     def adopt(
         self,
@@ -645,12 +539,7 @@ class Attachments:
         self._standing[container_id] = standing
         for endpoint in endpoints:
             self.catalogue.subnets.place_again(endpoint)
-        for port in (p for p in published if p.host_port):
-            self._ports.take(port.host_ip, port.protocol, port.host_port)
-        if self._firewall is not None:
-            direct = self._direct(standing)
-            found = firewall.adopted(published, self._targets(standing), direct=direct)
-            self._firewall.know(container_id, found)
+        self._publishing.adopt(container_id, endpoints, published)
 
     def reserve(self, container_id: str, addresses: Sequence[Interface], *, name: str) -> None:
         """At boot: what runs and is known by its id only stands where its addresses are."""
@@ -691,7 +580,7 @@ class Attachments:
         config: EndpointConfig,
         request: SandboxRequest,
         note: Callable[[Endpoint], Awaitable[None]],
-    ) -> tuple[Endpoint, Resolver | None]:
+    ) -> Joined:
         network = self.catalogue.find(ref)
         standing = self._standing.get(request.container_id)
         if standing is None:
@@ -701,21 +590,33 @@ class Attachments:
             raise EndpointExists(request.name, network.name)
         settings.check_connect(standing.mode, network, standing.endpoints)
         endpoint = self._endpoint(network, config, request)
+        before = list(standing.endpoints)
         standing.endpoints.append(endpoint)
         try:
             await note(endpoint)
             await self._need_links(standing, again=False)
             unplug = self._unplugging(standing, endpoint, request.hosts_path)
             places, editions = self._places(standing), self._editions([network])
+            plan = self._moved(request, before, standing.endpoints)
 
-            async def undo(made: Resolver | None) -> None:
-                if made is not None:
-                    nameserver.close(made.fds)
+            async def undo(made: _Made) -> None:
+                if made.resolver is not None:
+                    nameserver.close(made.resolver.fds)
+                if made.listeners is not None:
+                    await offload.kernel(self._move_back, request, before, standing, made.listeners)
                 await offload.kernel(unplug)
 
             made = await offload.to_the_end(
-                offload.kernel(self._plug, request, standing, endpoint, places, editions), undo
+                offload.kernel(self._plug, request, standing, endpoint, places, editions, plan),
+                undo,
             )
+        except ports.PortError as error:
+            with contextlib.suppress(OSError):
+                await offload.to_the_end(offload.kernel(unplug))
+            failed = self._publishing.failed(request.name, standing.endpoints, error)
+            self._take_off(request.container_id, endpoint)
+            await self._tell([network])
+            raise failed from error
         except BaseException as error:
             if isinstance(error, OSError):  # the link may be there, and the file not written
                 unplug = self._unplugging(standing, endpoint, request.hosts_path)
@@ -727,7 +628,11 @@ class Attachments:
                 raise EngineError(f"cannot connect to network {network.name}: {error}") from error
             raise
         self._publish([network], "connect", request.container_id)
-        return endpoint, made
+        return Joined(
+            endpoint=endpoint,
+            resolver=made.resolver,
+            ports=self._took(standing, plan, made.listeners),
+        )
 
     def _plug(
         self,
@@ -736,16 +641,58 @@ class Attachments:
         endpoint: Endpoint,
         places: dict[str, object] | None,
         editions: Sequence[Callable[[], None]],
-    ) -> Resolver | None:
-        """In a worker thread: links and routes, then the files that name the addresses."""
+        plan: publishing.Plan | None,
+    ) -> _Made:
+        """In a worker thread: links and routes, the files that name the addresses, the ports."""
         port = self._port(endpoint)
         if port is None or standing.path is None:
-            return None
-        sandbox.connect(standing.path, port, self._routes_of_the_living(standing))
+            return _Made()
+        sandbox.connect(standing.path, port, self._gateways.routes(standing.endpoints))
         files.add_own(request, endpoint.addresses)
         for write in editions:
             write()
-        return self._name(request, standing.path, places)
+        listeners = None
+        if plan is not None:
+            listeners = self._publishing.move(request.container_id, plan, standing.ports)
+        return _Made(listeners=listeners, resolver=self._name(request, standing.path, places))
+
+    # Ports follow the network by which the container leads out
+
+    def _moved(
+        self, request: SandboxRequest, before: Sequence[Endpoint], after: Sequence[Endpoint]
+    ) -> publishing.Plan | None:
+        """What is to be published then; None where nothing changes."""
+        plan, old = self._publishing.plan(request, after), self._publishing.plan(request, before)
+        is_same = (plan.wanted, plan.opened) == (old.wanted, old.opened)
+        return None if is_same and plan.direct == old.direct else plan
+
+    def _move_back(
+        self,
+        request: SandboxRequest,
+        before: Sequence[Endpoint],
+        standing: _Standing,
+        made: Sequence[Listener],
+    ) -> None:
+        """In a worker thread."""
+        self._publishing.undo(made)
+        self._publishing.lead_back(request.container_id, before, standing.ports)
+
+    def _took(
+        self,
+        standing: _Standing,
+        plan: publishing.Plan | None,
+        listeners: Sequence[Listener] | None,
+    ) -> MovedPorts | None:
+        if plan is None or listeners is None:
+            return None
+        published = plan.published(listeners)
+        gone = tuple(port for port in standing.ports if port not in published)
+        standing.ports = published
+        return MovedPorts(published=published, gone=gone, listeners=tuple(listeners))
+
+    def released(self, moved: MovedPorts) -> None:
+        """The monitor holds those no more that are gone."""
+        self._publishing.release(moved.gone)
 
     def _name(
         self, request: SandboxRequest, where: str, places: dict[str, object] | None
@@ -766,21 +713,11 @@ class Attachments:
         self._directory.change_container(request.container_id, {discovery.IS_ANSWERED: True})
         files.resolve_by(request, self._config, nameserver.ADDRESS)
 
-    def _routes_of_the_living(self, standing: _Standing) -> tuple[Address, ...]:
-        """As at the start, except that published ports hold their network's route.
-
-        Their answers have to leave by the way the questions came, and a running container's ports
-        stay with the address they were published for.
-        """
-        if not standing.ports:
-            return self._gateways(standing)
-        first = _Standing(standing.name, standing.mode, standing.path, standing.endpoints[:1])
-        return self._gateways(first) or self._gateways(standing)
-
     async def disconnect(
-        self, ref: str, container_id: str, *, force: bool, hosts_path: str
-    ) -> None:
+        self, ref: str, request: SandboxRequest, *, force: bool
+    ) -> MovedPorts | None:
         """With `force` also off a network that is gone, by its id."""
+        container_id = request.container_id
         network = self._find_to_leave(ref, force=force)
         if network is not None:
             drivers.of(network).check_disconnect()
@@ -791,8 +728,10 @@ class Attachments:
             raise NotConnected(container_id, name)
         # It stands there until the kernel has let go of it: nobody removes the network before.
         is_left = True
-        unplug = self._unplugging(standing, found[0], hosts_path)
-        places = self._places(standing.without(found[0]))
+        unplug = self._unplugging(standing, found[0], request.hosts_path)
+        rest = standing.without(found[0])
+        places = self._places(rest)
+        plan = self._moved(request, standing.endpoints, rest.endpoints)
         try:
             await offload.to_the_end(offload.kernel(unplug))
         except OSError as error:
@@ -806,8 +745,29 @@ class Attachments:
             if is_left:
                 self._take_off(container_id, found[0])
                 await self._unname(container_id, places, [network] if network else [])
+        moved = None if plan is None else await self._follow(request, standing, plan)
         if network is not None:
             self._publish([network], "disconnect", container_id)
+        return moved
+
+    async def _follow(
+        self, request: SandboxRequest, standing: _Standing, plan: publishing.Plan
+    ) -> MovedPorts | None:
+        """Publish by what the container leads out now; what cannot be is published no more."""
+        if any(port.protocol == "udp" for port in standing.ports):
+            await offload.to_the_end(offload.kernel(_forget_flows, standing.addresses))
+        for attempt in (plan, publishing.Plan()):
+            try:
+                made = await offload.to_the_end(
+                    offload.kernel(
+                        self._publishing.move, request.container_id, attempt, standing.ports
+                    )
+                )
+            except (OSError, ports.PortError) as error:
+                log.warning("ports of container %s are lost: %s", request.container_id, error)
+                continue
+            return self._took(standing, attempt, made)
+        return None
 
     async def _unname(
         self, container_id: str, places: dict[str, object] | None, networks: Sequence[Network]
@@ -839,7 +799,7 @@ class Attachments:
         self, standing: _Standing, endpoint: Endpoint, hosts_path: str
     ) -> Callable[[], None]:
         """What a worker thread has to do, all of it known: it asks for no network any more."""
-        routes = self._routes_of_the_living(standing.without(endpoint))
+        routes = self._gateways.routes(standing.without(endpoint).endpoints)
         is_known = self.catalogue.get(endpoint.network_id) is not None
         port = self._port(endpoint) if is_known else None
         where = standing.path if port is not None or not is_known else None
@@ -869,12 +829,6 @@ def _forget_flows(addresses: Sequence[str]) -> None:
             conntrack.delete(ip_address(address), ports.NUMBERS["udp"])
         except OSError as error:
             log.warning("cannot delete the flows of %s: %s", address, error)
-
-
-def _port_requests(request: SandboxRequest) -> list[ports.Request]:
-    return ports.requests(
-        request.exposed_ports, request.port_bindings, publish_all=request.publish_all
-    )
 
 
 def _dns_names(config: EndpointConfig, request: SandboxRequest) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from engine.network.model import Listener, PublishedPort
 
     Address = IPv4Address | IPv6Address
+    Verb = Callable[[int, str, str, Sequence[nft.Element]], list[Message]]
 
 log = logging.getLogger(__name__)
 
@@ -225,6 +226,14 @@ def _intervals(subnets: Iterable[str], version: int, data: bytes = b"") -> list[
             end = behind.to_bytes(subnet.max_prefixlen // 8, "big")
             found.append(nft.Element(end, is_interval_end=True))
     return found
+
+
+def _elements(verb: Verb, table: str, found: Iterable[Publication]) -> list[Message]:
+    return [
+        message
+        for set_name, content in elements(found).items()
+        for message in verb(nft.NFPROTO_INET, table, set_name, content)
+    ]
 
 
 # The table
@@ -580,6 +589,19 @@ class Firewall:
                 del self._published[owner]
                 raise
 
+    def republish(self, owner: str, found: tuple[Publication, ...]) -> None:
+        """Have the ports of one container lead elsewhere, in one transaction."""
+        with self._lock:
+            before = self._published.pop(owner, ())
+            if found:
+                self._published[owner] = found
+            self._commit(
+                [
+                    *_elements(nft.delete_elements, self.name, before),
+                    *_elements(nft.add_elements, self.name, found),
+                ]
+            )
+
     def withdraw(self, owner: str) -> None:
         """Close the ports of one container; none is not an error."""
         with self._lock:
@@ -587,17 +609,13 @@ class Firewall:
             if found:
                 self._change(nft.delete_elements, found)
 
-    def _change(
-        self,
-        verb: Callable[[int, str, str, Sequence[nft.Element]], list[Message]],
-        found: tuple[Publication, ...],
-    ) -> None:
-        """Add or delete elements; where the kernel has another table than we do, all of it."""
-        messages = [
-            message
-            for set_name, content in elements(found).items()
-            for message in verb(nft.NFPROTO_INET, self.name, set_name, content)
-        ]
+    def _change(self, verb: Verb, found: tuple[Publication, ...]) -> None:
+        self._commit(_elements(verb, self.name, found))
+
+    def _commit(self, messages: Sequence[Message]) -> None:
+        """Where the kernel has another table than we do, all of it."""
+        if not messages:
+            return
         try:
             nft.commit(self._kernel(), messages)
         except OSError as error:

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from engine.network.model import (
         Endpoint,
         EndpointConfig,
+        Joined,
+        MovedPorts,
         NetworkRequest,
         PublishedPort,
-        Resolver,
         Sandbox,
         SandboxRequest,
     )
@@ -244,18 +245,19 @@ class Networks:
         config: EndpointConfig,
         request: SandboxRequest,
         note: Callable[[Endpoint], Awaitable[None]],
-    ) -> tuple[Endpoint, Resolver | None]:
-        """Put a running container on one more network; `note` is told before the kernel is.
-
-        A resolver comes with it if the container has none yet and is to have one.
-        """
+    ) -> Joined:
+        """Put a running container on one more network; `note` is told before the kernel is."""
         return await self._attachments.connect(ref, config, request, note)
 
     async def disconnect(
-        self, ref: str, container_id: str, *, force: bool = False, hosts_path: str = ""
-    ) -> None:
-        """Take a running container off a network.
+        self, ref: str, request: SandboxRequest, *, force: bool = False
+    ) -> MovedPorts | None:
+        """Take a running container off a network; None where its ports stay as they were.
 
         `force` goes on where the kernel refuses, and where the network itself is gone.
         """
-        await self._attachments.disconnect(ref, container_id, force=force, hosts_path=hosts_path)
+        return await self._attachments.disconnect(ref, request, force=force)
+
+    def released(self, moved: MovedPorts) -> None:
+        """The monitor holds the sockets no more of ports that are gone: they are free."""
+        self._attachments.released(moved)

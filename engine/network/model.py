@@ -197,6 +197,30 @@ class Resolver:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MovedPorts:
+    """Published ports of a running container that lead elsewhere from now on.
+
+    `listeners` are all that there are; a descriptor of -1 stands for a socket that is held already.
+    The others belong to the receiver. `gone` are those that are published no more.
+    """
+
+    published: tuple[PublishedPort, ...]
+    gone: tuple[PublishedPort, ...]
+    listeners: tuple[Listener, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """What came of a running container's joining a network. A resolver comes with it if it has had
+    none and is to have one; `ports` is None where they stay as they are.
+    """
+
+    endpoint: Endpoint
+    resolver: Resolver | None = None
+    ports: MovedPorts | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxRequest:
     """All that a container needs of the network to start.
 

@@ -123,7 +123,10 @@ class Attachment:
 
 
 class Listener:
-    """A bound socket of a published port (tcp: listening); the descriptor passes to the monitor."""
+    """A bound socket of a published port (tcp: listening); the descriptor passes to the monitor.
+
+    It is -1 for one that the monitor has.
+    """
 
     __slots__ = ("fd", "host_ip", "host_port", "protocol", "target_ip", "target_port")
 
@@ -151,6 +154,7 @@ class Listener:
             host_port=self.host_port,
             target_ip=self.target_ip,
             target_port=self.target_port,
+            is_held=self.fd < 0,
         )
 
 
@@ -227,6 +231,14 @@ class Task:
     async def resolve(self, resolver: Resolver) -> None:
         """Have the monitor answer for names; the descriptors are taken. Raises RuntimeFailure."""
         await self._request(protocol.Resolve(path=resolver.path), resolver.fds)
+
+    async def publish(self, listeners: Sequence[Listener]) -> None:
+        """Have the monitor hold these ports and no others; the descriptors are taken.
+
+        Raises RuntimeFailure.
+        """
+        request = protocol.Publish(listeners=[each.options().to_json() for each in listeners])
+        await self._request(request, [each.fd for each in listeners if each.fd >= 0])
 
     def watch(self, is_on: bool) -> None:
         """Have its health looked after, or not: see protocol.Watch."""

@@ -215,13 +215,23 @@ class AttachOptions(Document):
 
 
 class ListenerOptions(Document):
-    """A published port; its bound socket travels beside it. What arrives there is relayed."""
+    """A published port; its bound socket travels beside it, unless it `is_held` already. What
+    arrives there is relayed.
+    """
 
-    __slots__ = ("host_ip", "host_port", "protocol", "target_ip", "target_port")
+    __slots__ = ("host_ip", "host_port", "is_held", "protocol", "target_ip", "target_port")
 
     def __init__(
-        self, *, protocol: str, host_ip: str, host_port: int, target_ip: str, target_port: int
+        self,
+        *,
+        protocol: str,
+        host_ip: str,
+        host_port: int,
+        target_ip: str,
+        target_port: int,
+        is_held: bool = False,
     ) -> None:
+        self.is_held = is_held
         self.protocol = protocol
         self.host_ip = host_ip
         self.host_port = host_port
@@ -462,6 +472,19 @@ class Resolve(Request):
         self.path = path
 
 
+class Publish(Request):
+    """Hold and relay these ports (ListenerOptions) in the place of all before.
+
+    Descriptors: a socket for each that is not held, in order.
+    """
+
+    __slots__ = ("listeners",)
+
+    def __init__(self, *, seq: int = 0, listeners: list[Json] | None = None) -> None:
+        super().__init__(seq=seq)
+        self.listeners = listeners or []
+
+
 class Exec(Request):
     """Run one more process. `process` is a runtime-spec Process; what it leaves out (capabilities,
     noNewPrivileges, rlimits, oomScoreAdj) is as for the container's first process, and so is
@@ -695,6 +718,7 @@ _MESSAGES: dict[str, type[Message]] = {
         Oom,
         Probed,
         Probing,
+        Publish,
         Ready,
         Resize,
         Resolve,

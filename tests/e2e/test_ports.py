@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.conftest import own_wharf
+from tests.e2e.conftest import eventually, own_wharf
 from tests.support.questions import Question, ask, serving
 
 if TYPE_CHECKING:
@@ -369,3 +369,149 @@ def test_ports_go_on_while_the_daemon_is_dead(served: int) -> None:
     for address in ("127.0.0.1", "::1"):
         for protocol in ("tcp", "udp"):
             assert ask(Question(None, address, served, protocol)), (address, protocol)
+
+
+# Ports follow the network by which a container leads out
+
+
+SERVE = "mkdir /w; echo hello > /w/index.html; exec httpd -f -h /w"
+
+
+@pytest.fixture
+def three(engine: Engine, name: str) -> Iterator[list[str]]:
+    """Networks in the order of their names, the last of them internal."""
+    made = [f"{name[:40]}-{letter}" for letter in "abi"]
+    for network in made:
+        internal = ("--internal",) if network.endswith("i") else ()
+        engine.docker("network", "create", *internal, network)
+    yield made
+    engine.docker("rm", "-f", name, check=False)
+    engine.docker("network", "rm", *made)
+
+
+def serve(engine: Engine, name: str, network: str, port: str) -> None:
+    given = ("--name", name, "--network", network, "-p", port)
+    engine.docker("run", "-d", *given, "busybox", "sh", "-c", SERVE)
+
+
+BOTH = {"127.0.0.1", "::1"}
+"""The kernel leads packets from the one to the container, the relay what comes to the other."""
+
+
+def answers(port: int) -> set[str]:
+    """Where on this host something does."""
+
+    def one(address: str) -> bool:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((address, port), 2) as sock,
+        ):
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return b"200 OK" in sock.recv(4096)
+        return False
+
+    return {address for address in BOTH if one(address)}
+
+
+def begins(port: int) -> None:
+    assert eventually(lambda: answers(port), lambda found: found == BOTH) == BOTH
+
+
+def shown(engine: Engine, name: str) -> set[str]:
+    return {each["HostPort"] for found in ports(engine, name).values() for each in found or ()}
+
+
+@pytest.mark.stock
+def test_ports_follow_the_gateway(engine: Engine, name: str, three: list[str]) -> None:
+    first, second, _ = three
+    serve(engine, name, first, "46200:80")
+    begins(46200)
+    for verb, network in (
+        ("connect", second),
+        ("disconnect", first),
+        ("connect", first),
+        ("disconnect", second),
+    ):
+        engine.docker("network", verb, network, name)
+        assert answers(46200) == BOTH, f"after {verb} {network}"
+        assert shown(engine, name) == {"46200"}
+    engine.docker("network", "disconnect", first, name)
+    assert answers(46200) == set()
+    assert ports(engine, name) == {}
+    assert engine.out("port", name) == ""
+
+
+@pytest.mark.beyond
+def test_a_port_that_another_has_meanwhile(engine: Engine, name: str, three: list[str]) -> None:
+    """Who cannot publish does not join; dockerd leaves half of it, which can neither stay nor go."""
+    first, _, _ = three
+    serve(engine, name, first, "46204:80")
+    begins(46204)
+    engine.docker("network", "disconnect", first, name)
+    other = f"{name}-x"
+    engine.docker("run", "-d", "--name", other, "-p", "46204:80", "busybox", "sh", "-c", SERVE)
+    refused = engine.docker("network", "connect", first, name, check=False)
+    assert b"Bind for 0.0.0.0:46204 failed: port is already allocated" in refused.stderr
+    assert engine.inspect(name)["NetworkSettings"]["Networks"] == {}
+    engine.docker("rm", "-f", other)
+    engine.docker("network", "connect", first, name)
+    assert answers(46204) == BOTH
+
+
+@pytest.mark.stock
+def test_ports_come_with_a_way_out(engine: Engine, name: str, three: list[str]) -> None:
+    first, _, internal = three
+    serve(engine, name, internal, "46201:80")
+    assert answers(46201) == set()
+    assert ports(engine, name) == {}
+    engine.docker("network", "connect", first, name)
+    begins(46201)
+    assert shown(engine, name) == {"46201"}
+    engine.docker("network", "disconnect", first, name)
+    assert answers(46201) == set()
+    assert ports(engine, name) == {}
+
+
+@pytest.mark.stock
+def test_the_highest_priority_has_the_ports(engine: Engine, name: str, three: list[str]) -> None:
+    first, second, _ = three
+    serve(engine, name, first, "46202:80")
+    begins(46202)
+    engine.docker("network", "connect", "--gw-priority", "5", second, name)
+    gateway = engine.inspect(name)["NetworkSettings"]["Networks"][second]["Gateway"]
+    assert f"default via {gateway}" in engine.out("exec", name, "ip", "route")
+    assert answers(46202) == BOTH
+    engine.docker("network", "disconnect", second, name)
+    assert answers(46202) == BOTH
+
+
+@pytest.mark.beyond
+def test_a_number_that_nobody_chose_stays(engine: Engine, name: str, three: list[str]) -> None:
+    """dockerd chooses another one."""
+    first, second, _ = three
+    serve(engine, name, first, "80")
+    (number,) = shown(engine, name)
+    engine.docker("network", "connect", "--gw-priority", "5", second, name)
+    assert shown(engine, name) == {number}
+    begins(int(number))
+
+
+@pytest.mark.beyond
+def test_moved_ports_outlive_the_daemon() -> None:
+    with own_wharf() as wharf:
+        for network in ("one", "two"):
+            wharf.docker("network", "create", network)
+        serve(wharf, "box", "one", "46203:80")
+        begins(46203)
+        wharf.docker("network", "connect", "two", "box")
+        wharf.docker("network", "disconnect", "one", "box")
+        wharf.kill()
+        assert answers(46203) == BOTH
+        wharf.start()
+        assert answers(46203) == BOTH
+        assert shown(wharf, "box") == {"46203"}
+        wharf.docker("network", "connect", "one", "box")
+        wharf.docker("network", "disconnect", "two", "box")
+        assert answers(46203) == BOTH
+        wharf.docker("rm", "-f", "box")
+        assert answers(46203) == set()

@@ -14,7 +14,7 @@ from engine.runtime.monitor.exec import Exec
 from engine.runtime.monitor.health import Prober
 from engine.runtime.monitor.logfile import LogFile
 from engine.runtime.monitor.loop import EPOLLIN
-from engine.runtime.monitor.relay import Relay
+from engine.runtime.monitor.relay import Relay, key_of
 from engine.runtime.monitor.resolver import Resolver
 from engine.runtime.monitor.stdio import Stdio
 from engine.runtime.protocol import (
@@ -204,6 +204,21 @@ class Container:
             self._resolver.close()
         tcp, udp = (socket.socket(fileno=fds.pop()) for _ in range(2))
         self._resolver = Resolver(self.loop, udp, tcp, path, self._on_resolver_fault)
+
+    def publish(self, listeners: list[Json], fds: list[int]) -> None:
+        """See protocol.Publish; takes the descriptors out of `fds`."""
+        held = {relay.key: relay for relay in self._relays}
+        relays: list[Relay] = []
+        for document in listeners:
+            options = ListenerOptions.from_json(document)
+            if not options.is_held and fds:
+                relays.append(Relay(self.loop, socket.socket(fileno=fds.pop(0)), options))
+            elif (relay := held.pop(key_of(options), None)) is not None:
+                relay.lead_to(options)
+                relays.append(relay)
+        for relay in held.values():
+            relay.close()
+        self._relays = relays
 
     def _on_resolver_fault(self) -> None:
         """Written down a few times only: whoever found the question can ask it again."""

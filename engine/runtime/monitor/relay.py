@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     Address = tuple[Any, ...]
     Control = tuple[int, int, bytes]
+    Key = tuple[str, str, int]
 
 # All that is on its way goes through here; of what a target does not take at once a copy is kept.
 _BUFFER = memoryview(bytearray(1 << 18))
@@ -37,6 +38,11 @@ _IP_PKTINFO, _IPV6_PKTINFO = 8, 50
 _CONTROL_BYTES = socket.CMSG_SPACE(20)
 
 
+def key_of(options: ListenerOptions) -> Key:
+    """Where on the host it is: no two are at one place."""
+    return options.protocol, options.host_ip, options.host_port
+
+
 class Relay:
     """Takes the socket; `close` frees the port and ends what is under way."""
 
@@ -51,6 +57,16 @@ class Relay:
         self._flows: dict[tuple[Address, bytes], _Flow] = {}
         if options.target_ip:
             self._listen()
+
+    @property
+    def key(self) -> Key:
+        return key_of(self._options)
+
+    def lead_to(self, options: ListenerOptions) -> None:
+        """What begins from now on goes there; of datagrams nobody knows what is under way."""
+        self._options = options
+        for flow in tuple(self._flows.values()):
+            flow.close()
 
     def close(self) -> None:
         self._loop.remove(self._sock.fileno())

@@ -282,6 +282,8 @@ class Server:
             return None
         if isinstance(message, protocol.Attach) and len(fds) == 1:
             container.attach(message, fds)
+        elif isinstance(message, protocol.Publish) and container.exit is None:
+            container.publish(message.listeners, fds)
         elif isinstance(message, protocol.Resolve) and len(fds) == 2 and container.exit is None:
             container.resolve(message.path, fds)
         elif isinstance(message, protocol.Resize):

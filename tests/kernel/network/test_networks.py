@@ -215,12 +215,12 @@ async def test_a_network_that_cannot_be_left_is_not_left(host: FakeHost) -> None
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
     with mock.patch.object(sandbox, "disconnect", refuse), pytest.raises(EngineError, match="busy"):
-        await networks.disconnect("aaa", wanted.container_id)
+        await networks.disconnect("aaa", wanted)
     (member,) = (await networks.inspect("aaa")).members
     assert member.endpoint_id == opened.endpoints[0].endpoint_id
     other = await networks.open(host.request("two", mode="aaa"))
     assert other.endpoints[0].ipv4_address != opened.endpoints[0].ipv4_address
-    await networks.disconnect("aaa", wanted.container_id)
+    await networks.disconnect("aaa", wanted)
     assert len((await networks.inspect("aaa")).members) == 1
     await networks.close_engine()
 
@@ -261,7 +261,7 @@ async def test_a_network_is_not_removed_while_somebody_leaves_it(host: FakeHost)
         disconnect(*given)
 
     with mock.patch.object(sandbox, "disconnect", slowly):
-        leaving = asyncio.create_task(networks.disconnect("aaa", wanted.container_id))
+        leaving = asyncio.create_task(networks.disconnect("aaa", wanted))
         await asyncio.to_thread(under_way.wait, 10)
         with pytest.raises(catalogue.NetworkInUse):
             await networks.remove("aaa")
@@ -311,13 +311,13 @@ async def test_a_network_that_is_gone_is_left_by_force(host: FakeHost) -> None:
     wanted = host.request("one")
     await networks.open(wanted)
     before = host.links()
-    endpoint, _ = await networks.connect("aaa", EndpointConfig(), wanted, noted)
+    endpoint = (await networks.connect("aaa", EndpointConfig(), wanted, noted)).endpoint
     del networks._catalogue._networks[endpoint.network_id]
     with pytest.raises(NoSuchNetwork):
-        await networks.disconnect(endpoint.network_id, wanted.container_id)
+        await networks.disconnect(endpoint.network_id, wanted)
     await networks.connect("bbb", EndpointConfig(), wanted, noted)
-    await networks.disconnect("bbb", wanted.container_id)
-    await networks.disconnect(endpoint.network_id, wanted.container_id, force=True)
+    await networks.disconnect("bbb", wanted)
+    await networks.disconnect(endpoint.network_id, wanted, force=True)
     assert host.links() == before
     await networks.close_engine()
 
@@ -330,11 +330,13 @@ async def test_connecting_and_disconnecting_what_runs(host: FakeHost) -> None:
     opened = await networks.open(wanted)
     mate = await networks.open(host.request("mate", mode="aaa"))
     host.serve(opened.netns_path, 80, "one")
-    endpoint, _ = await networks.connect("aaa", EndpointConfig(aliases=("web",)), wanted, noted)
+    endpoint = (
+        await networks.connect("aaa", EndpointConfig(aliases=("web",)), wanted, noted)
+    ).endpoint
     assert endpoint.dns_names == ("one", "web", wanted.container_id[:12])
     assert await host.ask(mate.netns_path, endpoint.ipv4_address, 80) is not None
     assert f"{endpoint.ipv4_address}\tone\n" in host.read(wanted.hosts_path)
-    # Published ports go on: their answers leave by the network they came from.
+    # Published ports follow the network by which it leads out, whichever that is.
     assert await host.ask(host.neighbour, UPLINK, 80) == f"one {NEIGHBOUR}"
     with pytest.raises(Forbidden, match="endpoint with name one already exists in network aaa"):
         await networks.connect("aaa", EndpointConfig(), wanted, noted)
@@ -342,12 +344,12 @@ async def test_connecting_and_disconnecting_what_runs(host: FakeHost) -> None:
         await networks.connect("host", EndpointConfig(), wanted, noted)
     with pytest.raises(none.OnlyNetwork):
         await networks.connect("none", EndpointConfig(), wanted, noted)
-    await networks.disconnect("aaa", wanted.container_id, hosts_path=wanted.hosts_path)
+    await networks.disconnect("aaa", wanted)
     assert endpoint.ipv4_address not in host.read(wanted.hosts_path)
     assert await host.ask(mate.netns_path, endpoint.ipv4_address, 80) is None
     assert await host.ask(host.neighbour, UPLINK, 80) == f"one {NEIGHBOUR}"
     with pytest.raises(EngineError, match="is not connected to network aaa"):
-        await networks.disconnect("aaa", wanted.container_id)
+        await networks.disconnect("aaa", wanted)
     assert host.happened()[-2:] == [("connect", "aaa"), ("disconnect", "aaa")]
     await networks.close_engine()
 

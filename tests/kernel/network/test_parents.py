@@ -142,9 +142,9 @@ async def test_what_runs_comes_to_a_macvlan_network_and_leaves_it(host: FakeHost
     assert inside(opened.netns_path) == kinds
     # Also by what another name the container gave the link.
     netns.enter(opened.netns_path or "", lambda _: host.ip("link set eth1 down name mine"))
-    await networks.disconnect("zlow", wanted.container_id)
+    await networks.disconnect("zlow", wanted)
     assert inside(opened.netns_path) == {"eth0": "veth", "eth2": "macvlan"}
-    await networks.disconnect("zhigh", wanted.container_id)
+    await networks.disconnect("zhigh", wanted)
     assert inside(opened.netns_path) == {"eth0": "veth"}
     assert [gateway for _, gateway, _ in routes(opened.netns_path)] == [bridge_gateway]
     assert names() == at_first
@@ -300,11 +300,11 @@ async def leave_and_come_back(networks: Networks, host: FakeHost, mode: str) -> 
     static = EndpointConfig(ipam=EndpointIPAM(ipv4_address="10.77.0.9"), gw_priority=5)
     await networks.connect(mode, static, wanted, noted)
     assert [(v, gateway) for v, gateway, _ in routes(opened.netns_path)] == [(4, "")]
-    await networks.disconnect("bridge", wanted.container_id)
+    await networks.disconnect("bridge", wanted)
     assert [(v, gateway) for v, gateway, _ in routes(opened.netns_path)] == [(4, "")]
     await networks.connect("bridge", EndpointConfig(), wanted, noted)
     assert [(v, gateway) for v, gateway, _ in routes(opened.netns_path)] == [(4, "")]
-    await networks.disconnect(mode, wanted.container_id)
+    await networks.disconnect(mode, wanted)
     assert [(v, gateway) for v, gateway, _ in routes(opened.netns_path)] == [(4, before[1])]
     assert inside(opened.netns_path) == {"eth0": "veth"}
     await networks.close(wanted.container_id)

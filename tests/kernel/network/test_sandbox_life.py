@@ -12,7 +12,7 @@ import pytest
 
 from engine.errors import NoSuchNetwork
 from engine.linux import netlink, netns
-from engine.network import attachments, ports
+from engine.network import ports, publishing
 from engine.network.model import EndpointConfig, NetworkRequest, PortBinding, SandboxRequest
 from tests.kernel.network.fake_host import NEIGHBOUR, UPLINK, FakeHost, in_fake_host
 
@@ -153,12 +153,12 @@ async def test_conflicts_read_as_docker_says_them(host: FakeHost) -> None:
         r"failed to set up container networking: driver failed programming external "
         r"connectivity on endpoint two \([0-9a-f]{64}\): "
     )
-    with pytest.raises(attachments.ConnectivityFailed) as taken:
+    with pytest.raises(publishing.ConnectivityFailed) as taken:
         await networks.open(published(host, "two", PortBinding(host_port="8080")))
     said = f"{start}Bind for 0.0.0.0:8080 failed: port is already allocated"
     assert re.fullmatch(said, str(taken.value))
     host.serve(None, 9090, "process")
-    with pytest.raises(attachments.ConnectivityFailed) as bound:
+    with pytest.raises(publishing.ConnectivityFailed) as bound:
         await networks.open(published(host, "two", PortBinding(host_port="9090")))
     said = (
         f"{start}failed to bind host port for 0.0.0.0:9090:172.17.0.3:80/tcp: "
