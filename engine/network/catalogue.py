@@ -365,6 +365,15 @@ class Catalogue:
                 await offload.disk(self._table.delete, key)
             else:
                 self._unreadable[key] = name
+        for key, network in list(self._networks.items()):
+            try:
+                drivers.named(network.driver).check(network.options)
+            except WharfError as error:
+                if network.is_predefined:
+                    continue  # whose options are the configuration's
+                log.warning("network %s is not what this engine knows: %s", network.name, error)
+                self._unreadable[key] = network.name
+                del self._networks[key]
 
     async def _set_up_at_boot(self, network: Network) -> None:
         """A network that cannot be made stays known; who starts on it is told why."""

@@ -1,4 +1,4 @@
-"""Which network drivers there are. Nothing beyond here compares their names."""
+"""Which network drivers there are."""
 
 from __future__ import annotations
 

@@ -443,7 +443,7 @@ def test_ports_follow_the_gateway(engine: Engine, name: str, three: list[str]) -
 
 @pytest.mark.beyond
 def test_a_port_that_another_has_meanwhile(engine: Engine, name: str, three: list[str]) -> None:
-    """Who cannot publish does not join; dockerd leaves half of it, which can neither stay nor go."""
+    """Who cannot publish does not join. dockerd leaves half of it, which cannot stay nor go."""
     first, _, _ = three
     serve(engine, name, first, "46204:80")
     begins(46204)

@@ -156,6 +156,7 @@ class Exec:
     def on_failed(self, failed: protocol.Failed) -> None:
         self._owner.on_exec_failed(self, failed)
         self._stdio.forgo()
+        self._let_go()
         self._owner.on_exec_gone(self)
 
     # End

@@ -220,6 +220,8 @@ class _Attempt:
     # Of the exec
 
     def on_exec_started(self, started: Exec) -> None:
+        if self._is_over:
+            return
         self._container.say(protocol.Probing(exec_id=self.id, pid=started.pid))
 
     def on_exec_failed(self, never_was: Exec, failed: protocol.Failed) -> None:
@@ -266,6 +268,8 @@ class _Attempt:
     # Its end
 
     def _fail(self, text: str) -> None:
+        if self._is_over:
+            return
         self._has_failed = True
         if not self._is_late:
             self._output[:] = text.encode("utf-8", "surrogateescape")

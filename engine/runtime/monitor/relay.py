@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+from _weakref import ref  # weakref itself is heavier than what it is for
 
 from engine.runtime.monitor.loop import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from engine.runtime.monitor.loop import Loop, Timer
@@ -23,8 +25,7 @@ if TYPE_CHECKING:
     Control = tuple[int, int, bytes]
     Key = tuple[str, str, int]
 
-# All that is on its way goes through here; of what a target does not take at once a copy is kept.
-_BUFFER = memoryview(bytearray(1 << 18))
+_BUFFER_BYTES = 1 << 18
 _READS_A_ROUND = 8
 _DATAGRAM_BYTES = 1 << 16
 # As dockerd's proxy: a peer that said nothing for so long is forgotten.
@@ -165,14 +166,15 @@ def _connect(target: tuple[str, int], kind: socket.SocketKind) -> socket.socket:
 class _Stream:
     """Two connected sockets: what one says the other hears, half-closes included."""
 
-    __slots__ = ("_loop", "_pipes", "_streams")
+    __slots__ = ("_buffer", "_loop", "_pipes", "_streams")
 
     def __init__(
         self, loop: Loop, outer: socket.socket, inner: socket.socket, streams: set[_Stream]
     ) -> None:
         self._loop = loop
         self._streams = streams
-        there, back = _Pipe(outer, inner), _Pipe(inner, outer)
+        self._buffer = _buffer()
+        there, back = _Pipe(outer, inner, self._buffer), _Pipe(inner, outer, self._buffer)
         self._pipes = (there, back)
         loop.add(outer.fileno(), EPOLLIN, lambda events: self._on_event(events, there, back))
         loop.add(inner.fileno(), EPOLLIN | EPOLLOUT, lambda e: self._on_event(e, back, there))
@@ -229,12 +231,32 @@ class _Stream:
             pipe.source.close()
 
 
+def _buffer() -> memoryview:
+    """Through which all goes that is on its way; of what a target does not take at once a copy is
+    kept. It goes with the last stream: a monitor that relays nothing is not to have it.
+    """
+    global _shared
+    found = _shared()
+    if found is None:
+        found = memoryview(bytearray(_BUFFER_BYTES))
+        _shared = ref(found)
+    return found
+
+
+def _no_buffer() -> memoryview | None:
+    return None
+
+
+_shared: Callable[[], memoryview | None] = _no_buffer
+
+
 class _Pipe:
     """One direction, with at most one read's worth on its way."""
 
-    __slots__ = ("is_open", "is_unwatched", "pending", "source", "target", "watched")
+    __slots__ = ("_buffer", "is_open", "is_unwatched", "pending", "source", "target", "watched")
 
-    def __init__(self, source: socket.socket, target: socket.socket) -> None:
+    def __init__(self, source: socket.socket, target: socket.socket, buffer: memoryview) -> None:
+        self._buffer = buffer
         self.source = source
         self.target = target
         self.pending = memoryview(b"")
@@ -249,7 +271,7 @@ class _Pipe:
     def fill(self) -> bool:
         """Pass on what is there; whether there may be more."""
         try:
-            count = self.source.recv_into(_BUFFER)
+            count = self.source.recv_into(self._buffer)
         except BlockingIOError:
             return False
         if not count:
@@ -258,10 +280,10 @@ class _Pipe:
             return False
         sent = 0
         with contextlib.suppress(BlockingIOError):
-            sent = self.target.send(_BUFFER[:count], socket.MSG_NOSIGNAL)
+            sent = self.target.send(self._buffer[:count], socket.MSG_NOSIGNAL)
         if sent < count:
-            self.pending = memoryview(bytes(_BUFFER[sent:count]))
-        return count == len(_BUFFER)
+            self.pending = memoryview(bytes(self._buffer[sent:count]))
+        return count == len(self._buffer)
 
     def flush(self) -> None:
         if self.pending:

@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import msgspec
 import pytest
 
 from engine.errors import (
@@ -473,6 +474,31 @@ async def test_a_row_that_cannot_be_read_is_passed_over_and_keeps_its_bridge(
         await asyncio.sleep(0.05)
     assert link not in host.links()
     await second.create(NetworkRequest(name="broken"))
+    await second.close_engine()
+
+
+@in_fake_host
+async def test_networks_of_other_versions_keep_no_engine_from_its_start(host: FakeHost) -> None:
+    first = await host.networks()
+    await first.create(NetworkRequest(name="even"))
+    changes: dict[str, dict[str, Any]] = {
+        "odd": {"options": {"com.docker.network.host_ipv4": "junk"}},
+        "odder": {"driver": "overlay"},
+    }
+    for name, change in changes.items():
+        await first.create(NetworkRequest(name=name))
+        network = first.find(name)
+        row = msgspec.json.encode(msgspec.structs.replace(network, **change))
+        first._catalogue._table.put(network.id, row, name=name)
+    await first.close_engine()
+    second = await host.networks()
+    names = [v.network.name for v in await second.list()]
+    assert sorted(names) == ["bridge", "even", "host", "none"]
+    for name in changes:
+        with pytest.raises(UnreadableNetwork):
+            await second.inspect(name)
+        await second.remove(name)
+        await second.create(NetworkRequest(name=name))
     await second.close_engine()
 
 

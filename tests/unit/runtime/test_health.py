@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import signal
 import socket
 from typing import TYPE_CHECKING, Any
@@ -336,6 +335,21 @@ def test_what_is_under_way_when_nobody_is_to_look_comes_to_nothing(container: Co
     assert len(Program.made) == 2
 
 
+@pytest.mark.parametrize("is_born", [False, True])
+def test_what_was_being_born_when_it_ended_is_not_told_of(
+    container: Container, is_born: bool
+) -> None:
+    looked_after = prober(container)
+    container.loop.pass_time(30)
+    program = Program.made[0]
+    looked_after.close()
+    if is_born:
+        program.owner.on_exec_started(program)
+    else:
+        program.owner.on_exec_failed(program, Failed(step="init", text="it ended"))
+    assert [type(message) for message in container.said] == [Probed]
+
+
 @pytest.mark.parametrize("is_running", [False, True])
 def test_with_the_container_all_of_it_ends(container: Container, is_running: bool) -> None:
     looked_after = prober(container)
@@ -361,4 +375,3 @@ def test_every_probe_has_an_id_of_its_own(container: Container) -> None:
     assert told == over
     assert len(set(told)) == 3
     assert all(len(each) == 64 for each in told)
-    assert all(a != b for a, b in itertools.pairwise(told))
