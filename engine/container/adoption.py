@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine import offload
-from engine.container import exit, health
+from engine.container import exit, health, restart
 from engine.container.model import Status
-from engine.container.state import ALIVE
+from engine.container.state import ACTIVE
 from engine.linux import cgroup
 from engine.runtime.client import MonitorUnreached, NewerMonitor, RuntimeFailure
 from engine.runtime.protocol import Entry
 
 if TYPE_CHECKING:
+    from engine.container.model import State
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
     from engine.runtime.client import Task
@@ -33,15 +34,16 @@ _FIRST_DELAY_S = 0.25
 _LONGEST_DELAY_S = 30.0
 
 
-async def attempt(rooms: Rooms, handle: Handle) -> bool:
+async def attempt(rooms: Rooms, handle: Handle, *, may_restart: bool = True) -> bool:
     """One try, the lock held by the caller; False where another has to follow.
 
-    One that has ended is settled as the journal tells it. Raises NewerMonitor.
+    One that has ended is settled as the journal tells it; `may_restart` is as for `exit.exited`.
+    Raises NewerMonitor.
     """
-    if handle.state.status not in ALIVE or handle.is_connected:
+    if handle.state.status not in ACTIVE or handle.is_connected or handle.retry is not None:
         return True
     try:
-        is_known = await _attempt(rooms, handle)
+        is_known = await _attempt(rooms, handle, may_restart=may_restart)
     except NewerMonitor:
         handle.is_unreached = True
         raise
@@ -49,14 +51,14 @@ async def attempt(rooms: Rooms, handle: Handle) -> bool:
     return is_known
 
 
-async def _attempt(rooms: Rooms, handle: Handle) -> bool:
+async def _attempt(rooms: Rooms, handle: Handle, *, may_restart: bool) -> bool:
     try:
         task = await rooms.runtime.adopt(handle.id)
-        if task is not None and task.exit is None and task.pid:
+        if task is not None and task.exit is None and (task.pid or task.waits_after):
             await _take_over(rooms, handle, task)
         else:
-            how = await offload.disk(exit.recorded, rooms, handle.id)
-            await exit.exited(rooms, handle, how)
+            how = await offload.disk(exit.recorded, rooms, handle.id, handle.state)
+            await exit.exited(rooms, handle, how, may_restart=may_restart)
             handle.drop_queued()
     except NewerMonitor:
         raise
@@ -103,34 +105,57 @@ async def _try_again(rooms: Rooms, handle: Handle) -> bool:
 async def _take_over(rooms: Rooms, handle: Handle, task: Task) -> None:
     """Believe what kernel and monitor say, the task last: without it there is another try."""
     try:
-        is_frozen = await offload.kernel(cgroup.is_frozen, handle.container.cgroup_path)
-        if is_frozen and handle.state.is_held and not handle.holds:
-            await offload.kernel(cgroup.thaw, handle.container.cgroup_path)  # the commit is no more
-            is_frozen = False
-        status = Status.PAUSED if is_frozen else Status.RUNNING
-        is_held = handle.state.is_held and is_frozen
         before = handle.state.health
-        now = health.told(task.health, before)
-        state = msgspec.structs.replace(
-            handle.state,
-            status=status,
-            pid=task.pid,
-            is_held=is_held,
-            health=health.unwatched(now) if is_frozen else now,
-        )
+        state = await _state(handle, task)
         if state != handle.state:
             await rooms.store.save_state(handle, state)
-        health.tell_change(rooms, handle.container, before)
+        if task.waits_after is None:
+            health.tell_change(rooms, handle.container, before)
         await _correct_execs(rooms, handle, task)
     except BaseException:
         task.close()
         raise
     handle.task = task
-    task.watch(not is_frozen)
+    task.watch(state.status is not Status.PAUSED)
+    if task.restarts is not None or handle.container.host_config.restart_policy.name != "no":
+        await restart.tell_policy(handle)  # the last engine may not have come to that
+    if state.is_manually_stopped:
+        await restart.give_up(rooms, handle)
     queued, handle.queued = handle.queued, []
     for attachment in queued:
         with contextlib.suppress(RuntimeFailure):
             await task.attach(attachment)
+
+
+async def _state(handle: Handle, task: Task) -> State:
+    known = handle.state
+    if task.waits_after is not None:
+        return msgspec.structs.replace(
+            restart.waiting(known, task.waits_after), started_ns=task.started_ns
+        )
+    is_frozen = await offload.kernel(cgroup.is_frozen, handle.container.cgroup_path)
+    if is_frozen and known.is_held and not handle.holds:
+        await offload.kernel(cgroup.thaw, handle.container.cgroup_path)  # the commit is no more
+        is_frozen = False
+    now = health.told(task.health, known.health)
+    state = msgspec.structs.replace(
+        known,
+        status=Status.PAUSED if is_frozen else Status.RUNNING,
+        pid=task.pid,
+        is_held=known.is_held and is_frozen,
+        health=health.unwatched(now) if is_frozen else now,
+    )
+    if task.restarts is None or task.pid == known.pid:
+        return state
+    # Another run than the row knows, begun by the policy meanwhile.
+    return msgspec.structs.replace(
+        state,
+        started_ns=task.started_ns,
+        restart_count=task.restarts,
+        exit_code=0,
+        error="",
+        oom_killed=False,
+    )
 
 
 async def _correct_execs(rooms: Rooms, handle: Handle, task: Task) -> None:

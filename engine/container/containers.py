@@ -28,6 +28,7 @@ from engine.container import (
     networking,
     prune,
     remove,
+    restart,
     restore,
     start,
     stop,
@@ -269,7 +270,7 @@ class Containers:
         image_name = functools.cache(self._image_name)  # many containers share few images
         return [
             ContainerView(
-                container=handle.container,
+                container=_shown(handle.container),
                 sizes=sizes.get(handle.id),
                 link_names=tuple(linked.get(handle.id, ())),
                 image_name=image_name(handle.container.config.image, handle.container.image_id),
@@ -282,7 +283,7 @@ class Containers:
         container = handle.container
         sizes = await self._sizes([handle]) if with_size else {}
         return ContainerView(
-            container=container,
+            container=_shown(container),
             exec_ids=exec.running(handle),
             directories=self._directories(container),
             sizes=sizes.get(handle.id),
@@ -503,6 +504,10 @@ class Containers:
         """Adopt what runs, take note of what ended, sweep the rest; before anything is served."""
         await restore.restore(self._rooms)
 
+    async def start_wanted(self) -> None:
+        """Start what its restart policy wants to run, once what runs is known."""
+        await restart.at_boot(self._rooms)
+
     async def stop_all(self, timeout_s: float) -> None:
         """End every container in its own way and time, all at once.
 
@@ -527,7 +532,7 @@ class Containers:
 
     async def _stop_for_exit(self, handle: Handle, signo: int, seconds: float | None) -> None:
         try:
-            await stop.stop(self._rooms, handle, signo=signo, timeout_s=seconds)
+            await stop.stop(self._rooms, handle, signo=signo, timeout_s=seconds, is_asked=False)
         except WharfError as exc:
             log.warning("container %s could not be stopped: %s", handle.id, exc)
 
@@ -546,6 +551,13 @@ def type_of(exc: WharfError) -> type[WharfError]:
         if kind.__module__ == "engine.errors" and kind.__base__ is WharfError:
             return kind
     return EngineError
+
+
+def _shown(container: Container) -> Container:
+    """One that waits to be started again has no networks, as far as dockerd tells."""
+    if container.state.status is not Status.RESTARTING:
+        return container
+    return exit.without_sandbox(container, container.state)
 
 
 def _images_of(handle: Handle) -> set[str]:

@@ -117,7 +117,6 @@ def _warnings(request: CreateRequest, image: Image | None) -> list[str]:
                 f"The requested image's platform ({own}) does not match the detected host "
                 f"platform ({host}) and no specific platform was requested"
             )
-    warnings += validate.doubts_about(request.host_config.restart_policy)
     return warnings
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.container import health, remove
+from engine.container import failure, policy, remove, restart
+from engine.container.model import Status
 from engine.container.publish import publish, publish_unmounts
 from engine.container.state import ACTIVE, ALIVE, Event, next_status
 from engine.container.teardown import forget, take_away
@@ -16,63 +17,97 @@ from engine.errors import WharfError
 from engine.runtime.protocol import Entry, Exit
 
 if TYPE_CHECKING:
-    from engine.container.model import Container
+    from engine.container.model import Container, State
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
+    from engine.runtime.protocol import Json
 
 log = logging.getLogger(__name__)
 
 
-def recorded(rooms: Rooms, container_id: str) -> Exit:
-    """What the journal says; without a word the monitor was killed, and its container with it."""
+def recorded(rooms: Rooms, container_id: str, known: State) -> Exit:
+    """What the journal says; without a word the monitor was killed, and its container with it.
+
+    An exit with `again_ns` is one whose restart has not come.
+    """
     entries = rooms.runtime.recorded(container_id)
+    if not entries and known.status is Status.RESTARTING:
+        return Exit(
+            code=known.exit_code,
+            at_ns=known.finished_ns,
+            count=known.restart_count,
+            again_ns=1,
+        )
+    count: int | None = None
+    has_oom = False
     for entry in reversed(entries):
         if entry.event == Entry.EXITED:
             return Exit.from_json(entry.facts)
+        has_oom = has_oom or entry.event == Entry.OOM
+        if entry.event == Entry.STARTED:
+            count = entry.facts.get("count")
+            break
     log.error("container %s has ended with its monitor, or was ended for want of one", container_id)
-    has_oom = any(entry.event == Entry.OOM for entry in entries)
-    return Exit(code=137, at_ns=time.time_ns(), oom=has_oom)
+    again_ns = None if count is None else 0
+    return Exit(code=137, at_ns=time.time_ns(), oom=has_oom, count=count, again_ns=again_ns)
 
 
-async def exited(rooms: Rooms, handle: Handle, exit: Exit) -> None:
-    """Take note of an exit; the lock is held by the caller. One that was noted is ignored."""
-    state = handle.state
-    if state.status not in ALIVE:
+async def exited(rooms: Rooms, handle: Handle, exit: Exit, *, may_restart: bool = True) -> None:
+    """Take note of an exit; the lock is held by the caller. One that was noted is ignored.
+
+    `may_restart` is False at boot, which starts again what has ended before.
+    """
+    before = handle.state
+    if before.status not in ACTIVE or handle.retry is not None:
         return
-    status = next_status(state.status, Event.EXIT, handle.id)
+    count = policy.next_count(handle.container, exit) if may_restart else None
+    if handle.stops_under_way:
+        count = None
+    status = _status_after(handle, will_restart=count is not None)
     handle.task = None
     handle.is_unreached = False
     handle.search = None  # it finds that out by itself, and the next run has one of its own
-    await end_execs(rooms, handle, exit)
+    await end_execs(rooms, handle)
     is_taken_away = await take_away(rooms, handle.container)
-    publish_unmounts(rooms.events, handle.container)
+    if before.status is not Status.RESTARTING:
+        publish_unmounts(rooms.events, handle.container)
     state = msgspec.structs.replace(
-        handle.state,
+        restart.waiting(before, exit),
         status=status,
-        pid=0,
-        exit_code=exit.code,
         finished_ns=exit.at_ns or time.time_ns(),
-        oom_killed=handle.state.oom_killed or exit.oom,
-        is_held=False,
-        health=health.unwatched(health.told(exit.health, handle.state.health)),
+        error=before.error if exit.failure is None else _said(exit.failure),
     )
+    if count is not None:
+        state = msgspec.structs.replace(state, restart_count=count)
     # The one belief that does not wait for the disk: a full one must not leave anyone waiting, and
     # the next boot finds the exit in the journal.
     is_kept = await rooms.store.note(handle, without_sandbox(handle.container, state))
     handle.waiters.stopped(state)
     for _ in range(handle.stops_under_way):
         publish(rooms.events, handle.container, "stop")
-    seconds = max(0, state.finished_ns - state.started_ns) // 10**9
-    publish(
-        rooms.events,
-        handle.container,
-        "die",
-        exitCode=str(exit.code),
-        execDuration=str(seconds),
-    )
+    # That it died was told when it began to wait.
+    if before.status is not Status.RESTARTING or before.finished_ns != state.finished_ns:
+        restart.tell_death(rooms, handle.container)
     handle.is_torn_down = is_taken_away and is_kept
     if is_kept:  # not before: an engine that is killed in between learns from the journal
         await forget(rooms, handle.id)
+    if count is not None:
+        restart.schedule(rooms, handle)
+
+
+def _status_after(handle: Handle, *, will_restart: bool) -> Status:
+    before = handle.state.status
+    if before is Status.RESTARTING:
+        status = next_status(before, Event.GIVE_UP, handle.id)
+        return before if will_restart else status
+    event = Event.EXIT_TO_RESTART if will_restart else Event.EXIT
+    return next_status(before, event, handle.id)
+
+
+def _said(failed: Json) -> str:
+    """Of a restart that could not be done, in the words of a start."""
+    in_init = failed.get("step") != "monitor"
+    return str(failure.of_create(str(failed.get("text", "")), in_init=in_init).error)
 
 
 def without_sandbox(container: Container, state: object) -> Container:
@@ -98,7 +133,7 @@ def without_sandbox(container: Container, state: object) -> Container:
     )
 
 
-async def end_execs(rooms: Rooms, handle: Handle, exit: Exit) -> None:
+async def end_execs(rooms: Rooms, handle: Handle) -> None:
     """Processes that were exec'd die with the container's own; what told nobody is 137."""
     for exec in list(handle.execs.values()):
         if exec.is_running:

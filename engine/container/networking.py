@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.container import links, modes
+from engine.container.model import Status
 from engine.container.state import ALIVE
 from engine.errors import Conflict, EngineError, NoSuchNetwork, WharfError
 from engine.network import names
@@ -80,11 +81,17 @@ async def connect(rooms: Rooms, handle: Handle, ref: str, config: EndpointConfig
         _refuse_gone(handle)
         container = handle.container
         asked = request(rooms, container)
-        if container.state.status in ALIVE:
+        if _stands(container):
             await _join(rooms, handle, ref, config, asked)
         else:
             endpoint = rooms.networks.resolve(ref, config, asked, container.endpoints)
             await rooms.store.save(handle, _with(container, endpoint))
+
+
+def _stands(container: Container) -> bool:
+    """It has a network namespace, which stays while it waits to be started again."""
+    status = container.state.status
+    return status in ALIVE or (status is Status.RESTARTING and bool(container.sandbox_id))
 
 
 async def _join(
@@ -165,7 +172,7 @@ async def disconnect(rooms: Rooms, handle: Handle, ref: str, *, force: bool) -> 
     async with handle.lock:
         _refuse_gone(handle)
         before = handle.container
-        is_alive = before.state.status in ALIVE
+        is_alive = _stands(before)
         network = _to_leave(rooms, ref, may_be_gone=force or not is_alive)
         name = network.name if network else ref
         # Nor is one kept that was left at boot, which could not be written then.

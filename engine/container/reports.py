@@ -10,9 +10,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from engine.container import adoption, exit, health
+from engine.container import adoption, exit, health, restart
 from engine.container.publish import publish
-from engine.container.state import ALIVE
+from engine.container.state import ACTIVE
 from engine.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -36,6 +36,13 @@ class Reports:
 
     def on_exit(self, container_id: str, exit: Exit) -> None:
         self._later(container_id, "noting the exit", lambda handle: self._exited(handle, exit))
+
+    def on_restarted(self, container_id: str, pid: int, started_ns: int, count: int) -> None:
+        async def note(handle: Handle) -> None:
+            async with handle.lock:
+                await restart.began(self._rooms, handle, pid, started_ns, count)
+
+        self._later(container_id, "noting a restart", note)
 
     def on_lost(self, container_id: str) -> None:
         """The monitor is gone, and with it the container, or only the connection is."""
@@ -96,16 +103,20 @@ class Reports:
 
     async def _exited(self, handle: Handle, how: Exit) -> None:
         async with handle.lock:
-            if _is_of_an_earlier_run(handle):
+            if how.again_ns is not None:
+                await exit.end_execs(self._rooms, handle)
+                await restart.ended(self._rooms, handle, how)
                 return
-            was_alive = handle.state.status in ALIVE
+            if _is_of_an_earlier_start(handle):
+                return
+            was_active = handle.state.status in ACTIVE
             await exit.exited(self._rooms, handle, how)
-        if was_alive:
+        if was_active:
             await exit.auto_remove(self._rooms, handle)
 
     async def _lost(self, handle: Handle) -> None:
         async with handle.lock:
-            if _is_of_an_earlier_run(handle) or handle.state.status not in ALIVE:
+            if _is_of_an_earlier_start(handle) or handle.state.status not in ACTIVE:
                 return
             is_known = await adoption.attempt(self._rooms, handle)
         if is_known:
@@ -122,7 +133,7 @@ class Reports:
             await asyncio.wait([ending])
 
 
-def _is_of_an_earlier_run(handle: Handle) -> bool:
+def _is_of_an_earlier_start(handle: Handle) -> bool:
     """A monitor whose start failed may end when the container runs again already.
 
     A task that has ended says how, or has let go of its pidfd.

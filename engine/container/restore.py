@@ -18,7 +18,7 @@ import msgspec
 from engine import ids, offload
 from engine.container import adoption, exit, networking, remove, update
 from engine.container.model import Status
-from engine.container.state import ALIVE
+from engine.container.state import ACTIVE
 from engine.container.teardown import sweep, teardown
 from engine.errors import WharfError
 from engine.linux import cgroup, tree
@@ -38,13 +38,12 @@ _AT_ONCE = 32
 async def restore(rooms: Rooms) -> None:
     """All of it; what it does grows with what ran, not with what is there."""
     handles = rooms.store.all()
-    alive = [handle for handle in handles if handle.state.status in ALIVE]
+    alive = [handle for handle in handles if handle.state.status in ACTIVE]
     # Before one of them turns out to have ended, and lets go of what another has as well.
     for handle in alive:
         for name in _volumes(handle):
             rooms.volumes.still_holds(name, handle.id)
     await _each([_adopt(rooms, handle) for handle in alive])
-    await _each([_settle(rooms, h) for h in handles if h.state.status is Status.RESTARTING])
     unread = {each: rooms.store.unreadable_name(each) for each in rooms.store.unreadable()}
     await rooms.networks.settle(unread=unread)
     await rooms.volumes.settle()
@@ -90,10 +89,10 @@ async def _each(work: list[Awaitable[None]]) -> None:
 
 async def _adopt(rooms: Rooms, handle: Handle) -> None:
     async with handle.lock:
-        is_known = await adoption.attempt(rooms, handle)
+        is_known = await adoption.attempt(rooms, handle, may_restart=False)
         if not is_known:
             adoption.look_on(rooms, handle)
-        if handle.state.status in ALIVE:
+        if handle.state.status in ACTIVE:
             await _hold(rooms, handle)
 
 
@@ -129,13 +128,6 @@ async def _try(container_id: str, step: Awaitable[object]) -> None:
         log.exception("container %s runs, and not all that it has is as it was", container_id)
 
 
-async def _settle(rooms: Rooms, handle: Handle) -> None:
-    """A restart that was waiting when the daemon ended is given up."""
-    async with handle.lock:
-        state = msgspec.structs.replace(handle.state, status=Status.EXITED, pid=0)
-        await rooms.store.save_state(handle, state)
-
-
 async def _finish(rooms: Rooms, handle: Handle) -> None:
     """A removal that was under way is brought to its end."""
     volumes = handle.state.gives_up_volumes
@@ -157,7 +149,7 @@ async def _sweep_runs(rooms: Rooms) -> None:
     One whose row cannot be read may run, and goes on.
     """
     found = await offload.disk(_traces, rooms)
-    kept = {handle.id for handle in rooms.store.all() if handle.state.status in ALIVE}
+    kept = {handle.id for handle in rooms.store.all() if handle.state.status in ACTIVE}
     leftovers = found - kept - set(rooms.store.unreadable())
     await _each([_undo(rooms, container_id) for container_id in leftovers])
 

@@ -20,6 +20,7 @@ from engine.container import (
     logconfig,
     modes,
     networking,
+    policy,
     spec,
 )
 from engine.container.model import State, Status, Ulimit
@@ -57,19 +58,22 @@ log = logging.getLogger(__name__)
 _END_S = 10
 
 
-async def start(rooms: Rooms, handle: Handle) -> None:
-    """Start one container, its lock held by the caller.
+async def start(rooms: Rooms, handle: Handle, *, by_policy: bool = False) -> None:
+    """Start one container, its lock held by the caller; `by_policy` goes on counting restarts.
 
     Raises what the client shall read; the row then carries the sentence and the exit code.
     """
-    status = next_status(handle.state.status, Event.START, handle.id)
+    event = Event.START_AGAIN if by_policy else Event.START
+    status = next_status(handle.state.status, event, handle.id)
+    count = handle.state.restart_count if by_policy else 0
+    if not by_policy:
+        handle.restart_delay_ns = 0
     limits.verify(handle.container.host_config.resources, rooms.host)
     handle.is_torn_down = False
     try:
-        started = await _start(rooms, handle)
-        await rooms.store.save(
-            handle, msgspec.structs.replace(started, state=_running(handle, status))
-        )
+        started = await _start(rooms, handle, count)
+        state = _running(handle, status, count)
+        await rooms.store.save(handle, msgspec.structs.replace(started, state=state))
     except asyncio.CancelledError:
         await _end(handle)
         await teardown(rooms, handle.container)
@@ -88,19 +92,19 @@ async def _tell_holders(rooms: Rooms, container: Container) -> None:
         log.warning("containers that link to %s still have its old address: %s", container.id, exc)
 
 
-def _running(handle: Handle, status: Status) -> State:
+def _running(handle: Handle, status: Status, count: int) -> State:
     task = handle.task
     return State(
         status=status,
         pid=task.pid if task else 0,
         started_ns=(task.started_ns if task else 0) or time.time_ns(),
         finished_ns=handle.state.finished_ns,
-        restart_count=handle.state.restart_count,
+        restart_count=count,
         health=health.begun(handle.container),
     )
 
 
-async def _start(rooms: Rooms, handle: Handle) -> Container:
+async def _start(rooms: Rooms, handle: Handle, count: int) -> Container:
     """The container with what the network gave it; its task runs."""
     container = _as_its_donor(rooms, handle.container)
     linked = links.environment(rooms, container)
@@ -118,6 +122,7 @@ async def _start(rooms: Rooms, handle: Handle) -> Container:
             _with_sandbox(rooms, container, sandbox), apparmor_profile=findings.apparmor_profile
         )
         bundle = _bundle(rooms, container, findings, sandbox, linked)
+        bundle.restart = policy.for_monitor(container, count=count)
         joined = _open_shared(rooms, container)
         unused.pop_all()
     queued, handle.queued = handle.queued, []

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine import offload, signals
-from engine.container import health
-from engine.container.model import Status, WaitCondition
+from engine.container import health, restart
+from engine.container.model import RestartPolicyName, Status, WaitCondition
 from engine.container.publish import publish
-from engine.container.state import ALIVE, Event, next_status
+from engine.container.state import ACTIVE, ALIVE, Event, next_status
 from engine.errors import EngineError, WharfError
 from engine.linux import cgroup, oserror
 
@@ -49,19 +49,27 @@ async def _within(waiting: Awaitable[WaitResult], timeout_s: float | None) -> bo
     return True
 
 
-async def stop(rooms: Rooms, handle: Handle, *, signo: int, timeout_s: float | None) -> None:
+async def stop(
+    rooms: Rooms,
+    handle: Handle,
+    *,
+    signo: int,
+    timeout_s: float | None,
+    is_asked: bool = True,
+) -> None:
     """Signal, wait, then kill. None waits for ever. The lock is not held: the exit needs it.
 
-    That it stopped is told with the exit, before that it died.
+    That it stopped is told with the exit, before that it died. `is_asked` is False at the engine's
+    own end, after which policies apply as before.
     """
     next_status(handle.state.status, Event.STOP, handle.id)
     waiting = ended(handle)
     handle.stops_under_way += 1
     try:
-        await send(rooms, handle, signo)
+        await send(rooms, handle, signo, is_asked=is_asked)
         if not await _within(waiting, timeout_s):
             log.info("container %s did not stop in %s s and is killed", handle.id, timeout_s)
-            await kill(rooms, handle)
+            await kill(rooms, handle, is_asked=is_asked)
     finally:
         handle.stops_under_way -= 1
 
@@ -77,17 +85,21 @@ def stop_plan(
     return signo, None if seconds < 0 else float(seconds)
 
 
-async def send(rooms: Rooms, handle: Handle, signo: int) -> None:
-    """One signal to the container's first process; a paused one is thawed to take it."""
+async def send(rooms: Rooms, handle: Handle, signo: int, *, is_asked: bool = True) -> None:
+    """One signal to the container's first process; a paused one is thawed to take it.
+
+    One that waits to be started again, and so has no process, stays as it is where the signal is
+    one to end it.
+    """
     is_thawed = False
     async with handle.lock:
+        if handle.state.status not in ACTIVE:
+            return
+        if _ends(handle, signo) or _ends_policy(handle):
+            await _give_up(rooms, handle, is_asked=is_asked)
         state = handle.state
         if state.status not in ALIVE:
             return
-        if _ends(handle, signo) and not state.is_manually_stopped:
-            await rooms.store.save_state(
-                handle, msgspec.structs.replace(handle.state, is_manually_stopped=True)
-            )
         try:
             await _signal(handle, signo)
         except ProcessLookupError:
@@ -99,6 +111,15 @@ async def send(rooms: Rooms, handle: Handle, signo: int) -> None:
     publish(rooms.events, handle.container, "kill", signal=str(signo))
     if is_thawed and signo != signals.SIGKILL:  # what is killed does not live to go on
         publish(rooms.events, handle.container, "unpause")
+
+
+async def _give_up(rooms: Rooms, handle: Handle, *, is_asked: bool) -> None:
+    """It is to end, and not by itself. The row says so before anything is done."""
+    if is_asked and not handle.state.is_manually_stopped:
+        await rooms.store.save_state(
+            handle, msgspec.structs.replace(handle.state, is_manually_stopped=True)
+        )
+    await restart.give_up(rooms, handle)
 
 
 async def _signal(handle: Handle, signo: int) -> None:
@@ -126,10 +147,15 @@ def _ends(handle: Handle, signo: int) -> bool:
     return signo == signals.SIGKILL or not asked or signo == signals.stop_signal(asked)
 
 
-async def kill(rooms: Rooms, handle: Handle) -> None:
+def _ends_policy(handle: Handle) -> bool:
+    """For this policy any signal of a user's means that he has stopped the container."""
+    return handle.container.host_config.restart_policy.name is RestartPolicyName.UNLESS_STOPPED
+
+
+async def kill(rooms: Rooms, handle: Handle, *, is_asked: bool = True) -> None:
     """SIGKILL and wait; first to the process, then to all that is in its group."""
     waiting = ended(handle)
-    await send(rooms, handle, signals.SIGKILL)
+    await send(rooms, handle, signals.SIGKILL, is_asked=is_asked)
     if await _within(waiting, _PROMPT_S):
         return
     await _end_silent(rooms, handle)

@@ -68,7 +68,9 @@ class Handle:
         "lock",
         "probe_id",
         "queued",
+        "restart_delay_ns",
         "restarts_under_way",
+        "retry",
         "search",
         "stops_under_way",
         "task",
@@ -91,6 +93,8 @@ class Handle:
         self.is_gone = False
         self.is_torn_down = False  # its last run has left nothing, as far as this engine saw it end
         self.stops_under_way = 0  # how many ask it to stop and wait for its end
+        self.retry: asyncio.Task[object] | None = None  # a restart of the engine's that waits
+        self.restart_delay_ns = 0  # before the last of these
         self.restarts_under_way = 0  # how many are between their stop and their start
 
     @property

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from engine import offload
-from engine.container import limits, validate
+from engine.container import limits, restart, validate
 from engine.container.model import Resources, RestartPolicyName
 from engine.container.publish import publish
 from engine.container.state import ALIVE, Event, next_status
 from engine.errors import Conflict, EngineError, InvalidParameter, WharfError
 from engine.linux import cgroup
 from engine.oci import runtime as oci
+from engine.runtime.client import RuntimeFailure
 
 if TYPE_CHECKING:
     from engine.container.model import Container, HostConfig, RestartPolicy
@@ -61,7 +63,6 @@ async def update(
     if policy is not None:
         validate.check_restart_policy(policy)
     changes, warnings = limits.verify(changes, rooms.host, is_update=True)
-    warnings += validate.doubts_about(policy) if policy is not None else []
     async with handle.lock:
         next_status(handle.state.status, Event.UPDATE, handle.id)
         try:
@@ -73,6 +74,9 @@ async def update(
             await _update(rooms, handle, updated, completed(changes, host_config.resources))
         else:
             await rooms.store.save(handle, updated)
+            await _amend(handle, completed(changes, host_config.resources))
+        if policy is not None:
+            await restart.tell_policy(handle)
         publish(rooms.events, handle.container, "update")
     return tuple(warnings)
 
@@ -157,14 +161,29 @@ def _check_cpu(current: Resources, changes: Resources) -> None:
 
 async def _apply(handle: Handle, changes: Resources) -> None:
     """All of them or, where the kernel refuses one, none."""
-    # Real-time shares are written down for the next start only, and limits of single devices not at
-    # all, as with dockerd.
-    changes = msgspec.structs.replace(changes, cpu_realtime_runtime_us=0, cpu_realtime_period_us=0)
-    document = oci.document(limits.to_oci(changes))
-    document.pop("devices", None)
     try:
-        await offload.kernel(cgroup.change, handle.container.cgroup_path, document)
+        await offload.kernel(cgroup.change, handle.container.cgroup_path, _document(changes))
     except OSError as exc:
         # With the layers that dockerd's sentence has, down to the line's end that runc writes.
         said = f"runc did not terminate successfully: exit status 1: {exc}\n"
         raise EngineError(f"Cannot update container {handle.id}: {said}") from exc
+    await _amend(handle, changes)
+
+
+async def _amend(handle: Handle, changes: Resources) -> None:
+    """Have its monitor restart it with these limits; one of an earlier version never does."""
+    document = _document(changes)
+    if handle.task is None or not handle.is_connected or not document:
+        return
+    with contextlib.suppress(RuntimeFailure):
+        await handle.task.amend(document)
+
+
+def _document(changes: Resources) -> dict[str, object]:
+    """Real-time shares are written down for the next start only, and limits of single devices not
+    at all, as with dockerd.
+    """
+    changes = msgspec.structs.replace(changes, cpu_realtime_runtime_us=0, cpu_realtime_period_us=0)
+    document = oci.document(limits.to_oci(changes))
+    document.pop("devices", None)
+    return document

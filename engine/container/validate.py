@@ -188,13 +188,6 @@ def _is_port(text: str) -> bool:
     return bool(_PORT.fullmatch(text)) and int(text) <= 65535
 
 
-def doubts_about(policy: RestartPolicy) -> list[str]:
-    """What to tell whoever wishes for it."""
-    if policy.name is RestartPolicyName.NO:
-        return []
-    return ["Restart policies are kept but not acted upon by this version."]
-
-
 def check_restart_policy(policy: RestartPolicy) -> None:
     """moby container.ValidateRestartPolicy."""
     if policy.name is RestartPolicyName.ON_FAILURE:

@@ -89,6 +89,7 @@ class _Standing:
     path: str | None
     endpoints: list[Endpoint] = field(default_factory=list[Endpoint])
     ports: tuple[PublishedPort, ...] = ()
+    has_left: bool = False  # as was told of one whose process ended and is about to come back
 
     @property
     def owns_sandbox(self) -> bool:
@@ -201,7 +202,14 @@ class Attachments:
         """Tell of the networks that a container came to; a start that failed before never did."""
         standing = self._standing.get(container_id)
         if standing is not None and settings.joined(standing.mode) is None:
+            standing.has_left = False
             self._publish(self._networks(standing), "connect", container_id)
+
+    def announce_leave(self, container_id: str) -> None:
+        standing = self._standing.get(container_id)
+        if standing is not None and settings.joined(standing.mode) is None:
+            standing.has_left = True
+            self._publish(self._networks(standing), "disconnect", container_id)
 
     def _networks(self, standing: _Standing) -> list[Network]:
         """Those that it stands on, but for what was adopted and is not known any more."""
@@ -495,7 +503,8 @@ class Attachments:
             return
         self._forget(container_id)
         await self._tell(self._networks(standing))
-        self._publish(self._networks(standing), "disconnect", container_id)
+        if not standing.has_left:
+            self._publish(self._networks(standing), "disconnect", container_id)
 
     def _known_ports(self, standing: _Standing) -> tuple[sandbox.Port, ...]:
         """But for those on networks whose rows cannot be read."""

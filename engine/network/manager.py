@@ -204,6 +204,10 @@ class Networks:
         """Publish that the container came to its networks: its process stands."""
         self._attachments.announce(container_id)
 
+    def announce_leave(self, container_id: str) -> None:
+        """Publish that it left them, of one that is about to come back to all of them."""
+        self._attachments.announce_leave(container_id)
+
     async def answered(self, request: SandboxRequest) -> None:
         """The resolver that came of `connect` is the monitor's: the container is led to it."""
         await self._attachments.answered(request)

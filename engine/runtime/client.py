@@ -31,7 +31,15 @@ from engine.runtime.connection import (
     RuntimeFailure,
 )
 from engine.runtime.forkserver import Launcher
-from engine.runtime.protocol import CRASH, AttachOptions, Bundle, Entry, Exit, ListenerOptions
+from engine.runtime.protocol import (
+    CRASH,
+    AttachOptions,
+    Bundle,
+    Entry,
+    Exit,
+    ListenerOptions,
+    StateReply,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -171,11 +179,13 @@ class Resolver:
 class RuntimeEvents(Protocol):
     """What the runtime reports unasked, called on the event loop; must not block or raise.
 
+    `on_exit` with an exit that has `again_ns` is followed by `on_restarted`, or by an exit without.
     `on_lost`: a connection ended before an exit was told. The monitor may be gone, and its journal
     have the exit, or it lives and `Runtime.adopt` finds it again.
     """
 
     def on_exit(self, container_id: str, exit: Exit) -> None: ...
+    def on_restarted(self, container_id: str, pid: int, started_ns: int, count: int) -> None: ...
     def on_exec_exit(self, container_id: str, exec_id: str, code: int, at_ns: int) -> None: ...
     def on_oom(self, container_id: str) -> None: ...
     def on_probing(self, container_id: str, exec_id: str, pid: int) -> None: ...
@@ -196,13 +206,18 @@ class Task:
         self.monitor_pid = 0
         self.started_ns = 0
         self.exit: Exit | None = None
-        self.health: Json | None = None  # when it was adopted
+        # When it was adopted: how the run before ended, if it waits for the next, how often its
+        # policy has started it again, if that is the monitor's affair, and its health.
+        self.waits_after: Exit | None = None
+        self.restarts: int | None = None
+        self.health: Json | None = None
         self._runtime = runtime
         self._cgroup = ""
         self._version = 0
         self._greeted = asyncio.Event()
         self._connection = Connection(sock, on_message=self._on_message, on_end=self._on_end)
         self._quiet = True
+        self._changes = 0  # runs that ended or began, as far as was told
         self._over = asyncio.Event()  # its end was told, or nobody is left to tell it
 
     async def start(self) -> int:
@@ -243,6 +258,21 @@ class Task:
     def watch(self, is_on: bool) -> None:
         """Have its health looked after, or not: see protocol.Watch."""
         self._connection.send(protocol.Watch(is_on=is_on))
+
+    async def give_up(self) -> None:
+        """Have its policy start it no more. Raises RuntimeFailure.
+
+        What the monitor has said before is known here afterwards.
+        """
+        await self._request(protocol.GiveUp())
+
+    async def change_policy(self, restart: Json | None) -> None:
+        """A protocol.Restart, from the next exit on. Raises RuntimeFailure."""
+        await self._request(protocol.Policy(restart=restart))
+
+    async def amend(self, resources: Json) -> None:
+        """What restarts by its policy are limited to. Raises RuntimeFailure."""
+        await self._request(protocol.Amend(resources=resources))
 
     async def exec(
         self,
@@ -323,6 +353,8 @@ class Task:
         Until then the monitor kills and removes the group by its name, which the next run has too.
         """
         self._quiet = True
+        with contextlib.suppress(OSError):
+            self._connection.send(protocol.GiveUp())
         if self.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
@@ -386,11 +418,19 @@ class Task:
         await self._greeted.wait()
         if self._version > protocol.VERSION:
             raise NewerMonitor(self.id, self._version)
-        answer, pidfds = await self._connection.ask(protocol.State(), protocol.StateReply)
-        self.pid, self.started_ns = answer.pid, answer.started_ns
-        self.health = answer.health
-        self.pidfd = pidfds[0] if pidfds else -1
+        # From here on nothing is missed: the caller holds back what is reported until it has this.
         self._quiet = False
+        while True:
+            before = self._changes
+            answer, pidfds = await self._connection.ask(protocol.State(), protocol.StateReply)
+            if before == self._changes:
+                break
+            for fd in pidfds:  # another run has ended or begun since the answer
+                os.close(fd)
+        self._close_pidfd()
+        self.pid, self.started_ns = answer.pid, answer.started_ns
+        self.health, self.restarts = answer.health, answer.restarts
+        self.pidfd = pidfds[0] if pidfds else -1
         # What happened while no daemon listened is told as if it happened now, once the caller
         # has the task.
         loop = asyncio.get_running_loop()
@@ -400,11 +440,16 @@ class Task:
                     exec_id=exec_id, code=facts["exit_code"], at_ns=facts["at_ns"]
                 )
                 loop.call_soon(self._on_message, message, _NO_FDS)
-        if answer.exit is not None:
+        if answer.exit is not None and answer.status == StateReply.RESTARTING:
+            self.waits_after = Exit.from_json(answer.exit)
+        elif answer.exit is not None:
             loop.call_soon(self._on_message, protocol.Exited(exit=answer.exit), _NO_FDS)
         return self
 
     def _on_message(self, message: Message, fds: list[int]) -> None:
+        if isinstance(message, protocol.Restarted) and len(fds) == 1:
+            self._on_restarted(message, fds[0])
+            return
         for fd in fds:
             os.close(fd)
         events = self._runtime.events
@@ -435,12 +480,25 @@ class Task:
     def _on_exit(self, exit: Exit) -> None:
         if self.exit is not None:
             return
+        if exit.again_ns is not None:
+            self._changes += 1
+            self._close_pidfd()
+            if not self._quiet:
+                self._runtime.events.on_exit(self.id, exit)
+            return
         self.exit = exit
         self._over.set()
         self._close_pidfd()
         if not self._quiet:
             self._runtime.events.on_exit(self.id, exit)
         self._connection.send(protocol.Acknowledge())
+
+    def _on_restarted(self, message: protocol.Restarted, pidfd: int) -> None:
+        self._changes += 1
+        self._close_pidfd()
+        self.pid, self.pidfd, self.started_ns = message.pid, pidfd, message.at_ns
+        if not self._quiet:
+            self._runtime.events.on_restarted(self.id, message.pid, message.at_ns, message.count)
 
     def _on_end(self) -> None:
         self._greeted.set()

@@ -18,6 +18,10 @@
       │◀──────────────Executed, Done, …─────┤
       │◀─────ExecExited, Oom, Detached──────┤
       │◀─────Probing, Probed────────────────┤
+      │ Policy, Amend, GiveUp               │
+      ├──────────────────┼─────────────────▶│
+      │◀────────────Exited(again_ns)────────┤ waits, then a maker, and
+      │◀─────────Restarted(pid) +pidfd──────┤ another init; any number of times
       │◀──────────────────────────Exited────┤
       │ Acknowledge      │                  │
       ├──────────────────┼─────────────────▶│ ends
@@ -58,7 +62,11 @@ if TYPE_CHECKING:
 
     Json = dict[str, Any]
 
-VERSION = 1
+VERSION = 2
+"""2: a monitor may start its container again. One that does not still says 1."""
+
+NO_RESTARTS = 1
+"""The version of a monitor whose container runs once: a daemon of that time understands it."""
 
 CRASH = "monitor.crash"
 """The file in a container's folder in which a monitor says what fault of its own ended it."""
@@ -126,8 +134,8 @@ class Bundle(Document):
     None no filter is loaded, whatever `linux.seccomp` says; `seccomp_flags` are
     SECCOMP_FILTER_FLAG_*, None for SPEC_ALLOW as runc has it. `log` is {"driver", "path",
     "max_size", "max_file", "compress", "attrs"}; sizes in bytes, -1 for no limit. `console_size` is
-    [height, width]. `health` is a Healthcheck. `restart` and `names` are kept for later versions of
-    this document.
+    [height, width]. `health` is a Healthcheck. `restart` is a Restart, None where whoever made the
+    container starts it again, or nobody does. `names` is kept for later versions of this document.
     """
 
     __slots__ = (
@@ -313,12 +321,33 @@ class Health(Document):
         self.log = log or []
 
 
-class Exit(Document):
-    """How a container ended. `code` is 128 + `signal` where a signal ended it; `health` is a
-    Health, None for one that was not looked after.
+class Restart(Document):
+    """A restart policy. `count` is how often it has started the container again so far; that of a
+    later Policy does not count.
     """
 
-    __slots__ = ("at_ns", "code", "health", "oom", "signal")
+    __slots__ = ("count", "maximum_retry_count", "name")
+
+    ALWAYS: ClassVar = "always"
+    UNLESS_STOPPED: ClassVar = "unless-stopped"
+    ON_FAILURE: ClassVar = "on-failure"
+
+    def __init__(self, *, name: str, maximum_retry_count: int = 0, count: int = 0) -> None:
+        self.name = name
+        self.maximum_retry_count = maximum_retry_count
+        self.count = count
+
+
+class Exit(Document):
+    """How a run of a container ended. `code` is 128 + `signal` where a signal ended it; `health` is
+    a Health, None for one that was not looked after.
+
+    `again_ns` is the time until it is started again, by its policy and for the `count`th time; None
+    where this is the end. `failure` is {"step", "text"} of the restart that could not be done:
+    the rest is then about the run before.
+    """
+
+    __slots__ = ("again_ns", "at_ns", "code", "count", "failure", "health", "oom", "signal")
 
     def __init__(
         self,
@@ -328,12 +357,18 @@ class Exit(Document):
         signal: int | None = None,
         oom: bool = False,
         health: Json | None = None,
+        again_ns: int | None = None,
+        count: int | None = None,
+        failure: Json | None = None,
     ) -> None:
         self.code = code
         self.signal = signal
         self.at_ns = at_ns
         self.oom = oom
         self.health = health
+        self.again_ns = again_ns
+        self.count = count
+        self.failure = failure
 
 
 class Entry(Document):
@@ -485,6 +520,34 @@ class Publish(Request):
         self.listeners = listeners or []
 
 
+class Policy(Request):
+    """What counts from the next exit on: `restart` is a Restart, None for no policy."""
+
+    __slots__ = ("restart",)
+
+    def __init__(self, *, seq: int = 0, restart: Json | None) -> None:
+        super().__init__(seq=seq)
+        self.restart = restart
+
+
+class Amend(Request):
+    """What changes for later runs: `resources` are some of those of the runtime spec's `linux`."""
+
+    __slots__ = ("resources",)
+
+    def __init__(self, *, seq: int = 0, resources: Json) -> None:
+        super().__init__(seq=seq)
+        self.resources = resources
+
+
+class GiveUp(Request):
+    """Start it no more, whatever the policy: somebody wants it to end. A restart that waits is over
+    with that, one that is being made ends as soon as it runs.
+    """
+
+    __slots__ = ()
+
+
 class Exec(Request):
     """Run one more process. `process` is a runtime-spec Process; what it leaves out (capabilities,
     noNewPrivileges, rlimits, oomScoreAdj) is as for the container's first process, and so is
@@ -598,13 +661,16 @@ class Executed(Answer):
 class StateReply(Answer):
     """`execs` maps an id to {"pid", "running", "exit_code", "at_ns"}: those running, and those that
     ended and were not acknowledged. `health` is a Health, None for one that is not looked after.
-    Descriptor: the pidfd, unless the container ended.
+    `restarts` is how often its policy has started it again, None where it is not the monitor's
+    affair; `exit` of one that waits to be started again is how its last run ended.
+    Descriptor: the pidfd, if a process is there.
     """
 
-    __slots__ = ("execs", "exit", "health", "pid", "started_ns", "status")
+    __slots__ = ("execs", "exit", "health", "pid", "restarts", "started_ns", "status")
 
     CREATED: ClassVar = "created"
     RUNNING: ClassVar = "running"
+    RESTARTING: ClassVar = "restarting"
     STOPPED: ClassVar = "stopped"
 
     def __init__(
@@ -617,9 +683,11 @@ class StateReply(Answer):
         exit: Json | None = None,
         execs: dict[str, Json] | None = None,
         health: Json | None = None,
+        restarts: int | None = None,
     ) -> None:
         super().__init__(seq=seq)
         self.status = status
+        self.restarts = restarts
         self.health = health
         self.pid = pid
         self.started_ns = started_ns
@@ -632,6 +700,17 @@ class Exited(Message):
 
     def __init__(self, *, exit: Json) -> None:
         self.exit = exit
+
+
+class Restarted(Message):
+    """monitor → daemon: its policy has started it again. Descriptor: the pidfd."""
+
+    __slots__ = ("at_ns", "count", "pid")
+
+    def __init__(self, *, pid: int, at_ns: int, count: int) -> None:
+        self.pid = pid
+        self.at_ns = at_ns
+        self.count = count
 
 
 class ExecExited(Message):
@@ -704,6 +783,7 @@ _MESSAGES: dict[str, type[Message]] = {
     cls.__name__: cls
     for cls in (
         Acknowledge,
+        Amend,
         Attach,
         Create,
         Created,
@@ -714,14 +794,17 @@ _MESSAGES: dict[str, type[Message]] = {
         Executed,
         Exited,
         Failed,
+        GiveUp,
         Hello,
         Oom,
+        Policy,
         Probed,
         Probing,
         Publish,
         Ready,
         Resize,
         Resolve,
+        Restarted,
         Signal,
         Start,
         Started,

@@ -1,39 +1,42 @@
-"""One running container in a monitor: its streams, its execs, and the report of its end."""
+"""A container in a monitor: what outlives its runs, and its restart policy.
+
+    run ── over ─▶ decide ── no restart ─▶ told, and the end
+     ▲                └── restart: told, back-off ─▶ making ── failed ─▶ told, and the end
+     └──────────────────────────────────────────────────┘
+
+Ports, resolver, network namespace and the daemon's connection stay through all runs; a run
+(monitor/run.py) has a control group, streams, a log handle and a first process of its own. Each is
+made by a process that ends with that, so what it takes to read a specification is not kept here.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import time
 import traceback
 
-from engine.linux import cgroup, process
+from engine.linux import process, syscalls
 from engine.runtime import init, protocol
-from engine.runtime.monitor.exec import Exec
-from engine.runtime.monitor.health import Prober
-from engine.runtime.monitor.logfile import LogFile
+from engine.runtime.monitor import creation, handover
+from engine.runtime.monitor.group import end_group
 from engine.runtime.monitor.loop import EPOLLIN
 from engine.runtime.monitor.relay import Relay, key_of
 from engine.runtime.monitor.resolver import Resolver
-from engine.runtime.monitor.stdio import Stdio
-from engine.runtime.protocol import (
-    AttachOptions,
-    Entry,
-    Exit,
-    Healthcheck,
-    ListenerOptions,
-    StateReply,
-)
+from engine.runtime.monitor.restart import Policy
+from engine.runtime.monitor.run import Run
+from engine.runtime.protocol import Entry, Exit, ListenerOptions, StateReply
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Protocol
+    from typing import NoReturn, Protocol
 
     from engine.runtime.monitor.handover import Handover
     from engine.runtime.monitor.journal import Journal
-    from engine.runtime.monitor.loop import Loop
+    from engine.runtime.monitor.loop import Loop, Timer
     from engine.runtime.monitor.reaper import Reaper
     from engine.runtime.protocol import Json
 
@@ -44,14 +47,10 @@ if TYPE_CHECKING:
         def on_idle(self) -> None: ...
 
 
-# How long what a container leaves behind may keep its end from being told: clients that are slow
-# to take the last output, and processes in the kernel's hands.
-_DRAIN_S = 2.0
-_KILL_RETRY_S = 0.01
-_KILL_TRIES = 500
-_EVENT_BYTES = 4096
+_NS = 10**9
 _RECORD_AGAIN_S = 5.0
-_PACK_S = 60.0
+# As long as the daemon waits for a first start: there are disks and mounts to wait for.
+_MAKING_S = 120.0
 _MOST_FAULTS = 10
 
 
@@ -63,28 +62,23 @@ class Container:
 
     __slots__ = (
         "_bundle",
-        "_cgroup",
         "_confinement",
-        "_execs",
-        "_exit_code",
         "_faults",
-        "_is_told",
-        "_kill_tries",
-        "_log",
-        "_oom_fd",
-        "_oom_seen",
+        "_folded",
+        "_last",
+        "_limit",
+        "_making",
         "_owner",
-        "_prober",
+        "_policy",
         "_relays",
         "_resolver",
-        "_started_ns",
-        "_stdio",
+        "_run",
+        "_timer",
+        "cgroup",
         "exit",
         "is_recorded",
         "journal",
         "loop",
-        "pid",
-        "pidfd",
         "reaper",
     )
 
@@ -100,34 +94,19 @@ class Container:
         self.loop = loop
         self.reaper = reaper
         self.journal = journal
+        self.cgroup: str = facts["cgroup"]
         self.exit: Exit | None = None
         self.is_recorded = False
-        self.pid: int = facts["pid"]
-        self.pidfd = taken.fd(facts["pidfd"])
         self._owner = owner
         self._bundle: str = facts["bundle"]
-        self._cgroup: str = facts["cgroup"]
         self._confinement: init.Confinement | None = None
-        self._started_ns: int = facts["started_ns"]
-        self._exit_code: int | None = None
-        self._execs: dict[str, Exec] = {}
-        self._kill_tries = 0
         self._faults = 0
-        self._is_told = False
-        self._oom_seen = 0
-        self._oom_fd = taken.fd(facts["oom"])
-        if self._oom_fd >= 0:
-            loop.add(self._oom_fd, facts["oom_events"], self._on_oom)
-        self._log = LogFile(facts["log"], taken.fd(facts["log_fd"])) if facts["log"] else None
-        self._stdio = Stdio(
-            loop,
-            log=self._log,
-            tty=facts["tty"],
-            stdin_once=facts["stdin_once"],
-            on_detach=self._on_detach,
-            on_change=self._on_change,
-        )
-        self._take_streams(taken)
+        self._policy = Policy(facts["restart"])
+        self._last: Exit | None = None  # of the run before the next, while there is none
+        self._timer: Timer | None = None  # until the next run is made
+        self._making: handover.Receiver | None = None  # the next run is on its way
+        self._limit: Timer | None = None
+        self._folded: list[Run] = []  # runs that are over and not quiet
         self._relays = [
             Relay(loop, socket.socket(fileno=taken.fd(index)), ListenerOptions.from_json(options))
             for index, options in facts["relays"]
@@ -135,33 +114,26 @@ class Container:
         self._resolver: Resolver | None = None
         if facts["resolver"]:
             self.resolve(facts["resolver_path"], [taken.fd(index) for index in facts["resolver"]])
-        check = facts["health"]
-        self._prober = Prober(self, Healthcheck.from_json(check)) if check else None
-        reaper.watch(self.pid, self._on_exit)
+        self._run = Run(self, taken, None)
 
-    def _take_streams(self, taken: Handover) -> None:
-        facts = taken.facts
-        # Clients first: they see the first byte.
-        for index, options in facts["clients"]:
-            client = socket.SocketType(fileno=taken.fd(index))
-            self._stdio.attach(client, AttachOptions.from_json(options))
-        master = taken.fd(facts["master"])
-        if master >= 0:
-            self._stdio.open_terminal(master)
-            return
-        outputs = [(taken.fd(index), stream) for index, stream in facts["outputs"]]
-        self._stdio.take(stdin=taken.fd(facts["stdin"]), outputs=outputs)
+    @property
+    def version(self) -> int:
+        """Of the protocol that a daemon has to know to go on with this container."""
+        return protocol.VERSION if self._policy.is_kept else protocol.NO_RESTARTS
 
     @property
     def has_process(self) -> bool:
         """`pidfd` is open."""
-        return self._exit_code is None
+        return self._run.has_process
+
+    @property
+    def pidfd(self) -> int:
+        return self._run.pidfd
 
     @property
     def is_idle(self) -> bool:
         """Over, and nobody waits for more output."""
-        execs = any(e.is_running or e.has_clients for e in self._execs.values())
-        return self.exit is not None and not self._stdio.has_clients and not execs
+        return self.exit is not None and self._run.is_quiet and not self._folded
 
     @property
     def confinement(self) -> init.Confinement:
@@ -177,26 +149,24 @@ class Container:
     # While it runs
 
     def signal(self, signo: int, exec_id: str | None) -> None:
-        if exec_id is not None:
-            # Also one that does not run yet.
-            found = self._known(exec_id)
-            if found.code is not None:
-                raise ProcessLookupError(3, f"exec {exec_id} is not running")
-            found.signal(signo)
-        elif self.has_process:
-            process.send_signal(self.pidfd, signo)
+        self._run.signal(signo, exec_id)
 
     def resize(self, height: int, width: int, exec_id: str | None) -> None:
         """Raises OSError."""
-        if exec_id is not None:
-            self._exec(exec_id).resize(height, width)
-        else:
-            self._stdio.resize(height, width)
+        self._run.resize(height, width, exec_id)
 
     def attach(self, request: protocol.Attach, fds: list[int]) -> None:
         """Takes the descriptor out of `fds`. Raises OSError."""
-        options = AttachOptions.from_json(request.options)
-        self._stdio.attach(socket.SocketType(fileno=fds.pop()), options)
+        self._run.attach(request, fds)
+
+    def exec(self, request: protocol.Exec, fds: list[int]) -> None:
+        """Takes the attachment's out of `fds`. Raises OSError when there is nothing to join."""
+        self._run.exec(request, fds)
+
+    def acknowledge_exec(self, exec_id: str) -> None:
+        self.journal.acknowledge(exec_id)
+        for run in (self._run, *self._folded):
+            run.acknowledge_exec(exec_id)
 
     def resolve(self, path: str, fds: list[int]) -> None:
         """Takes both descriptors out of `fds`."""
@@ -227,153 +197,162 @@ class Container:
             self.journal.append(Entry.FAULT, time.time_ns(), {"text": traceback.format_exc()})
 
     def watch(self, is_on: bool) -> None:
-        if self._prober is not None:
-            self._prober.watch(is_on)
+        self._run.watch(is_on)
 
-    def exec(self, request: protocol.Exec, fds: list[int]) -> None:
-        """Takes the attachment's out of `fds`. Raises OSError when there is nothing to join."""
-        if not self.has_process:
-            raise ProcessLookupError(3, "cannot exec in a stopped container")
-        self._execs[request.exec_id] = Exec(self, self, request, fds)
+    def amend(self, resources: Json) -> None:
+        """What later runs are limited to, where it changes."""
+        bundle = json.loads(self._bundle)
+        known = bundle["spec"].setdefault("linux", {}).setdefault("resources", {})
+        for kind, changes in resources.items():
+            if isinstance(changes, dict):
+                known.setdefault(kind, {}).update(changes)
+            else:
+                known[kind] = changes
+        self._bundle = protocol.dump(bundle)
 
-    def _exec(self, exec_id: str) -> Exec:
-        found = self._known(exec_id)
-        if not found.is_running:
-            raise ProcessLookupError(3, f"exec {exec_id} is not running")
-        return found
+    def state(self, seq: int) -> StateReply:
+        status = StateReply.RUNNING
+        if self.exit is not None:
+            status = StateReply.STOPPED
+        elif self._last is not None:
+            status = StateReply.RESTARTING
+        how = self.exit or self._last
+        execs: Json = {}
+        for run in (*self._folded, self._run):
+            execs.update(run.execs())
+        return StateReply(
+            seq=seq,
+            status=status,
+            pid=0 if self._last is not None else self._run.pid,
+            started_ns=self._run.started_ns,
+            exit=None if how is None else how.to_json(),
+            execs=execs,
+            health=self._run.health(),
+            restarts=self._policy.count if self._policy.is_kept else None,
+        )
 
-    def _known(self, exec_id: str) -> Exec:
-        found = self._execs.get(exec_id)
-        if found is None:
-            raise ProcessLookupError(3, "no such exec in this container")
-        return found
+    # Of a run
 
-    def on_exec_started(self, started: Exec) -> None:
-        facts = {"exec_id": started.id, "pid": started.pid}
-        self.journal.append(Entry.EXEC_STARTED, time.time_ns(), facts)
-        self.say(protocol.Executed(seq=started.seq, pid=started.pid))
+    def on_over(self, run: Run, ended: Exit) -> None:
+        ended.again_ns = self._policy.decide(code=ended.code, ran_ns=run.ran_ns)
+        if self._policy.is_kept:
+            ended.count = self._policy.count
+        if ended.again_ns is None:
+            self._end(ended)
+            return
+        self._last = ended
+        self._record(ended)
+        self.say(protocol.Exited(exit=ended.to_json()))
+        self._timer = self.loop.call_later(ended.again_ns / _NS, self._make_again)
 
-    def on_exec_failed(self, never_was: Exec, failed: protocol.Failed) -> None:
-        failed.seq = never_was.seq
-        self.say(failed)
-
-    def on_exec_detached(self, left: Exec) -> None:
-        self.say(protocol.Detached(exec_id=left.id))
-
-    def on_exec_exit(self, ended: Exec) -> None:
-        code = 0 if ended.code is None else ended.code
-        facts = {"exec_id": ended.id, "code": code}
-        self.journal.append(Entry.EXEC_EXITED, ended.at_ns, facts)
-        self.say(protocol.ExecExited(exec_id=ended.id, code=code, at_ns=ended.at_ns))
-
-    def on_exec_gone(self, ended: Exec) -> None:
-        """It failed to begin, or its last client has left."""
-        if ended.code is None:
-            self._execs.pop(ended.id, None)
+    def on_quiet(self) -> None:
+        """Clients or execs of some run have come to their end."""
+        self._folded = [run for run in self._folded if not run.is_quiet]
         if self.is_idle:
             self._owner.on_idle()
 
-    def acknowledge_exec(self, exec_id: str) -> None:
-        self.journal.acknowledge(exec_id)
-        found = self._execs.get(exec_id)
-        if found is not None and found.code is not None and not found.has_clients:
-            del self._execs[exec_id]
+    # The next run
 
-    def state(self, seq: int) -> StateReply:
-        return StateReply(
-            seq=seq,
-            status=StateReply.STOPPED if self.exit else StateReply.RUNNING,
-            pid=self.pid,
-            started_ns=self._started_ns,
-            exit=None if self.exit is None else self.exit.to_json(),
-            execs={one.id: one.facts() for one in self._execs.values()},
-            health=self._health(),
-        )
+    def change_policy(self, restart: Json | None) -> None:
+        """From the next exit on, as dockerd has it: a restart that waits is done."""
+        self._policy.change(restart)
 
-    def _health(self) -> Json | None:
-        return None if self._prober is None else self._prober.health.to_json()
+    def give_up(self) -> None:
+        """Run no more after this run, or after the one that is being made."""
+        self._policy.give_up()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._end_without(None)
 
-    @property
-    def is_frozen(self) -> bool:
+    def _make_again(self) -> None:
+        self._timer = None
+        ours, theirs = handover.make_pair()
         try:
-            return bool(self._cgroup) and cgroup.is_frozen(self._cgroup)
-        except OSError:
-            return False  # the group was removed under us
-
-    def _on_detach(self) -> None:
-        self.say(protocol.Detached())
-
-    # Memory
-
-    def _on_oom(self, _events: int) -> None:
-        """The descriptor is an eventfd on v1, memory.events itself on v2: both rearm by a read."""
-        try:
-            if cgroup.version() == 1:
-                os.read(self._oom_fd, 8)
-            else:
-                os.pread(self._oom_fd, _EVENT_BYTES, 0)
-        except OSError:
-            self._close_oom()  # the group was removed under us
+            maker = os.fork()
+        except OSError as exc:
+            os.close(ours)
+            os.close(theirs)
+            self._end_without({"step": "monitor", "text": f"fork: {exc.strerror}"})
             return
-        self._check_oom()
+        if maker == 0:
+            _make(theirs, self._bundle)
+        os.close(theirs)
+        # Its child becomes this process's when it ends, and may have ended by then.
+        self.reaper.remember_strangers(True)
+        self._making = handover.Receiver(ours)
+        self.loop.add(ours, EPOLLIN, self._on_made)
+        pidfd = os.pidfd_open(maker)  # not reaped before the loop runs again
+        self._limit = self.loop.call_later(_MAKING_S, lambda: _kill(pidfd))
+        self.reaper.watch(maker, lambda _code: os.close(pidfd))
 
-    def _check_oom(self) -> None:
-        count = cgroup.oom_count(self._cgroup)
-        if count > self._oom_seen:
-            self._oom_seen = count
-            at_ns = time.time_ns()
-            self.journal.append(Entry.OOM, at_ns, {})
-            self.say(protocol.Oom(at_ns=at_ns))
+    def _on_made(self, _events: int) -> None:
+        making = self._making
+        assert making is not None
+        fd = making.fileno()
+        if making.read():
+            return
+        self.loop.forget(fd)
+        self._making = None
+        taken = making.handover
+        if taken is None:
+            # It was killed, or took too long: what it made is nobody's.
+            failure = {"step": "monitor", "text": "making the container was given up"}
+            end_group(self.loop, self.cgroup, lambda: self._end_without(failure))
+        elif "failed" in taken.facts:
+            self._end_without(taken.facts["failed"])
+        else:
+            self._begin(taken)
+        self._stop_making()
 
-    def _close_oom(self) -> None:
-        if self._oom_fd >= 0:
-            self.loop.remove(self._oom_fd)
-            os.close(self._oom_fd)
-            self._oom_fd = -1
+    def _stop_making(self) -> None:
+        self.reaper.remember_strangers(False)
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
+    def _begin(self, taken: Handover) -> None:
+        before, last = self._run, self._last
+        self._last = None
+        if not before.is_quiet:
+            self._folded.append(before)
+        log = (last.health or {}).get("log") if last is not None else None
+        run = self._run = Run(self, taken, log)
+        facts = {"pid": run.pid, "count": self._policy.count}
+        self.journal.append(Entry.STARTED, run.started_ns, facts)
+        message = protocol.Restarted(pid=run.pid, at_ns=run.started_ns, count=self._policy.count)
+        self.say(message, (os.dup(run.pidfd),))
+        if self._policy.is_given_up:
+            run.signal(signal.SIGKILL, None)
+
+    def _end_without(self, failure: Json | None) -> None:
+        """The restart that was on its way does not come; the last run's end is the container's."""
+        ended, self._last, self._timer = self._last, None, None
+        assert ended is not None
+        ended.again_ns = None
+        ended.failure = failure
+        self._end(ended)
 
     # The end
 
-    def _on_exit(self, code: int) -> None:
-        """The first process was reaped. In a pid namespace of its own all others are gone too."""
-        self._exit_code = code
-        os.close(self.pidfd)
-        if self._oom_fd >= 0:
-            self._check_oom()
-            self._close_oom()
-        if self._prober is not None:
-            self._prober.close()
-        ended = Exit(
-            code=code,
-            at_ns=time.time_ns(),
-            signal=code - 128 if code > 128 else None,
-            oom=self._oom_seen > 0,
-            health=self._health(),
-        )
-        self._end_cgroup(lambda: self._drained(ended))
-
-    def _drained(self, ended: Exit) -> None:
-        """All processes are gone: what they wrote lies in the pipes."""
-        self._release()
-        self._await_packer(lambda: self._over(ended))
-
-    def _over(self, ended: Exit) -> None:
+    def _end(self, ended: Exit) -> None:
+        """Ports and resolver go first: whoever hears of the end may start another run."""
+        for relay in self._relays:
+            relay.close()
+        self._relays.clear()
+        if self._resolver is not None:
+            self._resolver.close()
+            self._resolver = None
         self.exit = ended
-        if self._stdio.has_clients:
-            self.loop.call_later(_DRAIN_S, self._tell_exit)
-        else:
-            self._tell_exit()
-
-    def _tell_exit(self) -> None:
-        if self._is_told or self.exit is None:
-            return
-        self._is_told = True
-        ended = self.exit.to_json()
-        self._record_exit(self.exit)
-        self.say(protocol.Exited(exit=ended))
+        document = ended.to_json()
+        self._record_exit(ended)
+        self.say(protocol.Exited(exit=document))
         self._owner.on_idle()
 
+    def _record(self, ended: Exit) -> bool:
+        return self.journal.append(Entry.EXITED, ended.at_ns, ended.to_json())
+
     def _record_exit(self, ended: Exit) -> None:
-        self.is_recorded = self.journal.append(Entry.EXITED, ended.at_ns, ended.to_json())
+        self.is_recorded = self._record(ended)
         if not self.is_recorded:
             self.loop.call_later(_RECORD_AGAIN_S, lambda: self._record_again(ended))
 
@@ -382,56 +361,20 @@ class Container:
         self._record_exit(ended)
         self._owner.on_idle()
 
-    def _on_change(self) -> None:
-        """An output ended or a client left."""
-        if self.exit is not None and not self._stdio.has_clients:
-            self._tell_exit()
-            self._owner.on_idle()
 
-    def _release(self) -> None:
-        """Ports, log, streams: what a next run of the container needs free."""
-        for relay in self._relays:
-            relay.close()
-        self._relays.clear()
-        if self._resolver is not None:
-            self._resolver.close()
-            self._resolver = None
-        self._stdio.finish()
-        if self._log is not None:
-            self._log.close()
-            if self._log.lost_records:
-                facts = {"records": self._log.lost_records, "bytes": self._log.lost_bytes}
-                self.journal.append(Entry.LOG_LOST, time.time_ns(), facts)
+def _kill(pidfd: int) -> None:
+    with contextlib.suppress(OSError):  # it ends just now
+        process.send_signal(pidfd, signal.SIGKILL)
 
-    def _await_packer(self, then: Callable[[], None]) -> None:
-        """A next run renames the files that a packer may still be at; bounded in time."""
-        log, self._log = self._log, None
-        if log is None or log.packer < 0:
-            then()
-            return
 
-        def go_on() -> None:
-            timer.cancel()
-            self.loop.remove(log.packer)
-            log.end_packer()
-            then()
-
-        timer = self.loop.call_later(_PACK_S, go_on)
-        self.loop.add(log.packer, EPOLLIN, lambda _events: go_on())
-
-    def _end_cgroup(self, then: Callable[[], None]) -> None:
-        """Kill what is left in the group, remove it, go on; bounded in time."""
-        if not self._cgroup:
-            then()
-            return
-        try:
-            empty = cgroup.kill(self._cgroup, 0.0)
-            if empty:
-                cgroup.remove(self._cgroup, 0.0)
-        except OSError:
-            empty = False
-        self._kill_tries += 1
-        if empty or self._kill_tries > _KILL_TRIES:
-            then()
-        else:
-            self.loop.call_later(_KILL_RETRY_S, lambda: self._end_cgroup(then))
+def _make(successor: int, bundle: str) -> NoReturn:
+    """Be the maker of a run."""
+    code = 1
+    try:
+        # It ends with the monitor: nobody else would look after what it makes.
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        process.keep_only([successor])
+        creation.run_again(successor, bundle)
+        code = 0
+    finally:
+        os._exit(code)

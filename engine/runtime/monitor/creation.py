@@ -7,11 +7,15 @@ stays small.
 
     create ── log, streams, cgroup, fork ─▶ Ready ── Created ─▶ Start ── go ─▶ execve ── Started,
     handover ─▶ end.  Whatever fails before: nothing is left, Failed, end without a handover.
+
+`run_again` makes another run of a container, for its restart policy: nobody is asked or told but
+the monitor, by the handover.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import socket
@@ -71,8 +75,183 @@ def run(control: int, successor: int, folder: str, container_id: str) -> None:
         handover.send(socket.socket(fileno=successor), facts, fds)
 
 
+def run_again(successor: int, bundle: str) -> None:
+    """Start the container of this bundle once more and hand over to `successor`.
+
+    What is handed over is {"failed": {"step", "text"}} where that went wrong; nothing is left then.
+    """
+    making = _Making(Bundle.from_json(json.loads(bundle)))
+    facts: handover.Facts
+    fds: list[int] = []
+    try:
+        making.make()
+        making.go()
+    except _Failure as exc:
+        making.undo()
+        facts = {"failed": {"step": exc.failed.step, "text": exc.failed.text}}
+    except Exception as exc:
+        making.undo()
+        facts = {"failed": {"step": "monitor", "text": f"{type(exc).__name__}: {exc}"}}
+    else:
+        facts, fds = making.facts()
+    handover.send(socket.socket(fileno=successor), facts, fds)
+
+
+class _Making:
+    """One run of a container, and what was opened for it so far."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.pid = 0
+        self.pidfd = -1
+        self.master = -1
+        self.started_ns = 0
+        self.joined: dict[str, int] = {}
+        self.clients: list[tuple[int, protocol.Json]] = []
+        self.sync: protocol.Channel | None = None
+        linux: dict[str, Any] = bundle.spec.get("linux") or {}
+        self._linux = linux
+        self._cgroup: str = linux.get("cgroupsPath") or ""
+        self._log_fd = -1
+        self._stdin = -1
+        self._outputs: list[tuple[int, int]] = []
+        self._oom: cgroup.OomWatch | None = None
+
+    def make(self) -> None:
+        """Until init is ready. Raises _Failure."""
+        self.prepare()
+        while not self.hear_init():
+            continue
+
+    def prepare(self) -> None:
+        """What init is born into, and init. Raises _Failure."""
+        self.do("log", self._open_log)
+        self.do("cgroup", self._open_cgroup)
+        self.do("fork", self._fork)
+
+    def do(self, step: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError as exc:
+            raise _Failure(
+                protocol.Failed(step=step, errno=exc.errno or 0, text=_sentence(exc))
+            ) from exc
+
+    def _open_log(self) -> None:
+        self._log_fd = open_log(self.bundle.log)
+
+    def _open_cgroup(self) -> None:
+        if not self._cgroup:
+            return
+        resources: dict[str, Any] = self._linux.get("resources") or {}
+        cgroup.create(self._cgroup)
+        cgroup.apply(self._cgroup, resources)
+        if resources.get("devices") is not None:
+            cgroup.devices(self._cgroup, resources["devices"])
+        self._oom = cgroup.oom_watch(self._cgroup)
+
+    def _fork(self) -> None:
+        theirs = (-1, -1, -1) if self.bundle.tty else self._open_pipes()
+        namespaces: list[dict[str, str]] = self._linux.get("namespaces") or []
+        where = {n["type"]: n.get("path") or "" for n in namespaces}.get("pid")
+        joined = self.joined.get("pid")
+        if joined is None and where:
+            joined = self.joined["pid"] = namespace.open_file(where)
+        ours, sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.pid = fork_into(joined, new=where == "" and joined is None)
+        if self.pid == 0:
+            init.run_container(self.bundle, sync, theirs, self.joined)
+        # It is not reaped before this process ends, so the pid is still its own.
+        self.pidfd = os.pidfd_open(self.pid)
+        sync.close()
+        self.sync = protocol.Channel(ours)
+        for fd in (*theirs, *self.joined.values()):
+            if fd >= 0:
+                os.close(fd)
+        self.joined.clear()
+
+    def _open_pipes(self) -> tuple[int, int, int]:
+        if self.bundle.open_stdin:
+            stdin, self._stdin = os.pipe2(os.O_CLOEXEC)
+        else:
+            stdin = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        out, stdout = os.pipe2(os.O_CLOEXEC)
+        err, stderr = os.pipe2(os.O_CLOEXEC)
+        self._outputs = [(out, 1), (err, 2)]
+        return stdin, stdout, stderr
+
+    def hear_init(self) -> bool:
+        """Wait for what init says; True when it is ready. Raises _Failure."""
+        sync = self.sync
+        assert sync is not None
+        _wait_for(sync)
+        messages = sync.receive()
+        if messages is None:
+            text = "the container's init process ended unexpectedly"
+            raise _Failure(protocol.Failed(step="init", text=text))
+        for message, fds in messages:
+            if isinstance(message, protocol.Failed):
+                raise _Failure(message)
+            if fds:
+                self.master = fds[0]
+        return bool(messages)
+
+    def go(self) -> None:
+        """Let it execve. Raises _Failure."""
+        sync = self.sync
+        assert sync is not None
+        with contextlib.suppress(OSError):  # it died: the end of file says so
+            sync.sock.send(init.GO, socket.MSG_NOSIGNAL)
+        _wait_for(sync)
+        for message, _fds in sync.receive() or ():
+            if isinstance(message, protocol.Failed):
+                raise _Failure(message)
+        self.started_ns = time.time_ns()
+
+    def undo(self) -> None:
+        """End what runs and remove its group; whoever calls reaps it."""
+        if self.sync is not None:
+            self.sync.close()
+        if self.pid:
+            process.send_signal(self.pidfd, 9)
+        if self._cgroup:
+            with contextlib.suppress(OSError):
+                cgroup.kill(self._cgroup, _KILL_S)
+                cgroup.remove(self._cgroup, _KILL_S)
+
+    def facts(self) -> tuple[handover.Facts, list[int]]:
+        """All that the monitor needs of this run."""
+        fds: list[int] = []
+        bundle = self.bundle
+        facts: handover.Facts = {
+            "pid": self.pid,
+            "started_ns": self.started_ns,
+            "tty": bundle.tty,
+            "stdin_once": bundle.stdin_once,
+            "health": bundle.health,
+            "log": bundle.log if self._log_fd >= 0 else None,
+            "log_fd": give(fds, self._log_fd),
+            "pidfd": give(fds, self.pidfd),
+            "stdin": give(fds, self._stdin),
+            "master": give(fds, self.master),
+            "outputs": [(give(fds, fd), stream) for fd, stream in self._outputs],
+            "oom": give(fds, -1 if self._oom is None else self._oom.fileno()),
+            "oom_events": 0 if self._oom is None else self._oom.events,
+            "clients": [(give(fds, fd), options) for fd, options in self.clients],
+        }
+        return facts, fds
+
+
+def give(fds: list[int], fd: int) -> int:
+    """The place of a descriptor in the list that it is added to, -1 for none."""
+    if fd < 0:
+        return -1
+    fds.append(fd)
+    return len(fds) - 1
+
+
 class _Creation:
-    """The descriptors of everything opened so far, and the conversation that opens it."""
+    """The first run, and the conversation with the daemon that asked for it."""
 
     def __init__(self, channel: protocol.Channel, folder: str) -> None:
         self._channel = channel
@@ -80,23 +259,11 @@ class _Creation:
         self._waiting: list[tuple[protocol.Message, list[int]]] = []
         self._seq = 0
         self._start_seq: int | None = None
-        self._bundle = Bundle(id="", spec={})
-        self._cgroup = ""
+        self._making = _Making(Bundle(id="", spec={}))
         self._journal: Journal | None = None
-        self._log_fd = -1
-        self._stdin = -1
-        self._outputs: list[tuple[int, int]] = []
-        self._master = -1
         self._listeners: list[tuple[int, protocol.Json]] = []
-        self._clients: list[tuple[int, protocol.Json]] = []
-        self._joined: dict[str, int] = {}
         self._resolver: tuple[int, int] | None = None
         self._resolver_path = ""
-        self._oom: cgroup.OomWatch | None = None
-        self._sync: protocol.Channel | None = None
-        self._pid = 0
-        self._pidfd = -1
-        self._started_ns = 0
 
     def greet(self, container_id: str) -> None:
         self._say(protocol.Hello(id=container_id, pid=os.getppid()))
@@ -105,38 +272,26 @@ class _Creation:
         # 1. The request, with everything that is needed.
         request, fds = self._await_create()
         self._seq = request.seq
-        self._bundle = Bundle.from_json(request.bundle)
-        self._cgroup = self._bundle.spec.get("linux", {}).get("cgroupsPath") or ""
+        making = self._making = _Making(Bundle.from_json(request.bundle))
         given = iter(fds)
         self._listeners = [(next(given), options) for options in request.listeners]
-        self._clients = [(next(given), options) for options in request.attachments]
-        self._joined = {kind: next(given) for kind in request.namespaces}
+        making.clients = [(next(given), options) for options in request.attachments]
+        making.joined = {kind: next(given) for kind in request.namespaces}
         if request.resolver:
             self._resolver, self._resolver_path = (next(given), next(given)), request.resolver
         # 2. What init is born into.
-        self._do("journal", self._open_journal)
-        self._do("log", self._open_log)
-        self._do("cgroup", self._open_cgroup)
-        self._do("fork", self._fork)
+        making.do("journal", self._open_journal)
+        making.prepare()
         # 3. init builds the root meanwhile.
         self._await_ready()
         self._record(Entry.CREATED, time.time_ns())
-        self._say(protocol.Created(seq=self._seq, pid=self._pid), (os.dup(self._pidfd),))
+        self._say(protocol.Created(seq=self._seq, pid=making.pid), (os.dup(making.pidfd),))
         # 4. The daemon's word, then the execve.
         if self._start_seq is None:
             self._await_start()
         self._seq = self._start_seq or 0
-        self._go()
-        self._started_ns = time.time_ns()
-        self._record(Entry.STARTED, self._started_ns)
-
-    def _do(self, step: str, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except OSError as exc:
-            raise _Failure(
-                protocol.Failed(step=step, errno=exc.errno or 0, text=_sentence(exc))
-            ) from exc
+        making.go()
+        self._record(Entry.STARTED, making.started_ns)
 
     # The daemon
 
@@ -173,19 +328,22 @@ class _Creation:
 
     def _serve(self, message: protocol.Message, fds: list[int]) -> bool:
         """Requests that may come between Created and Start; False for any other."""
-        if self._pid == 0:
+        making = self._making
+        if making.pid == 0:
             return False
         if isinstance(message, protocol.State):
-            state = StateReply(seq=message.seq, status=StateReply.CREATED, pid=self._pid)
-            self._say(state, (os.dup(self._pidfd),))
+            state = StateReply(seq=message.seq, status=StateReply.CREATED, pid=making.pid)
+            self._say(state, (os.dup(making.pidfd),))
         elif isinstance(message, protocol.Signal) and message.exec_id is None:
-            process.send_signal(self._pidfd, message.signo)
+            process.send_signal(making.pidfd, message.signo)
             self._say(protocol.Done(seq=message.seq))
-        elif isinstance(message, protocol.Resize) and message.exec_id is None and self._master >= 0:
-            pty.resize(self._master, message.height, message.width)
+        elif (
+            isinstance(message, protocol.Resize) and message.exec_id is None and making.master >= 0
+        ):
+            pty.resize(making.master, message.height, message.width)
             self._say(protocol.Done(seq=message.seq))
         elif isinstance(message, protocol.Attach) and len(fds) == 1:
-            self._clients.append((fds[0], message.options))
+            making.clients.append((fds[0], message.options))
             self._say(protocol.Done(seq=message.seq))
         else:
             return False
@@ -212,120 +370,43 @@ class _Creation:
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         self._journal = Journal.begin(os.path.join(self._folder, "journal"))
 
-    def _open_log(self) -> None:
-        self._log_fd = open_log(self._bundle.log)
-
-    def _open_cgroup(self) -> None:
-        if not self._cgroup:
-            return
-        linux: dict[str, Any] = self._bundle.spec.get("linux") or {}
-        resources: dict[str, Any] = linux.get("resources") or {}
-        cgroup.create(self._cgroup)
-        cgroup.apply(self._cgroup, resources)
-        if resources.get("devices") is not None:
-            cgroup.devices(self._cgroup, resources["devices"])
-        self._oom = cgroup.oom_watch(self._cgroup)
-
-    def _fork(self) -> None:
-        theirs = (-1, -1, -1) if self._bundle.tty else self._open_pipes()
-        linux: dict[str, Any] = self._bundle.spec.get("linux") or {}
-        namespaces: list[dict[str, str]] = linux.get("namespaces") or []
-        where = {n["type"]: n.get("path") or "" for n in namespaces}.get("pid")
-        joined = self._joined.get("pid")
-        if joined is None and where:
-            joined = self._joined["pid"] = namespace.open_file(where)
-        ours, sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._pid = fork_into(joined, new=where == "" and joined is None)
-        if self._pid == 0:
-            init.run_container(self._bundle, sync, theirs, self._joined)
-        # It is not reaped before this process ends, so the pid is still its own.
-        self._pidfd = os.pidfd_open(self._pid)
-        sync.close()
-        self._sync = protocol.Channel(ours)
-        for fd in (*theirs, *self._joined.values()):
-            if fd >= 0:
-                os.close(fd)
-        self._joined.clear()
-
-    def _open_pipes(self) -> tuple[int, int, int]:
-        if self._bundle.open_stdin:
-            stdin, self._stdin = os.pipe2(os.O_CLOEXEC)
-        else:
-            stdin = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        out, stdout = os.pipe2(os.O_CLOEXEC)
-        err, stderr = os.pipe2(os.O_CLOEXEC)
-        self._outputs = [(out, 1), (err, 2)]
-        return stdin, stdout, stderr
-
-    # init
-
     def _await_ready(self) -> None:
-        messages = self._hear()
-        while not messages:
-            messages = self._hear()
-        _message, fds = messages[0]
-        if fds:
-            self._master = fds[0]
-
-    def _go(self) -> None:
-        sync = self._sync
-        assert sync is not None
-        with contextlib.suppress(OSError):  # it died: the end of file says so
-            sync.sock.send(init.GO, socket.MSG_NOSIGNAL)
-        _wait_for(sync)
-        for message, _fds in sync.receive() or ():
-            if isinstance(message, protocol.Failed):
-                raise _Failure(message)
-
-    def _hear(self) -> list[tuple[protocol.Message, list[int]]]:
         """What init says, while the daemon may say Start or leave."""
-        sync = self._sync
+        sync = self._making.sync
         assert sync is not None
         poll = select.poll()
         poll.register(sync, select.POLLIN)
         poll.register(self._channel, select.POLLIN)
-        ready = {fd for fd, _ in poll.poll()}
-        if self._channel.fileno() in ready:
-            self._read()
-        if sync.fileno() not in ready:
-            return []
-        messages = sync.receive()
-        if messages is None:
-            text = "the container's init process ended unexpectedly"
-            raise _Failure(protocol.Failed(step="init", text=text))
-        for message, _fds in messages:
-            if isinstance(message, protocol.Failed):
-                raise _Failure(message)
-        return messages
+        is_ready = False
+        while not is_ready:
+            ready = {fd for fd, _ in poll.poll()}
+            if self._channel.fileno() in ready:
+                self._read()
+            if sync.fileno() in ready:
+                is_ready = self._making.hear_init()
 
     # The end
 
     def _record(self, event: str, at_ns: int) -> None:
         if self._journal is not None:
-            self._journal.append(event, at_ns, {"pid": self._pid})
+            self._journal.append(event, at_ns, {"pid": self._making.pid})
 
     def undo(self, failed: protocol.Failed) -> None:
         """Nothing of the container is left when the daemon hears of it."""
-        if self._sync is not None:
-            self._sync.close()
-        if self._pid:
-            process.send_signal(self._pidfd, 9)
-        if self._cgroup:
-            with contextlib.suppress(OSError):
-                cgroup.kill(self._cgroup, _KILL_S)
-                cgroup.remove(self._cgroup, _KILL_S)
-        for fd, _options in (*self._listeners, *self._clients):
+        making = self._making
+        making.undo()
+        for fd, _options in (*self._listeners, *making.clients):
             os.close(fd)
         for fd in self._resolver or ():
             os.close(fd)
         if self._journal is not None:
             facts = {"step": failed.step, "text": failed.text}
             self._journal.append(Entry.FAILED, time.time_ns(), facts)
-        if self._pid:
+        if making.pid:
             # Last, for it may take as long as the kernel holds the process: by then the group of
             # that name may be that of the next run.
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._pid, 0)
+                os.waitpid(making.pid, 0)
 
     def answer_last(self, failed: protocol.Failed) -> None:
         failed.seq = self._seq
@@ -335,47 +416,25 @@ class _Creation:
     def leave(self) -> tuple[handover.Facts, list[int]]:
         """Everything for the monitor. The daemon hears Started once the next one could connect."""
         listener = listen(self._folder).detach()
-        fds: list[int] = []
-
-        def give(fd: int) -> int:
-            """The place of a descriptor in the list, -1 for none."""
-            if fd < 0:
-                return -1
-            fds.append(fd)
-            return len(fds) - 1
-
-        bundle = self._bundle
-        facts: handover.Facts = {
-            "id": bundle.id,
-            "pid": self._pid,
-            "started_ns": self._started_ns,
-            "cgroup": self._cgroup,
-            "bundle": protocol.dump(bundle.to_json()),
-            "tty": bundle.tty,
-            "stdin_once": bundle.stdin_once,
-            "health": bundle.health,
-            "log": bundle.log if self._log_fd >= 0 else None,
-            "log_fd": give(self._log_fd),
-            "control": give(self._channel.fileno()),
-            "listener": give(listener),
-            "journal": give(-1 if self._journal is None else self._journal.fileno()),
-            "pidfd": give(self._pidfd),
-            "stdin": give(self._stdin),
-            "master": give(self._master),
-            "outputs": [(give(fd), stream) for fd, stream in self._outputs],
-            "oom": give(-1 if self._oom is None else self._oom.fileno()),
-            "oom_events": 0 if self._oom is None else self._oom.events,
-            "relays": [(give(fd), options) for fd, options in self._listeners],
-            "clients": [(give(fd), options) for fd, options in self._clients],
-            "resolver": [give(fd) for fd in self._resolver or ()],
-            "resolver_path": self._resolver_path,
-        }
+        making = self._making
+        bundle = making.bundle
+        facts, fds = making.facts()
+        facts["id"] = bundle.id
+        facts["bundle"] = protocol.dump(bundle.to_json())
+        facts["cgroup"] = (bundle.spec.get("linux") or {}).get("cgroupsPath") or ""
+        facts["restart"] = bundle.restart
+        facts["control"] = give(fds, self._channel.fileno())
+        facts["listener"] = give(fds, listener)
+        facts["journal"] = give(fds, -1 if self._journal is None else self._journal.fileno())
+        facts["relays"] = [(give(fds, fd), options) for fd, options in self._listeners]
+        facts["resolver"] = [give(fds, fd) for fd in self._resolver or ()]
+        facts["resolver_path"] = self._resolver_path
         # The channel is the monitor's after this: Started is the last that is said here.
         with contextlib.suppress(_Abandoned):
-            self._say(protocol.Started(seq=self._start_seq or 0, at_ns=self._started_ns))
+            self._say(protocol.Started(seq=self._start_seq or 0, at_ns=making.started_ns))
         unread, unread_fds = self._take_unread()
         facts["unread"] = unread
-        facts["unread_fds"] = [give(fd) for fd in unread_fds]
+        facts["unread_fds"] = [give(fds, fd) for fd in unread_fds]
         return facts, fds
 
     def _take_unread(self) -> tuple[bytes, list[int]]:

@@ -61,18 +61,50 @@ def send(sock: socket.SocketType, facts: Facts, fds: list[int]) -> None:
 
 def receive(fd: int) -> Handover | None:
     """Wait for it; None if the other side ended without."""
-    sock = socket.SocketType(fileno=fd)
-    data, fds = bytearray(), list[int]()
-    while len(data) < _HEADER.size or len(data) < _HEADER.size + _HEADER.unpack_from(data)[0]:
-        chunk, ancillary, _flags, _address = sock.recvmsg(
+    receiver = Receiver(fd)
+    while receiver.read():
+        continue
+    return receiver.handover
+
+
+class Receiver:
+    """Takes what comes, a piece at a time; `handover` stands once all of it is there.
+
+    Owns the descriptor, which it closes when nothing more is to come.
+    """
+
+    __slots__ = ("_data", "_fds", "_sock", "handover")
+
+    def __init__(self, fd: int) -> None:
+        self._sock = socket.SocketType(fileno=fd)
+        self._data = bytearray()
+        self._fds: list[int] = []
+        self.handover: Handover | None = None
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def read(self) -> bool:
+        """Take one piece, waiting for it; False if it was the last."""
+        chunk, ancillary, _flags, _address = self._sock.recvmsg(
             _READ_BYTES, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
         )
-        fds += unpack_fds(ancillary)
+        self._fds += unpack_fds(ancillary)
         if not chunk:
-            for taken in fds:
-                os.close(taken)
-            sock.close()
-            return None
+            self.close()
+            return False
+        data = self._data
         data += chunk
-    sock.close()
-    return Handover(marshal.loads(memoryview(data)[_HEADER.size :]), fds)
+        size = _HEADER.size
+        if len(data) < size or len(data) < size + _HEADER.unpack_from(data)[0]:
+            return True
+        self._sock.close()
+        self.handover = Handover(marshal.loads(memoryview(data)[size:]), self._fds)
+        return False
+
+    def close(self) -> None:
+        """Whatever of it has come is of no use."""
+        for taken in self._fds:
+            os.close(taken)
+        self._fds.clear()
+        self._sock.close()

@@ -16,10 +16,12 @@ from engine.runtime.protocol import Entry, dump
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any, Self
 
-# Past this size, what the daemon has taken note of is left out.
+# Past this size, what the daemon has taken note of is left out, and what earlier runs left.
 _COMPACT_BYTES = 256 << 10
+_ONCE_A_RUN = (Entry.STARTED, Entry.EXITED, Entry.OOM, Entry.LOG_LOST)
 
 
 class Journal:
@@ -45,9 +47,9 @@ class Journal:
         """False if it could not be written: an exec-root without room stops no container."""
         line = _line(Entry(event=event, at_ns=at_ns, facts=facts))
         exec_id = facts.get("exec_id")
+        if self._size > _COMPACT_BYTES and (exec_id is not None or event == Entry.STARTED):
+            self._compact()
         if exec_id is not None:
-            if self._size > _COMPACT_BYTES:
-                self._compact()
             self._open_execs.add(exec_id)
         return self._write(line)
 
@@ -96,14 +98,26 @@ class Journal:
 
     def _worth_keeping(self) -> bytes:
         with open(self._path, "rb") as file:
-            return b"".join(line for line in file if self._is_worth_keeping(line))
+            return b"".join(self._kept(file))
 
-    def _is_worth_keeping(self, line: bytes) -> bool:
-        try:
-            exec_id = json.loads(line)["facts"].get("exec_id")
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return False  # torn
-        return exec_id is None or exec_id in self._open_execs
+    def _kept(self, lines: Iterable[bytes]) -> list[bytes]:
+        """Of what comes once a run only the last: those before are over."""
+        kept: list[bytes] = []
+        last: dict[str, int] = {}
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                event, exec_id = entry["event"], entry["facts"].get("exec_id")
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue  # torn
+            if exec_id is not None and exec_id not in self._open_execs:
+                continue
+            if event in _ONCE_A_RUN:
+                if event in last:
+                    kept[last[event]] = b""
+                last[event] = len(kept)
+            kept.append(line)
+        return kept
 
 
 def _create(path: str) -> int:

@@ -59,6 +59,10 @@ class Loop:
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
+    def forget(self, fd: int) -> None:
+        """As `remove`, of one that was closed already, which took it out of the kernel's set."""
+        self._handlers.pop(fd, None)
+
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
         timer = Timer(callback)
         if len(self._timers) >= self._many_timers:

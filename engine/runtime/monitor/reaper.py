@@ -21,17 +21,27 @@ class Reaper:
     A child is watched right after its fork; its end is taken up in a later round of the loop.
     """
 
-    __slots__ = ("_fd", "_watched")
+    __slots__ = ("_fd", "_loop", "_strangers", "_watched")
 
     def __init__(self, loop: Loop, children: int) -> None:
         """`children` is a signalfd of SIGCHLD, which is blocked (see `launcher`)."""
         self._watched: dict[int, Callable[[int], None]] = {}
+        self._strangers: dict[int, int] | None = None
+        self._loop = loop
         self._fd = children
         loop.add(children, EPOLLIN, self._on_signal)
 
     def watch(self, pid: int, callback: Callable[[int], None]) -> None:
         """`callback` gets the exit code, 128 + n after signal n."""
-        self._watched[pid] = callback
+        code = self._strangers.pop(pid, None) if self._strangers else None
+        if code is None:
+            self._watched[pid] = callback
+        else:
+            self._loop.call_later(0.0, lambda: callback(code))
+
+    def remember_strangers(self, wanted: bool) -> None:
+        """While others fork for this process: a child of theirs may end before it is watched."""
+        self._strangers = {} if wanted else None
 
     def _on_signal(self, _events: int) -> None:
         try:
@@ -45,7 +55,10 @@ class Reaper:
                 return
             if pid == 0:
                 return
+            code = os.waitstatus_to_exitcode(status)
+            code = code if code >= 0 else 128 - code
             callback = self._watched.pop(pid, None)
             if callback is not None:
-                code = os.waitstatus_to_exitcode(status)
-                callback(code if code >= 0 else 128 - code)
+                callback(code)
+            elif self._strangers is not None:
+                self._strangers[pid] = code

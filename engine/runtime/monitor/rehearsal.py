@@ -62,6 +62,7 @@ def _facts(control: int) -> tuple[handover.Facts, list[int]]:
         "tty": False,
         "stdin_once": False,
         "health": None,
+        "restart": None,
         "log": {"driver": "json-file", "path": "/"},
         "log_fd": 7,
         "control": 0,

@@ -185,7 +185,8 @@ class Server:
         self.say(protocol.Superseded())
         self._drop_channel()
         self._serve(sock)
-        self.say(protocol.Hello(id=self._id, pid=os.getpid()))
+        version = self._container.version
+        self.say(protocol.Hello(id=self._id, pid=os.getpid(), version=version))
 
     def _accept(self) -> socket.SocketType | None:
         listener = socket.socket(fileno=self._listener)
@@ -290,6 +291,12 @@ class Server:
             container.resize(message.height, message.width, message.exec_id)
         elif isinstance(message, protocol.Signal):
             container.signal(message.signo, message.exec_id)
+        elif isinstance(message, protocol.Policy):
+            container.change_policy(message.restart)
+        elif isinstance(message, protocol.Amend):
+            container.amend(message.resources)
+        elif isinstance(message, protocol.GiveUp):
+            container.give_up()
         else:
             text = f"{type(message).__name__} is not understood"
             return protocol.Failed(seq=_seq(message), step="protocol", text=text)
