@@ -138,6 +138,8 @@ class Recorder:
     def __init__(self) -> None:
         self.exits: dict[str, asyncio.Future[Exit]] = {}
         self.exec_exits: dict[str, asyncio.Future[int]] = {}
+        self.ends: list[Exit] = []  # of runs that another one followed
+        self.restarts: list[tuple[int, int]] = []  # (pid, count)
         self.ooms: list[str] = []
         self.detaches: list[str | None] = []
         self.lost: list[str] = []
@@ -149,7 +151,13 @@ class Recorder:
         return self.exec_exits.setdefault(exec_id, asyncio.get_running_loop().create_future())
 
     def on_exit(self, container_id: str, exit: Exit) -> None:
+        if exit.again_ns is not None:
+            self.ends.append(exit)
+            return
         self.exit_of(container_id).set_result(exit)
+
+    def on_restarted(self, container_id: str, pid: int, started_ns: int, count: int) -> None:
+        self.restarts.append((pid, count))
 
     def on_exec_exit(self, container_id: str, exec_id: str, code: int, at_ns: int) -> None:
         self.exec_exit_of(exec_id).set_result(code)
