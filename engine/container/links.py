@@ -14,7 +14,7 @@ import msgspec
 from engine import offload
 from engine.container import modes, validate
 from engine.container.model import Link
-from engine.container.state import ALIVE
+from engine.container.state import ACTIVE, ALIVE
 from engine.errors import EngineError, InvalidParameter, NoSuchContainer
 from engine.network import files
 
@@ -196,9 +196,9 @@ async def tell_holders(rooms: Rooms, target: Container) -> None:
 
 
 def _has_hosts(holder: Container) -> bool:
-    """It runs, and has lines about its links."""
-    is_alive = holder.state.status in ALIVE
-    return is_alive and bool(holder.hosts_path) and _endpoint(holder) is not None
+    """It runs, or will go on with the same file, and has lines about its links."""
+    is_active = holder.state.status in ACTIVE
+    return is_active and bool(holder.hosts_path) and _endpoint(holder) is not None
 
 
 # Removal

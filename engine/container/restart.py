@@ -94,6 +94,7 @@ async def began(rooms: Rooms, handle: Handle, pid: int, started_ns: int, count: 
         handle.state,
         status=Status.PAUSED if is_frozen else Status.RUNNING,
         pid=pid,
+        is_held=is_frozen and handle.holds > 0,
         exit_code=0,
         error="",
         oom_killed=False,
@@ -180,14 +181,13 @@ def schedule(rooms: Rooms, handle: Handle) -> None:
 async def _start_later(rooms: Rooms, handle: Handle, delay_s: float) -> None:
     await asyncio.sleep(delay_s)
     # From here on it is a start like any other, which nobody breaks off.
-    own, handle.retry = handle.retry, None
+    handle.retry = None
     try:
         await rooms.work.do(
             _start_again(rooms, handle), what=f"restarting container {handle.id} by its policy"
         )
     except WharfError as exc:
         log.warning("container %s could not be restarted: %s", handle.id, exc)
-    del own
 
 
 async def _start_again(rooms: Rooms, handle: Handle) -> None:

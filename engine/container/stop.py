@@ -177,7 +177,8 @@ async def _end_silent(rooms: Rooms, handle: Handle) -> None:
             task.end_monitor()
         return
     async with handle.lock:  # else it may be another run's by now
-        if handle.state.status in ALIVE and not handle.is_connected:
+        is_lost = not handle.is_connected and handle.retry is None
+        if handle.state.status in ACTIVE and is_lost:
             log.error("the monitor of container %s is lost; it ends with its container", handle.id)
             await offload.kernel(cgroup.kill, handle.container.cgroup_path)
             await rooms.runtime.end_monitor(handle.id)

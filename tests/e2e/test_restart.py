@@ -387,6 +387,13 @@ def test_one_whose_monitor_was_killed_is_started_again() -> None:
         kill_monitor(identity)
         wharf.start()
         has(wharf, "mine", "running")
+        run(wharf, "waits", "always", command="exit 9")
+        backs_off(wharf, "waits")
+        kill_monitor(wharf.inspect("waits")["Id"])
+        eventually(lambda: count(wharf, "waits"), lambda times: times > 6)
+        assert count(wharf, "waits") > 6
+        wharf.docker("stop", "waits")
+        assert state(wharf, "waits")["ExitCode"] == 9
 
 
 def kill_monitor(identity: str) -> None:

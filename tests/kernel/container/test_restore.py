@@ -212,10 +212,10 @@ async def test_what_ended_meanwhile_lets_go_of_no_volume_of_another(house: House
     await house.engine.close()
     attempt, is_over = adoption.attempt, asyncio.Event()
 
-    async def in_turn(rooms: Rooms, handle: Handle) -> bool:
+    async def in_turn(rooms: Rooms, handle: Handle, *, may_restart: bool) -> bool:
         if handle.id == ref:
             await is_over.wait()
-        is_known = await attempt(rooms, handle)
+        is_known = await attempt(rooms, handle, may_restart=may_restart)
         is_over.set()
         return is_known
 

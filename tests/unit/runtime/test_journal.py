@@ -88,3 +88,19 @@ def test_without_room_for_another_the_journal_stays(
     assert os.listdir(path.parent) == ["journal"]
     assert written.append(Entry.EXITED, 4, {})
     assert events(path)[-1] == Entry.EXITED
+
+
+def test_of_many_runs_the_last_is_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "_COMPACT_BYTES", 1000)
+    kept = Journal.begin(str(path))
+    kept.append(Entry.CREATED, 1, {"pid": 1})
+    kept.append(Entry.EXEC_STARTED, 2, {"exec_id": "open", "pid": 5})
+    for run in range(200):
+        kept.append(Entry.STARTED, 10 * run, {"pid": run, "count": run})
+        kept.append(Entry.EXITED, 10 * run + 5, {"code": 1, "again_ns": 9})
+    kept.close()
+    assert path.stat().st_size < 2000
+    entries = read_journal(str(path))
+    assert [each.event for each in entries[:2]] == [Entry.CREATED, Entry.EXEC_STARTED]
+    assert (entries[-2].facts["pid"], entries[-1].at_ns) == (199, 1995)
+    assert [each.event for each in entries[-2:]] == [Entry.STARTED, Entry.EXITED]
