@@ -366,6 +366,8 @@ def _namespaces(rooms: Rooms, container: Container, sandbox: Sandbox) -> dict[st
 async def _failed(rooms: Rooms, handle: Handle, exc: Exception) -> WharfError:
     """Undo all, write down why, and return what the client shall read."""
     code, error = _explain(exc)
+    if code == failure.UNKNOWN:  # what an earlier run ended with says more
+        code = handle.state.exit_code or code
     await _end(handle)
     handle.drop_queued()
     await teardown(rooms, handle.container)

@@ -119,7 +119,8 @@ def parse(options: Mapping[str, str]) -> Options:
     """Raises InvalidParameter. Names that mean nothing here are let be."""
     _boolean(options, DEFAULT_BRIDGE, False)
     link = options.get(BRIDGE_NAME, "")
-    if len(link.encode()) >= IFNAMSIZ or set(link) & set("/: \t\n\0") or link in (".", ".."):
+    # The kernel would put a number in the place of "%d".
+    if len(link.encode()) >= IFNAMSIZ or set(link) & set("/: \t\n\0%") or link in (".", ".."):
         raise InvalidParameter(f"invalid bridge name: {link!r}")
     return Options(
         link=link,

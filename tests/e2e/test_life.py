@@ -431,3 +431,14 @@ def test_events_since_and_until(engine: Engine, name: str) -> None:
     assert attributes["image"] == "busybox"
     assert "execDuration" in attributes
     assert die["timeNano"] // 10**9 == die["time"]
+
+
+def test_a_start_that_fails_later_keeps_the_exit_code(engine: Engine, name: str) -> None:
+    engine.docker("network", "create", name)
+    engine.docker(
+        "run", "--name", name, "--network", name, "busybox", "sh", "-c", "exit 7", check=False
+    )
+    engine.docker("network", "rm", name)
+    refused = engine.docker("start", name, check=False)
+    assert refused.returncode == 1
+    assert engine.inspect(name)["State"]["ExitCode"] == 7
