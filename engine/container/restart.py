@@ -239,3 +239,5 @@ async def _start_at_boot(rooms: Rooms, handle: Handle, limit: asyncio.Semaphore)
             await start.start(rooms, handle)
         except WharfError as exc:
             log.error("container %s could not be started: %s", handle.id, exc)
+        except Exception:  # the others, and the engine, are to start all the same
+            log.exception("container %s could not be started", handle.id)

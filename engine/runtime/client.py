@@ -65,6 +65,7 @@ log = logging.getLogger(__name__)
 # Until a program runs there are disks to wait for, with mounts to be made from them.
 _BIRTH_TIMEOUT_S = 120.0
 _KILL_TIMEOUT_S = 5.0
+_GIVE_UP_TIMEOUT_S = 1.0
 # A monitor answers in microseconds; another try follows, and boot waits for this one.
 _ADOPTION_TIMEOUT_S = 3.0
 _NO_FDS: list[int] = []
@@ -262,9 +263,10 @@ class Task:
     async def give_up(self) -> None:
         """Have its policy start it no more. Raises RuntimeFailure.
 
-        What the monitor has said before is known here afterwards.
+        What the monitor has said before is known here afterwards. One that hangs is not waited for
+        as long as others: who asks has other means to end the container.
         """
-        await self._request(protocol.GiveUp())
+        await self._connection.ask(protocol.GiveUp(), protocol.Done, timeout_s=_GIVE_UP_TIMEOUT_S)
 
     async def change_policy(self, restart: Json | None) -> None:
         """A protocol.Restart, from the next exit on. Raises RuntimeFailure."""

@@ -11,7 +11,6 @@ made by a process that ends with that, so what it takes to read a specification 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ import socket
 import time
 import traceback
 
-from engine.linux import process, syscalls
+from engine.linux import oserror, process, syscalls
 from engine.runtime import init, protocol
 from engine.runtime.monitor import creation, handover
 from engine.runtime.monitor.group import end_group
@@ -65,6 +64,7 @@ class Container:
         "_confinement",
         "_faults",
         "_folded",
+        "_has_maker_ended",
         "_last",
         "_limit",
         "_making",
@@ -106,6 +106,7 @@ class Container:
         self._timer: Timer | None = None  # until the next run is made
         self._making: handover.Receiver | None = None  # the next run is on its way
         self._limit: Timer | None = None
+        self._has_maker_ended = True
         self._folded: list[Run] = []  # runs that are over and not quiet
         self._relays = [
             Relay(loop, socket.socket(fileno=taken.fd(index)), ListenerOptions.from_json(options))
@@ -266,24 +267,35 @@ class Container:
 
     def _make_again(self) -> None:
         self._timer = None
-        ours, theirs = handover.make_pair()
         try:
-            maker = os.fork()
+            ours, theirs = handover.make_pair()
+            try:
+                maker = os.fork()
+            except OSError:
+                os.close(ours)
+                os.close(theirs)
+                raise
         except OSError as exc:
-            os.close(ours)
-            os.close(theirs)
-            self._end_without({"step": "monitor", "text": f"fork: {exc.strerror}"})
+            self._end_without({"step": "monitor", "text": oserror.sentence(exc)})
             return
         if maker == 0:
             _make(theirs, self._bundle)
         os.close(theirs)
         # Its child becomes this process's when it ends, and may have ended by then.
         self.reaper.remember_strangers(True)
+        self._has_maker_ended = False
         self._making = handover.Receiver(ours)
         self.loop.add(ours, EPOLLIN, self._on_made)
-        pidfd = os.pidfd_open(maker)  # not reaped before the loop runs again
-        self._limit = self.loop.call_later(_MAKING_S, lambda: _kill(pidfd))
-        self.reaper.watch(maker, lambda _code: os.close(pidfd))
+        self._limit = self.loop.call_later(_MAKING_S, lambda: self._stop_maker(maker))
+        self.reaper.watch(maker, self._on_maker_end)
+
+    def _stop_maker(self, maker: int) -> None:
+        """It takes too long. Nobody else reaps it, so the number is its own until that is known."""
+        if not self._has_maker_ended:
+            os.kill(maker, signal.SIGKILL)
+
+    def _on_maker_end(self, _code: int) -> None:
+        self._has_maker_ended = True
 
     def _on_made(self, _events: int) -> None:
         making = self._making
@@ -360,11 +372,6 @@ class Container:
         """Until there is room: a daemon that was away has it from nowhere else."""
         self._record_exit(ended)
         self._owner.on_idle()
-
-
-def _kill(pidfd: int) -> None:
-    with contextlib.suppress(OSError):  # it ends just now
-        process.send_signal(pidfd, signal.SIGKILL)
 
 
 def _make(successor: int, bundle: str) -> NoReturn:

@@ -62,6 +62,7 @@ class Run:
     __slots__ = (
         "_began_ns",
         "_container",
+        "_died_ns",
         "_ended",
         "_execs",
         "_exit_code",
@@ -84,7 +85,7 @@ class Run:
         self.pidfd = taken.fd(facts["pidfd"])
         self.started_ns: int = facts["started_ns"]
         self._container = container
-        self._began_ns = time.monotonic_ns()
+        self._began_ns = self._died_ns = time.monotonic_ns()
         self._ended: Exit | None = None
         self._exit_code: int | None = None
         self._execs: dict[str, Exec] = {}
@@ -146,8 +147,8 @@ class Run:
 
     @property
     def ran_ns(self) -> int:
-        """Since it began, by a clock that nobody sets."""
-        return time.monotonic_ns() - self._began_ns
+        """From its beginning to its end, by a clock that nobody sets."""
+        return self._died_ns - self._began_ns
 
     @property
     def is_quiet(self) -> bool:
@@ -284,6 +285,7 @@ class Run:
     def _on_exit(self, code: int) -> None:
         """The first process was reaped. In a pid namespace of its own all others are gone too."""
         self._exit_code = code
+        self._died_ns = time.monotonic_ns()
         os.close(self.pidfd)
         if self._oom_fd >= 0:
             self._check_oom()
