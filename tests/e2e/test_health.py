@@ -289,11 +289,11 @@ def test_what_makes_no_sense(
 def test_probes_go_on_without_the_daemon() -> None:
     with own_wharf() as wharf:
         check = ("--health-cmd", "echo probed >> /probes; test -f /fine", "--health-retries", "1")
-        run(wharf, "box", *FAST, *check)
+        program = ("busybox", "sh", "-c", "sleep 4; touch /fine; exec sleep 1000")
+        wharf.docker("run", "-d", "--name", "box", *FAST, *check, *program)
         has(wharf, "box", "unhealthy")
-        wharf.docker("exec", "box", "touch", "/fine")
         wharf.kill()
-        time.sleep(2.5)
+        time.sleep(7)
         since = time.time()
         wharf.start()
         now = health(wharf, "box")
