@@ -867,14 +867,12 @@ def _found(network: Network, addresses: Sequence[Interface]) -> Endpoint | None:
 
 
 def _member(container_id: str, name: str, endpoint: Endpoint) -> Member:
-    def block(address: str, prefix: int) -> str:
-        return f"{address}/{prefix}" if address else ""
-
+    ipv4, ipv6 = endpoint.ipv4_address, endpoint.ipv6_address
     return Member(
         container_id=container_id,
         name=name,
         endpoint_id=endpoint.endpoint_id,
         mac_address=endpoint.mac_address,
-        ipv4_address=block(endpoint.ipv4_address, endpoint.ipv4_prefix),
-        ipv6_address=block(endpoint.ipv6_address, endpoint.ipv6_prefix),
+        ipv4_address=f"{ipv4}/{endpoint.ipv4_prefix}" if ipv4 else "",
+        ipv6_address=f"{ipv6}/{endpoint.ipv6_prefix}" if ipv6 else "",
     )

@@ -263,8 +263,7 @@ class Sandbox:
     resolver: Resolver | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class Member(msgspec.Struct, frozen=True, kw_only=True):
     """A container on a network, as the network's inspect shows it; addresses with prefix."""
 
     container_id: str
