@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -117,8 +118,7 @@ async def _join(
         await rooms.store.save(handle, _published(_with(before, joined), made.ports))
     except Exception:
         if joined is not None:
-            moved = await _unplug(rooms, before, joined)
-            await _hand_over_ports(rooms, handle, moved)
+            await _unplug(rooms, handle, joined)
         if handle.container is not before:
             await rooms.store.note(handle, before)
         raise
@@ -219,8 +219,12 @@ async def _leave(
         during = msgspec.structs.replace(before, unsettled_endpoint=left.endpoint_id)
     moved: MovedPorts | None = None
     async with rooms.store.change(handle, during, lambda: _published(without, moved)):
-        moved = await rooms.networks.disconnect(network_id, request(rooms, before), force=force)
-        await _hand_over_ports(rooms, handle, moved)
+        moved = await rooms.networks.disconnect(
+            network_id,
+            request(rooms, before),
+            functools.partial(_hand_over_ports, rooms, handle),
+            force=force,
+        )
 
 
 async def settle(rooms: Rooms, handle: Handle) -> None:
@@ -232,17 +236,20 @@ async def settle(rooms: Rooms, handle: Handle) -> None:
     for endpoint in container.endpoints:
         if endpoint.endpoint_id == container.unsettled_endpoint:
             log.info("container %s leaves network %s", container.id, endpoint.network_name)
-            moved = await _unplug(rooms, container, endpoint)
-            await _hand_over_ports(rooms, handle, moved)
+            moved = await _unplug(rooms, handle, endpoint)
     kept = [e for e in container.endpoints if e.endpoint_id != container.unsettled_endpoint]
     settled = msgspec.structs.replace(container, endpoints=tuple(kept), unsettled_endpoint="")
     await rooms.store.save(handle, _published(settled, moved))
 
 
-async def _unplug(rooms: Rooms, container: Container, endpoint: Endpoint) -> MovedPorts | None:
+async def _unplug(rooms: Rooms, handle: Handle, endpoint: Endpoint) -> MovedPorts | None:
+    container = handle.container
     try:
         return await rooms.networks.disconnect(
-            endpoint.network_id, request(rooms, container), force=True
+            endpoint.network_id,
+            request(rooms, container),
+            functools.partial(_hand_over_ports, rooms, handle),
+            force=True,
         )
     except WharfError as exc:
         log.warning(

@@ -660,10 +660,16 @@ class Attachments:
         files.add_own(request, endpoint.addresses)
         for write in editions:
             write()
-        listeners = None
-        if plan is not None:
+        resolver = self._name(request, standing.path, places)
+        if plan is None:
+            return _Made(resolver=resolver)
+        try:
             listeners = self._publishing.move(request.container_id, plan, standing.ports)
-        return _Made(listeners=listeners, resolver=self._name(request, standing.path, places))
+        except BaseException:
+            if resolver is not None:
+                nameserver.close(resolver.fds)
+            raise
+        return _Made(listeners=listeners, resolver=resolver)
 
     # Ports follow the network by which the container leads out
 
@@ -723,7 +729,12 @@ class Attachments:
         files.resolve_by(request, self._config, nameserver.ADDRESS)
 
     async def disconnect(
-        self, ref: str, request: SandboxRequest, *, force: bool
+        self,
+        ref: str,
+        request: SandboxRequest,
+        hand_over: Callable[[MovedPorts], Awaitable[None]],
+        *,
+        force: bool,
     ) -> MovedPorts | None:
         """With `force` also off a network that is gone, by its id."""
         container_id = request.container_id
@@ -741,6 +752,7 @@ class Attachments:
         rest = standing.without(found[0])
         places = self._places(rest)
         plan = self._moved(request, standing.endpoints, rest.endpoints)
+        moved: MovedPorts | None = None
         try:
             await offload.to_the_end(offload.kernel(unplug))
         except OSError as error:
@@ -752,9 +764,12 @@ class Attachments:
                 ) from error
         finally:
             if is_left:
+                if plan is not None:
+                    moved = await self._follow(request, standing, plan)
+                if moved is not None:  # before: whoever has its address next is to have no ports
+                    await hand_over(moved)
                 self._take_off(container_id, found[0])
                 await self._unname(container_id, places, [network] if network else [])
-        moved = None if plan is None else await self._follow(request, standing, plan)
         if network is not None:
             self._publish([network], "disconnect", container_id)
         return moved

@@ -254,13 +254,19 @@ class Networks:
         return await self._attachments.connect(ref, config, request, note)
 
     async def disconnect(
-        self, ref: str, request: SandboxRequest, *, force: bool = False
+        self,
+        ref: str,
+        request: SandboxRequest,
+        hand_over: Callable[[MovedPorts], Awaitable[None]],
+        *,
+        force: bool = False,
     ) -> MovedPorts | None:
         """Take a running container off a network; None where its ports stay as they were.
 
-        `force` goes on where the kernel refuses, and where the network itself is gone.
+        Ports that lead elsewhere are handed over before its address is anybody else's. `force` goes
+        on where the kernel refuses, and where the network itself is gone.
         """
-        return await self._attachments.disconnect(ref, request, force=force)
+        return await self._attachments.disconnect(ref, request, hand_over, force=force)
 
     def released(self, moved: MovedPorts) -> None:
         """The monitor holds the sockets no more of ports that are gone: they are free."""

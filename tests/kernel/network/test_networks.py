@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
     from engine.network.manager import Networks
-    from engine.network.model import Endpoint, SandboxRequest
+    from engine.network.model import Endpoint, MovedPorts, SandboxRequest
 
     Address = IPv4Address | IPv6Address
 
@@ -200,6 +200,10 @@ async def test_sweeping_spares_what_is_not_ours(host: FakeHost) -> None:
     await networks.close_engine()
 
 
+async def taken(_moved: MovedPorts) -> None:
+    """A monitor that holds what it is told to."""
+
+
 async def noted(endpoint: Endpoint) -> None:
     """Before the kernel knows of it."""
     assert endpoint.endpoint_id
@@ -216,12 +220,12 @@ async def test_a_network_that_cannot_be_left_is_not_left(host: FakeHost) -> None
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
     with mock.patch.object(sandbox, "disconnect", refuse), pytest.raises(EngineError, match="busy"):
-        await networks.disconnect("aaa", wanted)
+        await networks.disconnect("aaa", wanted, taken)
     (member,) = (await networks.inspect("aaa")).members
     assert member.endpoint_id == opened.endpoints[0].endpoint_id
     other = await networks.open(host.request("two", mode="aaa"))
     assert other.endpoints[0].ipv4_address != opened.endpoints[0].ipv4_address
-    await networks.disconnect("aaa", wanted)
+    await networks.disconnect("aaa", wanted, taken)
     assert len((await networks.inspect("aaa")).members) == 1
     await networks.close_engine()
 
@@ -262,7 +266,7 @@ async def test_a_network_is_not_removed_while_somebody_leaves_it(host: FakeHost)
         disconnect(*given)
 
     with mock.patch.object(sandbox, "disconnect", slowly):
-        leaving = asyncio.create_task(networks.disconnect("aaa", wanted))
+        leaving = asyncio.create_task(networks.disconnect("aaa", wanted, taken))
         await asyncio.to_thread(under_way.wait, 10)
         with pytest.raises(catalogue.NetworkInUse):
             await networks.remove("aaa")
@@ -315,10 +319,10 @@ async def test_a_network_that_is_gone_is_left_by_force(host: FakeHost) -> None:
     endpoint = (await networks.connect("aaa", EndpointConfig(), wanted, noted)).endpoint
     del networks._catalogue._networks[endpoint.network_id]
     with pytest.raises(NoSuchNetwork):
-        await networks.disconnect(endpoint.network_id, wanted)
+        await networks.disconnect(endpoint.network_id, wanted, taken)
     await networks.connect("bbb", EndpointConfig(), wanted, noted)
-    await networks.disconnect("bbb", wanted)
-    await networks.disconnect(endpoint.network_id, wanted, force=True)
+    await networks.disconnect("bbb", wanted, taken)
+    await networks.disconnect(endpoint.network_id, wanted, taken, force=True)
     assert host.links() == before
     await networks.close_engine()
 
@@ -345,12 +349,12 @@ async def test_connecting_and_disconnecting_what_runs(host: FakeHost) -> None:
         await networks.connect("host", EndpointConfig(), wanted, noted)
     with pytest.raises(none.OnlyNetwork):
         await networks.connect("none", EndpointConfig(), wanted, noted)
-    await networks.disconnect("aaa", wanted)
+    await networks.disconnect("aaa", wanted, taken)
     assert endpoint.ipv4_address not in host.read(wanted.hosts_path)
     assert await host.ask(mate.netns_path, endpoint.ipv4_address, 80) is None
     assert await host.ask(host.neighbour, UPLINK, 80) == f"one {NEIGHBOUR}"
     with pytest.raises(EngineError, match="is not connected to network aaa"):
-        await networks.disconnect("aaa", wanted)
+        await networks.disconnect("aaa", wanted, taken)
     assert host.happened()[-2:] == [("connect", "aaa"), ("disconnect", "aaa")]
     await networks.close_engine()
 
@@ -567,4 +571,29 @@ async def test_static_addresses_are_had_once(host: FakeHost) -> None:
     assert three.endpoints[0].ipv4_address == "10.9.0.4"
     with pytest.raises(InvalidParameter, match="no configured subnet or ip-range contain"):
         networks.check("net", {"net": EndpointConfig(ipam=EndpointIPAM(ipv4_address="10.8.0.1"))})
+    await networks.close_engine()
+
+
+@in_fake_host
+async def test_nobody_gets_an_address_that_ports_still_lead_to(host: FakeHost) -> None:
+    networks = await host.networks()
+    for name in ("aaa", "bbb"):
+        await networks.create(NetworkRequest(name=name))
+    bindings = {"80/tcp": (PortBinding(host_port="80"),)}
+    wanted = host.request("one", mode="aaa", port_bindings=bindings)
+    (held,) = (await networks.open(wanted)).endpoints
+    await networks.connect("bbb", EndpointConfig(), wanted, noted)
+    seen: list[tuple[str, list[str]]] = []
+
+    async def take(moved: MovedPorts) -> None:
+        (target,) = {each.target_ip for each in moved.listeners if ":" not in each.host_ip}
+        members = (await networks.inspect("aaa")).members
+        seen.append((target, [member.ipv4_address for member in members]))
+
+    await networks.disconnect("aaa", wanted, take)
+    assert (await networks.inspect("aaa")).members == ()
+    ((target, still_there),) = seen
+    assert target != held.ipv4_address
+    assert still_there == [f"{held.ipv4_address}/16"]
+    await networks.close(wanted.container_id)
     await networks.close_engine()

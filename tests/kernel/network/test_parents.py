@@ -29,7 +29,7 @@ from tests.support.linkkinds import needs
 
 if TYPE_CHECKING:
     from engine.network.manager import Networks
-    from engine.network.model import Endpoint
+    from engine.network.model import Endpoint, MovedPorts
 
 SUBNET = Subnet(subnet="192.0.2.0/24", ip_range="192.0.2.64/26", gateway=NEIGHBOUR)
 
@@ -71,6 +71,10 @@ def routes(path: str | None) -> list[tuple[int, str, int]]:
             return [(v, str(g or ""), i) for v, g, i in iproute._default_routes(route)]
 
     return netns.enter(path, look)
+
+
+async def taken(_moved: MovedPorts) -> None:
+    """A monitor that holds what it is told to."""
 
 
 async def noted(_: Endpoint) -> None:
@@ -142,9 +146,9 @@ async def test_what_runs_comes_to_a_macvlan_network_and_leaves_it(host: FakeHost
     assert inside(opened.netns_path) == kinds
     # Also by what another name the container gave the link.
     netns.enter(opened.netns_path or "", lambda _: host.ip("link set eth1 down name mine"))
-    await networks.disconnect("zlow", wanted)
+    await networks.disconnect("zlow", wanted, taken)
     assert inside(opened.netns_path) == {"eth0": "veth", "eth2": "macvlan"}
-    await networks.disconnect("zhigh", wanted)
+    await networks.disconnect("zhigh", wanted, taken)
     assert inside(opened.netns_path) == {"eth0": "veth"}
     assert [gateway for _, gateway, _ in routes(opened.netns_path)] == [bridge_gateway]
     assert names() == at_first
@@ -300,11 +304,11 @@ async def leave_and_come_back(networks: Networks, host: FakeHost, mode: str) -> 
     static = EndpointConfig(ipam=EndpointIPAM(ipv4_address="10.77.0.9"), gw_priority=5)
     await networks.connect(mode, static, wanted, noted)
     assert [(v, gateway) for v, gateway, _ in routes(opened.netns_path)] == [(4, "")]
-    await networks.disconnect("bridge", wanted)
+    await networks.disconnect("bridge", wanted, taken)
     assert [(v, gateway) for v, gateway, _ in routes(opened.netns_path)] == [(4, "")]
     await networks.connect("bridge", EndpointConfig(), wanted, noted)
     assert [(v, gateway) for v, gateway, _ in routes(opened.netns_path)] == [(4, "")]
-    await networks.disconnect(mode, wanted)
+    await networks.disconnect(mode, wanted, taken)
     assert [(v, gateway) for v, gateway, _ in routes(opened.netns_path)] == [(4, before[1])]
     assert inside(opened.netns_path) == {"eth0": "veth"}
     await networks.close(wanted.container_id)
