@@ -496,8 +496,9 @@ class Attachments:
             known = self._known_ports(standing) if standing else ()
             # The kernel first: an address is free when nothing answers for it any more.
             await offload.to_the_end(offload.kernel(self._carry_away, container_id, known, links))
-            if standing and any(port.protocol == "udp" for port in standing.ports):
-                await offload.to_the_end(offload.kernel(_forget_flows, standing.addresses))
+            if standing and standing.ports:
+                forget = functools.partial(_forget_flows, standing.addresses, standing.ports)
+                await offload.to_the_end(offload.kernel(forget))
             self._left(links)
         if standing is None:
             return
@@ -765,7 +766,7 @@ class Attachments:
         finally:
             if is_left:
                 if plan is not None:
-                    moved = await self._follow(request, standing, plan)
+                    moved = await self._follow(request, standing, found[0], plan)
                 if moved is not None:  # before: whoever has its address next is to have no ports
                     await hand_over(moved)
                 self._take_off(container_id, found[0])
@@ -775,11 +776,13 @@ class Attachments:
         return moved
 
     async def _follow(
-        self, request: SandboxRequest, standing: _Standing, plan: publishing.Plan
+        self,
+        request: SandboxRequest,
+        standing: _Standing,
+        left: Endpoint,
+        plan: publishing.Plan,
     ) -> MovedPorts | None:
         """Publish by what the container leads out now; what cannot be is published no more."""
-        if any(port.protocol == "udp" for port in standing.ports):
-            await offload.to_the_end(offload.kernel(_forget_flows, standing.addresses))
         for attempt in (plan, publishing.Plan()):
             try:
                 made = await offload.to_the_end(
@@ -787,6 +790,8 @@ class Attachments:
                         self._publishing.move, request.container_id, attempt, standing.ports
                     )
                 )
+                forget = functools.partial(_forget_flows, left.addresses, standing.ports)
+                await offload.to_the_end(offload.kernel(forget))
             except (OSError, ports.PortError) as error:
                 log.warning("ports of container %s are lost: %s", request.container_id, error)
                 continue
@@ -846,13 +851,17 @@ def _unplug(
         files.drop_own(hosts_path, endpoint.addresses)
 
 
-def _forget_flows(addresses: Sequence[str]) -> None:
-    """A client that goes on sending to a published UDP port would be led to the old address."""
+def _forget_flows(addresses: Sequence[str], published: Sequence[PublishedPort]) -> None:
+    """A client that goes on sending to a published port, or asks for a TCP connection once more,
+    would be led to the old address, whoever has that.
+    """
+    protocols = {port.protocol for port in published}
     for address in addresses:
-        try:
-            conntrack.delete(ip_address(address), ports.NUMBERS["udp"])
-        except OSError as error:
-            log.warning("cannot delete the flows of %s: %s", address, error)
+        for protocol in protocols:
+            try:
+                conntrack.delete(ip_address(address), ports.NUMBERS[protocol])
+            except OSError as error:
+                log.warning("cannot delete the flows of %s: %s", address, error)
 
 
 def _dns_names(config: EndpointConfig, request: SandboxRequest) -> tuple[str, ...]:
