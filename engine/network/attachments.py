@@ -128,6 +128,7 @@ class _Made:
     """
 
     listeners: list[Listener] | None = None
+    published: tuple[PublishedPort, ...] = ()
     resolver: Resolver | None = None
 
 
@@ -246,8 +247,7 @@ class Attachments:
             self._publish(networks, "disconnect", request.container_id)
             await self._tell(networks)
             raise
-        listeners = tuple(made.listeners or ())
-        standing.ports = self._publishing.plan(request, standing.endpoints).published(listeners)
+        standing.ports = made.published
         default = f"{self._config.exec_root}/{sandbox.FOLDER}/{host.SANDBOX}"
         return Sandbox(
             id=ids.generate(),
@@ -255,7 +255,7 @@ class Attachments:
             netns_path=where,
             endpoints=tuple(standing.endpoints),
             ports=standing.ports,
-            listeners=listeners,
+            listeners=tuple(made.listeners or ()),
             resolver=made.resolver,
         )
 
@@ -342,7 +342,11 @@ class Attachments:
         except BaseException:
             self._undo(plan)(made)
             raise
-        return _Made(listeners=listeners, resolver=made.resolver)
+        return _Made(
+            listeners=listeners,
+            published=plan.ports.published(listeners),
+            resolver=made.resolver,
+        )
 
     def _undo(self, plan: _Plan) -> Callable[[_Made], None]:
         def undo(made: _Made) -> None:

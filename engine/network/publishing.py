@@ -150,9 +150,13 @@ class Publishing:
         for port in (p for p in published if p.host_port):
             self._ports.take(port.host_ip, port.protocol, port.host_port)
         if self._firewall is not None:
-            direct = self._direct(endpoints)
-            found = firewall.adopted(published, self._targets(endpoints), direct=direct)
-            self._firewall.know(container_id, found)
+            self._firewall.know(container_id, self._led(endpoints, published))
+
+    def _led(
+        self, endpoints: Sequence[Endpoint], published: Iterable[PublishedPort]
+    ) -> tuple[firewall.Publication, ...]:
+        direct = self._direct(endpoints)
+        return firewall.adopted(published, self._targets(endpoints), direct=direct)
 
     def release(self, published: Iterable[PublishedPort]) -> None:
         """Their numbers are free again."""
@@ -233,9 +237,7 @@ class Publishing:
     ) -> None:
         """After a `move` that comes to nothing: have packets led to where they were before."""
         if self._firewall is not None:
-            direct = self._direct(endpoints)
-            found = firewall.adopted(before, self._targets(endpoints), direct=direct)
-            self._firewall.republish(container_id, found)
+            self._firewall.republish(container_id, self._led(endpoints, before))
 
     def close(self, container_id: str) -> None:
         """Nobody is led there any more; their numbers are to be released."""

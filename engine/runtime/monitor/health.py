@@ -24,22 +24,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from engine.runtime.init import Confinement
-    from engine.runtime.monitor.loop import Loop, Timer
-    from engine.runtime.monitor.reaper import Reaper
+    from engine.runtime.monitor import exec
+    from engine.runtime.monitor.loop import Timer
     from engine.runtime.protocol import Healthcheck
 
-    class Container(Protocol):
-        """What a probe needs of the container that it looks after."""
+    class Container(exec.Container, Protocol):
+        """What a probe needs of the container that it looks after: an exec's needs, and these."""
 
-        @property
-        def loop(self) -> Loop: ...
-        @property
-        def reaper(self) -> Reaper: ...
-        @property
-        def pidfd(self) -> int: ...
-        @property
-        def confinement(self) -> Confinement: ...
         @property
         def is_frozen(self) -> bool: ...
         def say(self, message: protocol.Message) -> None: ...
