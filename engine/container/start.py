@@ -142,7 +142,7 @@ async def _start(rooms: Rooms, handle: Handle, count: int) -> Container:
 
 def _close_unused(unused: contextlib.ExitStack, sandbox: Sandbox) -> None:
     resolver = sandbox.resolver.fds if sandbox.resolver else ()
-    for fd in (*(each.fd for each in sandbox.listeners), *resolver):
+    for fd in (*(each.fd for each in sandbox.listeners if each.fd >= 0), *resolver):
         unused.callback(os.close, fd)
 
 

@@ -170,11 +170,18 @@ class PublishedPort(Frozen, frozen=True, kw_only=True):
 # Between the rooms
 
 
+HELD = -1
+"""In the place of a listener's descriptor: who is to hold it has it already."""
+
+SHARED = -2
+"""The same: its socket is that of the listener before it."""
+
+
 class Listener(msgspec.Struct, frozen=True, kw_only=True):
     """A bound socket on the host, listening where its protocol knows that.
 
     It reserves the port for as long as it is open, and whoever holds it relays to the target what
-    arrives there. The descriptor belongs to the receiver.
+    arrives there. The descriptor belongs to the receiver; it may be `HELD` or `SHARED`.
     """
 
     fd: int
@@ -200,8 +207,8 @@ class Resolver:
 class MovedPorts:
     """Published ports of a running container that lead elsewhere from now on.
 
-    `listeners` are all that there are; a descriptor of -1 stands for a socket that is held already.
-    The others belong to the receiver. `gone` are those that are published no more.
+    `listeners` are all that there are, those that are held already among them; the descriptors of
+    the others belong to the receiver. `gone` are those that are published no more.
     """
 
     published: tuple[PublishedPort, ...]

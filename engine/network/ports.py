@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import socket
 import threading
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -21,7 +20,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from engine.errors import EngineError, InvalidParameter
-from engine.network.model import Listener, PortBinding, PublishedPort
+from engine.linux import listening
+from engine.network.model import SHARED, Listener, PortBinding, PublishedPort
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 EPHEMERAL: Final = (32768, 60999)
 """Where ports come from that the client leaves open, unless the kernel says otherwise."""
 
-NUMBERS: Final = {"tcp": 6, "udp": 17, "sctp": 132}
-"""The protocols that can be published, and their numbers (RFC 5237)."""
+NUMBERS: Final = listening.PROTOCOLS
+"""The protocols that can be published, and their numbers."""
 
 _ANY_IPV4: Final = "0.0.0.0"
 _ANY_IPV6: Final = "::"
+_ANY: Final = [_ANY_IPV4, _ANY_IPV6]
 _ATTEMPTS: Final = 10  # moby's maxAllocatePortAttempts
-_BACKLOG: Final = 4096
 _PORT: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
 
@@ -399,8 +399,9 @@ class PortAllocator:
         port = self.request(hosts, wanted.protocol, wanted.first, wanted.last)
         listeners: list[Listener] = []
         try:
-            for host, target in wanted.addresses:
-                listeners.append(_listen(wanted, host, target, port))
+            if not _listen_both(wanted, hosts, port, listeners):
+                for host, target in wanted.addresses:
+                    listeners.append(_listen(wanted, host, target, port))
         except BaseException:
             close(listeners)
             for host in hosts:
@@ -409,13 +410,35 @@ class PortAllocator:
         return listeners
 
 
+def _listen_both(
+    wanted: Wanted, hosts: Sequence[str], port: int, listeners: list[Listener]
+) -> bool:
+    """One socket for any address of either family. Where the kernel refuses it, one for each says
+    which of them it is that cannot be had.
+    """
+    if hosts != _ANY or wanted.protocol == "sctp":
+        return False
+    try:
+        fd = listening.bind(wanted.protocol, _ANY_IPV6, port, is_dual=True)
+    except OSError:
+        return False
+    for host, target in wanted.addresses:
+        listeners.append(_listener(fd, wanted, host, target, port))
+        fd = SHARED
+    return True
+
+
 def _listen(wanted: Wanted, host: str, target: str, port: int) -> Listener:
     try:
-        fd = _socket(wanted.protocol, host, port)
+        fd = listening.bind(wanted.protocol, host, port)
     except OSError as error:
         if error.errno == errno.EPROTONOSUPPORT:
             raise NoSuchProtocol(f"{_bracketed(host)}:{port}", error) from error
         raise PortNotBound(_describe(wanted, host, target, port), error) from error
+    return _listener(fd, wanted, host, target, port)
+
+
+def _listener(fd: int, wanted: Wanted, host: str, target: str, port: int) -> Listener:
     return Listener(
         fd=fd,
         protocol=wanted.protocol,
@@ -446,35 +469,10 @@ def _bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _socket(protocol: str, host: str, port: int) -> int:
-    """A bound descriptor; a stream listens."""
-    ip_pktinfo, ipv6_recvpktinfo = 8, 49
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
-    # Without the layer that Python puts around it: there may be thousands.
-    sock = socket.SocketType(family, kind | socket.SOCK_CLOEXEC, NUMBERS[protocol])
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if kind == socket.SOCK_DGRAM:
-            # An answer has to leave from the address that was asked.
-            if family == socket.AF_INET:
-                sock.setsockopt(socket.IPPROTO_IP, ip_pktinfo, 1)
-            else:
-                sock.setsockopt(socket.IPPROTO_IPV6, ipv6_recvpktinfo, 1)
-        sock.bind((host, port))
-        if kind == socket.SOCK_STREAM:
-            sock.listen(_BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock.detach()
-
-
 def close(listeners: Iterable[Listener]) -> None:
     for listener in listeners:
-        os.close(listener.fd)
+        if listener.fd >= 0:
+            os.close(listener.fd)
 
 
 def published(listeners: Iterable[Listener]) -> tuple[PublishedPort, ...]:

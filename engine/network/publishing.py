@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from engine.errors import EngineError
 from engine.network import drivers, firewall, ports
-from engine.network.model import Listener, PublishedPort
+from engine.network.model import HELD, Listener, PublishedPort
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from engine.network.firewall import Firewall
     from engine.network.gateways import Gateways
     from engine.network.model import Endpoint, SandboxRequest
-
-HELD: Final = -1
-"""In the place of a listener's descriptor: who is to hold it has it already."""
 
 
 class ConnectivityFailed(EngineError):

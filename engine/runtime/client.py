@@ -37,7 +37,6 @@ from engine.runtime.protocol import (
     Bundle,
     Entry,
     Exit,
-    ListenerOptions,
     StateReply,
 )
 
@@ -131,10 +130,17 @@ class Attachment:
         )
 
 
+HELD = -1
+"""In the place of a listener's descriptor: the monitor has it."""
+
+SHARED = -2
+"""The same: its socket is that of the listener before it (protocol.ListenerOptions)."""
+
+
 class Listener:
     """A bound socket of a published port (tcp: listening); the descriptor passes to the monitor.
 
-    It is -1 for one that the monitor has.
+    It may be `HELD` or `SHARED`.
     """
 
     __slots__ = ("fd", "host_ip", "host_port", "protocol", "target_ip", "target_port")
@@ -156,15 +162,17 @@ class Listener:
         self.target_ip = target_ip
         self.target_port = target_port
 
-    def options(self) -> ListenerOptions:
-        return ListenerOptions(
-            protocol=self.protocol,
-            host_ip=self.host_ip,
-            host_port=self.host_port,
-            target_ip=self.target_ip,
-            target_port=self.target_port,
-            is_held=self.fd < 0,
-        )
+    def document(self) -> Json:
+        """A protocol.ListenerOptions, without making one: there may be thousands."""
+        return {
+            "protocol": self.protocol,
+            "host_ip": self.host_ip,
+            "host_port": self.host_port,
+            "target_ip": self.target_ip,
+            "target_port": self.target_port,
+            "is_held": self.fd == HELD,
+            "is_shared": self.fd == SHARED,
+        }
 
 
 class Resolver:
@@ -253,8 +261,8 @@ class Task:
 
         Raises RuntimeFailure.
         """
-        request = protocol.Publish(listeners=[each.options().to_json() for each in listeners])
-        await self._request(request, [each.fd for each in listeners if each.fd >= 0])
+        request = protocol.Publish(listeners=[each.document() for each in listeners])
+        await self._request(request, _one_each(listeners))
 
     def watch(self, is_on: bool) -> None:
         """Have its health looked after, or not: see protocol.Watch."""
@@ -552,11 +560,15 @@ class Runtime:
         comes. Raises RuntimeFailure; nothing is left running then.
         """
         joined = dict(namespaces or {})
-        given = [*(x.fd for x in listeners), *(x.fd for x in attachments), *joined.values()]
+        given = [
+            *(x.fd for x in listeners if x.fd >= 0),
+            *(x.fd for x in attachments),
+            *joined.values(),
+        ]
         given += resolver.fds if resolver else ()
         request = protocol.Create(
             bundle=bundle.to_json(),
-            listeners=[x.options().to_json() for x in listeners],
+            listeners=[x.document() for x in listeners],
             attachments=[x.options().to_json() for x in attachments],
             namespaces=list(joined),
             resolver=resolver.path if resolver else "",
@@ -662,6 +674,22 @@ class Runtime:
 
     def _folder(self, container_id: str) -> str:
         return os.path.join(self.exec_root, "containers", container_id)
+
+
+def _one_each(listeners: Sequence[Listener]) -> list[int]:
+    """A descriptor for each that is not held. Raises RuntimeFailure; none is left open then."""
+    fds: list[int] = []
+    try:
+        for each in listeners:
+            if each.fd == SHARED:
+                fds.append(os.dup(fds[-1]))
+            elif each.fd != HELD:
+                fds.append(each.fd)
+    except OSError as exc:
+        for fd in {*fds, *(each.fd for each in listeners if each.fd >= 0)}:
+            os.close(fd)
+        raise RuntimeFailure("publish", exc.errno or 0, str(exc)) from exc
+    return fds
 
 
 def _duplicates(fds: Sequence[int]) -> list[int]:

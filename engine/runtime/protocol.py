@@ -225,9 +225,20 @@ class AttachOptions(Document):
 class ListenerOptions(Document):
     """A published port; its bound socket travels beside it, unless it `is_held` already. What
     arrives there is relayed.
+
+    One that `is_shared` has the socket of the one before it: that is bound to any address of both
+    families, and each of the two says where those of its own are led.
     """
 
-    __slots__ = ("host_ip", "host_port", "is_held", "protocol", "target_ip", "target_port")
+    __slots__ = (
+        "host_ip",
+        "host_port",
+        "is_held",
+        "is_shared",
+        "protocol",
+        "target_ip",
+        "target_port",
+    )
 
     def __init__(
         self,
@@ -238,8 +249,10 @@ class ListenerOptions(Document):
         target_ip: str,
         target_port: int,
         is_held: bool = False,
+        is_shared: bool = False,
     ) -> None:
         self.is_held = is_held
+        self.is_shared = is_shared
         self.protocol = protocol
         self.host_ip = host_ip
         self.host_port = host_port
@@ -432,9 +445,9 @@ class Hello(Message):
 
 
 class Create(Request):
-    """Descriptors: a socket a listener, then one an attachment, then a namespace for each type in
-    `namespaces`, which is joined whatever path the specification has for it; then the two of
-    `resolver`, as Resolve has them, unless that is "".
+    """Descriptors: a socket a listener that is not shared, then one an attachment, then a namespace
+    for each type in `namespaces`, which is joined whatever path the specification has for it; then
+    the two of `resolver`, as Resolve has them, unless that is "".
     """
 
     __slots__ = ("attachments", "bundle", "listeners", "namespaces", "resolver")
@@ -510,7 +523,8 @@ class Resolve(Request):
 class Publish(Request):
     """Hold and relay these ports (ListenerOptions) in the place of all before.
 
-    Descriptors: a socket for each that is not held, in order.
+    Descriptors: a socket for each that is not held, in order; one that is shared has a duplicate,
+    for a monitor that knows of no sharing.
     """
 
     __slots__ = ("listeners",)

@@ -109,7 +109,7 @@ class Container:
         self._has_maker_ended = True
         self._folded: list[Run] = []  # runs that are over and not quiet
         self._relays = [
-            Relay(loop, socket.socket(fileno=taken.fd(index)), ListenerOptions.from_json(options))
+            Relay(loop, taken.fd(index), [ListenerOptions.from_json(each) for each in options])
             for index, options in facts["relays"]
         ]
         self._resolver: Resolver | None = None
@@ -178,18 +178,24 @@ class Container:
 
     def publish(self, listeners: list[Json], fds: list[int]) -> None:
         """See protocol.Publish; takes the descriptors out of `fds`."""
-        held = {relay.key: relay for relay in self._relays}
-        relays: list[Relay] = []
+        held = {key: relay for relay in self._relays for key in relay.keys}
+        relays: dict[Relay, None] = {}
+        last: Relay | None = None
         for document in listeners:
             options = ListenerOptions.from_json(document)
-            if not options.is_held and fds:
-                relays.append(Relay(self.loop, socket.socket(fileno=fds.pop(0)), options))
-            elif (relay := held.pop(key_of(options), None)) is not None:
-                relay.lead_to(options)
-                relays.append(relay)
-        for relay in held.values():
-            relay.close()
-        self._relays = relays
+            if options.is_held or not fds:
+                if (relay := held.pop(key_of(options), None)) is not None:
+                    relay.lead_to(options)
+                    relays[relay] = None
+            elif options.is_shared and last is not None:
+                os.close(fds.pop(0))
+                last.share(options)
+            else:
+                last = Relay(self.loop, fds.pop(0), [options])
+                relays[last] = None
+        for relay in dict.fromkeys(held.values()):
+            relay.drop(held)
+        self._relays = list(relays)
 
     def _on_resolver_fault(self) -> None:
         """Written down a few times only: whoever found the question can ask it again."""

@@ -261,7 +261,7 @@ class _Creation:
         self._start_seq: int | None = None
         self._making = _Making(Bundle(id="", spec={}))
         self._journal: Journal | None = None
-        self._listeners: list[tuple[int, protocol.Json]] = []
+        self._listeners: list[tuple[int, list[protocol.Json]]] = []
         self._resolver: tuple[int, int] | None = None
         self._resolver_path = ""
 
@@ -274,7 +274,11 @@ class _Creation:
         self._seq = request.seq
         making = self._making = _Making(Bundle.from_json(request.bundle))
         given = iter(fds)
-        self._listeners = [(next(given), options) for options in request.listeners]
+        for options in request.listeners:
+            if options.get("is_shared"):
+                self._listeners[-1][1].append(options)
+            else:
+                self._listeners.append((next(given), [options]))
         making.clients = [(next(given), options) for options in request.attachments]
         making.joined = {kind: next(given) for kind in request.namespaces}
         if request.resolver:

@@ -11,11 +11,12 @@ import errno
 import socket
 from _weakref import ref  # weakref itself is heavier than what it is for
 
+from engine.linux import listening
 from engine.runtime.monitor.loop import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
     from typing import Any
 
     from engine.runtime.monitor.loop import Loop, Timer
@@ -45,51 +46,86 @@ def key_of(options: ListenerOptions) -> Key:
 
 
 class Relay:
-    """Takes the socket; `close` frees the port and ends what is under way."""
+    """Takes the socket's descriptor; `close` frees the port and ends what is under way.
 
-    __slots__ = ("_flows", "_loop", "_options", "_sock", "_streams")
+    `leads` are one, or two where the socket is for any address of both families.
+    """
 
-    def __init__(self, loop: Loop, sock: socket.socket, options: ListenerOptions) -> None:
-        sock.setblocking(False)
+    __slots__ = ("_flows", "_leads", "_loop", "_sock", "_streams")
+
+    def __init__(self, loop: Loop, fd: int, leads: list[ListenerOptions]) -> None:
         self._loop = loop
-        self._sock = sock
-        self._options = options
+        self._sock = socket.socket(fileno=fd)
+        self._sock.setblocking(False)
+        self._leads = leads
         self._streams: set[_Stream] = set()
         self._flows: dict[tuple[Address, bytes], _Flow] = {}
-        if options.target_ip:
+        if leads[0].target_ip:
             self._listen()
 
     @property
-    def key(self) -> Key:
-        return key_of(self._options)
+    def keys(self) -> list[Key]:
+        return [key_of(each) for each in self._leads]
+
+    def share(self, options: ListenerOptions) -> None:
+        """The socket is for the addresses of this one as well."""
+        self._leads.append(options)
 
     def lead_to(self, options: ListenerOptions) -> None:
         """What begins from now on goes there; of datagrams nobody knows what is under way."""
-        self._options = options
-        for flow in tuple(self._flows.values()):
-            flow.close()
+        key = key_of(options)
+        self._leads = [options if key_of(each) == key else each for each in self._leads]
+        self._end_flows()
+
+    def drop(self, keys: Container[Key]) -> None:
+        """Those are free again. Where a port of the other family stays, it is bound anew: the
+        kernel lets no socket give up half of what it is bound to.
+        """
+        rest = [each for each in self._leads if key_of(each) not in keys]
+        if not rest:
+            self.close()
+            return
+        self._leads = rest
+        self._stop_listening()
+        self._end_flows()
+        with contextlib.suppress(OSError):  # somebody may have been quicker
+            fd = listening.bind(rest[0].protocol, rest[0].host_ip, rest[0].host_port)
+            self._sock = socket.socket(fileno=fd)
+            self._sock.setblocking(False)
+            self._listen()
 
     def close(self) -> None:
-        self._loop.remove(self._sock.fileno())
-        self._sock.close()
+        self._stop_listening()
         for stream in tuple(self._streams):
             stream.close()
+        self._end_flows()
+
+    def _end_flows(self) -> None:
         for flow in tuple(self._flows.values()):
             flow.close()
 
-    @property
-    def target(self) -> tuple[str, int]:
-        return self._options.target_ip, self._options.target_port
+    def _target(self, peer: Address) -> tuple[str, int]:
+        """Where who has that address is led."""
+        lead = self._leads[0]
+        if len(self._leads) > 1:
+            is_ipv4 = ":" not in peer[0] or peer[0].startswith("::ffff:")
+            lead = next(each for each in self._leads if (":" in each.host_ip) != is_ipv4)
+        return lead.target_ip, lead.target_port
+
+    def _stop_listening(self) -> None:
+        self._loop.remove(self._sock.fileno())
+        self._sock.close()
 
     def _listen(self) -> None:
         if self._sock.fileno() >= 0:
-            handler = self._on_datagram if self._options.protocol == "udp" else self._on_accept
+            is_udp = self._leads[0].protocol == "udp"
+            handler = self._on_datagram if is_udp else self._on_accept
             self._loop.add(self._sock.fileno(), EPOLLIN, handler)
 
     def _on_accept(self, _events: int) -> None:
         for _ in range(_ACCEPTS_A_ROUND):
             try:
-                peer, _address = self._sock.accept()
+                peer, address = self._sock.accept()
             except BlockingIOError:
                 return
             except OSError as exc:
@@ -99,11 +135,11 @@ class Relay:
                     self._loop.call_later(_RETRY_S, self._listen)
                     return
                 continue
-            self._begin(peer)
+            self._begin(peer, address)
 
-    def _begin(self, peer: socket.socket) -> None:
+    def _begin(self, peer: socket.socket, address: Address) -> None:
         try:
-            inner = _connect(self.target, socket.SOCK_STREAM)
+            inner = _connect(self._target(address), socket.SOCK_STREAM)
         except OSError:
             peer.close()
             return
@@ -130,7 +166,7 @@ class Relay:
         if len(self._flows) >= _MAX_FLOWS:
             return None
         try:
-            inner = _connect(self.target, socket.SOCK_DGRAM)
+            inner = _connect(self._target(key[0]), socket.SOCK_DGRAM)
         except OSError:
             return None
         flow = _Flow(self._loop, self._sock, key, asked, inner, self._flows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from engine.linux import listening
 from engine.runtime.monitor.loop import Loop
-from engine.runtime.monitor.relay import Relay
+from engine.runtime.monitor.relay import Relay, key_of
 from engine.runtime.protocol import ListenerOptions
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ class Relayed:
         options = ListenerOptions(
             protocol="tcp", host_ip=ip, host_port=0, target_ip=ip, target_port=port
         )
-        self.relay = Relay(self.loop, held, options)
+        self.relay = Relay(self.loop, held.detach(), [options])
         self.client = socket.create_connection(self.address)
         self.run(0.05)
         self.inner, _ = self.server.accept()
@@ -103,3 +105,112 @@ def test_a_client_that_breaks_off_while_the_server_does_not_read(relayed: Relaye
     relayed.client.close()
     relayed.run(0.05)
     assert relayed.run(0.2) < 10
+
+
+class Dual:
+    """A socket for any address of both families; a server for what comes by each."""
+
+    def __init__(self, protocol: str) -> None:
+        kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
+        self.loop = Loop()
+        self.servers: list[socket.socket] = []
+        self.leads: list[ListenerOptions] = []
+        fd = listening.bind(protocol, "::", 0, is_dual=True)
+        self.port = _port_of(fd)
+        for host, family in (("0.0.0.0", socket.AF_INET), ("::", socket.AF_INET6)):
+            server = socket.socket(family, kind)
+            server.bind((host, 0))
+            server.settimeout(5)
+            if kind == socket.SOCK_STREAM:
+                server.listen()
+            self.servers.append(server)
+            self.leads.append(
+                ListenerOptions(
+                    protocol=protocol,
+                    host_ip=host,
+                    host_port=self.port,
+                    target_ip="::1" if ":" in host else "127.0.0.1",
+                    target_port=server.getsockname()[1],
+                )
+            )
+        self.relay = Relay(self.loop, fd, self.leads[:1])
+        self.relay.share(self.leads[1])
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while self.loop.is_running:
+            for fd, events in self.loop._epoll.poll(0.02):
+                handler = self.loop._handlers.get(fd)
+                if handler is not None:
+                    handler(events)
+
+    def stop(self) -> None:
+        """From here on the relay is the test's."""
+        self.loop.is_running = False
+        self._thread.join()
+
+    def close(self) -> None:
+        self.stop()
+        self.relay.close()
+        self.loop._epoll.close()
+        for server in self.servers:
+            server.close()
+
+
+def _port_of(fd: int) -> int:
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        number: int = sock.getsockname()[1]
+        return number
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["IPv4", "IPv6"])
+def test_one_socket_leads_each_family_to_its_target(number: int) -> None:
+    dual = Dual("tcp")
+    try:
+        with socket.create_connection((("127.0.0.1", "::1")[number], dual.port), 5) as client:
+            inner, _ = dual.servers[number].accept()
+            with inner:
+                client.sendall(b"there")
+                assert inner.recv(9) == b"there"
+    finally:
+        dual.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "address"), [(0, "127.0.0.1"), (0, "127.0.0.2"), (1, "::1")], ids=str
+)
+def test_one_socket_answers_datagrams_from_where_they_were_asked(number: int, address: str) -> None:
+    dual = Dual("udp")
+    try:
+        with socket.socket((socket.AF_INET, socket.AF_INET6)[number], socket.SOCK_DGRAM) as client:
+            client.settimeout(5)
+            client.sendto(b"there", (address, dual.port))
+            data, peer = dual.servers[number].recvfrom(9)
+            dual.servers[number].sendto(data + b" back", peer)
+            answer, source = client.recvfrom(99)
+            assert (answer, source[0]) == (b"there back", address)
+    finally:
+        dual.close()
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+@pytest.mark.parametrize("gone", [0, 1], ids=["IPv4", "IPv6"])
+def test_one_family_of_a_socket_is_given_up(gone: int, protocol: str) -> None:
+    dual = Dual(protocol)
+    try:
+        dual.stop()
+        dual.relay.drop({key_of(dual.leads[gone])})
+        assert dual.relay.keys == [key_of(dual.leads[1 - gone])]
+        kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
+        for number, family in ((0, socket.AF_INET), (1, socket.AF_INET6)):
+            with socket.socket(family, kind) as other:
+                if family == socket.AF_INET6:
+                    other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                if number == gone:
+                    other.bind((dual.leads[number].host_ip, dual.port))
+                else:
+                    with pytest.raises(OSError, match="in use"):
+                        other.bind((dual.leads[number].host_ip, dual.port))
+    finally:
+        dual.close()

@@ -1,7 +1,8 @@
-"""From what a client said to the numbers of host ports; no socket is opened."""
+"""From what a client said to the numbers of host ports, and their sockets."""
 
 from __future__ import annotations
 
+import socket
 from ipaddress import ip_address
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.network import ports
-from engine.network.model import PortBinding
+from engine.network.model import SHARED, PortBinding
 
 ANY4 = ip_address("0.0.0.0")
 IPV4, IPV6 = ip_address("172.17.0.2"), ip_address("fd00::2")
@@ -250,3 +251,48 @@ def test_a_failed_request_takes_nothing() -> None:
     with pytest.raises(ports.PortAllocated):
         allocator.request(["10.0.0.1", "127.0.0.1"], "tcp", 80, 80)
     assert allocator.request(["10.0.0.1"], "tcp", 80, 80) == 80
+
+
+def _wanted(*hosts: str, protocol: str = "tcp", port: int = 0) -> ports.Wanted:
+    pairs = tuple((host, "fd00::2" if ":" in host else "172.17.0.2") for host in hosts)
+    return ports.Wanted(
+        protocol=protocol, container_port=80, first=port, last=port, addresses=pairs
+    )
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_any_address_of_both_families_is_one_socket(protocol: str) -> None:
+    made = ports.PortAllocator().bind(_wanted("0.0.0.0", "::", protocol=protocol))
+    try:
+        assert [each.fd == SHARED for each in made] == [False, True]
+        assert [(each.host_ip, each.target_ip) for each in made] == [
+            ("0.0.0.0", "172.17.0.2"),
+            ("::", "fd00::2"),
+        ]
+        assert made[0].host_port == made[1].host_port
+        kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
+        for family, host in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+            with socket.socket(family, kind) as other, pytest.raises(OSError, match="in use"):
+                other.bind((host, made[0].host_port))
+    finally:
+        ports.close(made)
+
+
+@pytest.mark.parametrize(
+    ("family", "host", "said"),
+    [
+        (socket.AF_INET, "0.0.0.0", "0.0.0.0:{}:172.17.0.2:80/tcp: address already in use"),
+        (socket.AF_INET, "127.0.0.1", "0.0.0.0:{}:172.17.0.2:80/tcp: address already in use"),
+        (socket.AF_INET6, "::1", "[::]:{}:[fd00::2]:80/tcp: address already in use"),
+    ],
+)
+def test_the_family_that_cannot_be_had_is_named(
+    family: socket.AddressFamily, host: str, said: str
+) -> None:
+    with socket.socket(family) as other:
+        other.bind((host, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ports.PortNotBound) as refused:
+            ports.PortAllocator().bind(_wanted("0.0.0.0", "::", port=port))
+        assert str(refused.value) == "failed to bind host port for " + said.format(port)
