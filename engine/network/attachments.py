@@ -586,6 +586,7 @@ class Attachments:
             network_id=network.id,
             config=config,
             mac_address=config.mac_address,
+            dns_names=None if network.is_predefined else _dns_names(config, request),
         )
 
     async def connect(

@@ -56,6 +56,14 @@ class _NotRenamed(InterfaceFailed):
         super().__init__(port.link, f'error renaming interface "{port.link}" to "{name}": {reason}')
 
 
+class _MacRefused(InterfaceFailed):
+    """It is a group's, or none (rtnetlink: EADDRNOTAVAIL)."""
+
+    def __init__(self, port: Port, error: OSError) -> None:
+        what = f'error setting interface "{port.link}" MAC to "{port.mac}"'
+        super().__init__(port.link, f"{what}: {oserror.reason(error)}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bridged:
     """A pair of links, whose end on the host is a port of a bridge."""
@@ -179,6 +187,8 @@ def _plug_in_bridge(
             )
         )
     except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise _MacRefused(port, error) from error
         if not port.name and not port.prefix:
             raise
         raise _NotRenamed(port, name, error) from error

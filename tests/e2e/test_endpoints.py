@@ -141,6 +141,8 @@ def test_a_chosen_mac_address_shows_before_the_first_start(
     shown = engine.inspect(name)["NetworkSettings"]["Networks"]
     assert shown[network]["MacAddress"] == mac
     assert shown["bridge"]["MacAddress"] == ""
+    short = engine.inspect(name)["Id"][:12]
+    assert shown[network]["DNSNames"] == [name, short]
     engine.docker("rm", name)
     engine.docker("create", "--name", name, "--network", network, "--mac-address", mac, "busybox")
     shown = engine.inspect(name)["NetworkSettings"]["Networks"]

@@ -316,6 +316,15 @@ def test_mac_address(engine: Engine) -> None:
     assert out == "02:42:aa:bb:cc:dd"
 
 
+@pytest.mark.parametrize("mac", ["01:00:00:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00"])
+def test_a_mac_address_that_no_interface_can_have(engine: Engine, mac: str) -> None:
+    done = engine.docker("run", "--rm", "--mac-address", mac, "busybox", "true", check=False)
+    assert done.returncode == 125
+    said = done.stderr.decode()
+    assert "failed to set up container networking: failed to add interface " in said
+    assert f'MAC to "{mac}": cannot assign requested address' in said
+
+
 def test_a_network_of_ones_own(engine: Engine, name: str) -> None:
     engine.docker("network", "create", "--subnet", "10.222.7.0/24", name)
     engine.docker(
