@@ -153,9 +153,9 @@ SCENES: Final = (
     Scene(
         name="a range",
         create=_BOTH,
-        publish=("46100-46119:46100-46119",),
-        port=46117,
-        inner=46117,
+        publish=("26100-26119:26100-26119",),
+        port=26117,
+        inner=26117,
         reached={
             "self": "far4=lan far6=lan lan4=gw lan6=gw out4=lan out6=lan own4=self own6=self",
             "mate": "gw4=gw gw6=gw lan4=gw lan6=gw own4=mate own6=mate shut4=mate shut6=mate",
@@ -170,8 +170,8 @@ SCENES: Final = (
     Scene(
         name="a range that shifts",
         create=_BOTH,
-        publish=("46100-46119:80-99",),
-        port=46117,
+        publish=("26100-26119:80-99",),
+        port=26117,
         inner=97,
         reached={
             "self": "far4=lan far6=lan lan4=gw lan6=gw out4=lan out6=lan own4=self own6=self",
