@@ -76,12 +76,10 @@ def network(view: model.NetworkView, *, with_containers: bool) -> wire.NetworkIn
 
 
 def _ipam(kept: model.Network) -> wire.IPAM:
-    """What was asked for, and for a family of which nothing was, what was given."""
-    found = [
-        each
-        for version in (4, 6)
-        for each in _of_family(kept.ipam.config, version) or _of_family(kept.subnets, version)
-    ]
+    """What was asked for; behind it, for a family of which nothing was, what was given."""
+    asked = {version: _of_family(kept.ipam.config, version) for version in (4, 6)}
+    given = [_of_family(kept.subnets, version) for version in (4, 6) if not asked[version]]
+    found = [each for family in (*asked.values(), *given) for each in family]
     configs = tuple(
         wire.IPAMConfig(
             subnet=s.subnet or UNSET,

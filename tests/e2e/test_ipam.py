@@ -98,6 +98,14 @@ def test_what_was_asked_for_is_shown(
     assert shown == {"Driver": "default", "Options": {}, "Config": config}
 
 
+def test_what_was_given_is_shown_behind_what_was_asked_for(engine: Engine, name: str) -> None:
+    engine.docker("network", "create", "--ipv6", "--subnet", "fd91::/64", name)
+    shown = json.loads(engine.out("network", "inspect", "-f", "{{json .IPAM.Config}}", name))
+    assert shown[0] == {"Subnet": "fd91::/64"}
+    assert sorted(shown[1]) == ["Gateway", "Subnet"]
+    assert len(shown) == 2
+
+
 def addresses(engine: Engine, network: str, *options: str) -> list[str]:
     """Of eth0, with their prefixes, and the gateways."""
     script = "ip -o a show eth0 scope global | awk '{print $4}'; ip r; ip -6 r"
