@@ -22,6 +22,7 @@ from engine.container import (
     mountpoints,
     mounts,
     names,
+    networking,
     populate,
     remove,
     validate,
@@ -176,7 +177,9 @@ def _compose(
         image_id=image.id if image else "",
         path=path,
         args=args,
-        endpoints=defaults.endpoints(host_config, request.endpoints),
+        endpoints=defaults.endpoints(
+            config, host_config, request.endpoints, networking.main(rooms, host_config)
+        ),
         links=links.resolve(rooms, host_config),
         snapshot_key=container_id,
         log_path=os.path.join(folder, f"{container_id}-json.log") if keeps_log else "",

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from engine.config import EngineConfig
-    from engine.container.model import HostConfig
+    from engine.container.model import Config, HostConfig
+    from engine.network.model import Network
 
 
 def complete(
@@ -88,13 +89,26 @@ def _paths(
     return default
 
 
-def endpoints(host_config: HostConfig, asked: Mapping[str, EndpointConfig]) -> tuple[Endpoint, ...]:
-    """The networks the container is to stand on: the mode's, and those that were asked for."""
+def endpoints(
+    config: Config,
+    host_config: HostConfig,
+    asked: Mapping[str, EndpointConfig],
+    main: Network | None,
+) -> tuple[Endpoint, ...]:
+    """The networks the container is to stand on: those that were asked for, or else the mode's.
+
+    `main` is the network of ones own that the mode means, if there is one by now: it goes by its
+    name, however the client called it.
+    """
     mode = host_config.network_mode
-    if modes.other(mode) is not None:
+    if config.network_disabled or modes.other(mode) is not None:
         return ()
     named = {("bridge" if name == "default" else name): wish for name, wish in asked.items()}
-    wishes = {mode: named.pop(mode, EndpointConfig()), **named}
+    wishes = named or {mode: EndpointConfig()}
+    if main is not None and main.name not in wishes:
+        wishes = {
+            main.name if name in (main.id, mode) else name: wish for name, wish in wishes.items()
+        }
     return tuple(
         Endpoint(network_name=name, config=wish, mac_address=wish.mac_address)
         for name, wish in wishes.items()

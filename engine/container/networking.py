@@ -14,13 +14,13 @@ from engine.container.model import Status
 from engine.container.state import ALIVE
 from engine.errors import Conflict, EngineError, NoSuchNetwork, WharfError
 from engine.network import names
-from engine.network.model import SandboxRequest
+from engine.network.model import PREDEFINED, SandboxRequest
 from engine.runtime.client import Listener, Resolver, RuntimeFailure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from engine.container.model import Container, Endpoint, EndpointConfig
+    from engine.container.model import Container, Endpoint, EndpointConfig, HostConfig
     from engine.container.rooms import Rooms
     from engine.container.store import Handle
     from engine.network import model
@@ -40,7 +40,9 @@ def request(rooms: Rooms, container: Container) -> SandboxRequest:
         hostname=config.hostname,
         domainname=config.domainname,
         mode="none" if config.network_disabled else host_config.network_mode,
-        endpoints={each.network_name: each.config for each in container.endpoints},
+        endpoints={}
+        if config.network_disabled
+        else {_reference(each): each.config for each in container.endpoints},
         exposed_ports=config.exposed_ports,
         port_bindings=host_config.port_bindings or {},
         publish_all=host_config.publish_all_ports,
@@ -54,6 +56,23 @@ def request(rooms: Rooms, container: Container) -> SandboxRequest:
         resolv_conf_path="" if shares else os.path.join(folder, "resolv.conf"),
         hostname_path="" if shares else os.path.join(folder, "hostname"),
     )
+
+
+def _reference(endpoint: Endpoint) -> str:
+    """A network of ones own that was joined once is that one and no other of its name."""
+    is_own = endpoint.network_name not in PREDEFINED
+    return endpoint.network_id if is_own and endpoint.network_id else endpoint.network_name
+
+
+def main(rooms: Rooms, host_config: HostConfig) -> Network | None:
+    """The network of ones own that the mode means, if there is one."""
+    mode = host_config.network_mode
+    if mode in PREDEFINED or modes.other(mode) is not None:
+        return None
+    try:
+        return rooms.networks.find(mode)
+    except WharfError:
+        return None
 
 
 def listeners(made: Iterable[model.Listener]) -> list[Listener]:
@@ -77,7 +96,7 @@ def resolver(made: model.Resolver | None) -> Resolver | None:
 
 
 async def connect(rooms: Rooms, handle: Handle, ref: str, config: EndpointConfig) -> None:
-    """A container that does not run is only noted."""
+    """A container that does not run is only noted, as it was asked for first."""
     async with handle.lock:
         _refuse_gone(handle)
         container = handle.container
@@ -86,7 +105,8 @@ async def connect(rooms: Rooms, handle: Handle, ref: str, config: EndpointConfig
             await _join(rooms, handle, ref, config, asked)
         else:
             endpoint = rooms.networks.resolve(ref, config, asked, container.endpoints)
-            await rooms.store.save(handle, _with(container, endpoint))
+            if endpoint.network_name not in {e.network_name for e in container.endpoints}:
+                await rooms.store.save(handle, _with(container, endpoint))
 
 
 def _stands(container: Container) -> bool:

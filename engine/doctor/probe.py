@@ -248,7 +248,7 @@ def _mount_overlay(scratch: str) -> None:
 
 def _try_bridge() -> None:
     syscalls.unshare(syscalls.CLONE_NEWNET)
-    netlink.execute([netlink.add_bridge("wharf-check", mac="02:00:00:00:00:01", mtu=1500)])
+    netlink.execute([netlink.add_bridge("wharf-check", mac="02:00:00:00:00:01")])
 
 
 def _try_veth() -> None:

@@ -45,10 +45,10 @@ def _socket() -> Iterator[Any]:
         raise OSError(error.code, os.strerror(error.code)) from error
 
 
-def add_bridge(name: str, *, mac: str, mtu: int) -> None:
+def add_bridge(name: str, *, mac: str) -> None:
     """A bridge, still down. Its own MAC keeps it from taking over that of its lowest port."""
     with _socket() as route:
-        route.link("add", ifname=name, kind="bridge", address=mac, mtu=mtu)
+        route.link("add", ifname=name, kind="bridge", address=mac)
 
 
 def add_dummy(name: str, *, temporary: str, alias: str) -> None:

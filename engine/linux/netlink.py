@@ -186,14 +186,13 @@ def _mac(address: str) -> bytes:
     return bytes.fromhex(address.replace(":", "").replace("-", ""))
 
 
-def add_bridge(name: str, *, mac: str, mtu: int) -> Message:
+def add_bridge(name: str, *, mac: str) -> Message:
     """A bridge, still down. Its own MAC keeps it from taking over that of its lowest port."""
     body = b"".join(
         (
             _ifinfo(),
             text(IFLA_IFNAME, name),
             attribute(IFLA_ADDRESS, _mac(mac)),
-            u32(IFLA_MTU, mtu),
             nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "bridge")),
         )
     )

@@ -51,6 +51,7 @@ TRUSTED: Final = "com.docker.network.bridge.trusted_host_interfaces"
 ANNOUNCEMENTS: Final = "com.docker.network.advertise_addr_nmsgs"
 ANNOUNCEMENT_PAUSE: Final = "com.docker.network.advertise_addr_ms"
 INTERFACE_PREFIX: Final = "com.docker.network.container_iface_prefix"
+_LINK_LOCAL: Final = ip_network("fe80::/64")
 
 
 class BadOption(InvalidParameter):
@@ -248,9 +249,9 @@ def setup(network: Network) -> int:
         if found is None:
             mac = driver.random_mac()
             if network.name == DEFAULT:  # the engine's start does not wait for a library
-                sock.execute(netlink.add_bridge(network.link, mac=mac, mtu=options.mtu))
+                sock.execute(netlink.add_bridge(network.link, mac=mac))
             else:
-                iproute.add_bridge(network.link, mac=mac, mtu=options.mtu)
+                iproute.add_bridge(network.link, mac=mac)
             _set(f"net/ipv6/conf/{network.link}/accept_ra", "0")
             # The host asks for neighbours by its link-local address, and not while that is
             # checked for a duplicate: a second or two from the first container on.
@@ -261,6 +262,8 @@ def setup(network: Network) -> int:
             is_isolated = options.mode_ipv6 is Mode.ISOLATED  # then not even a link-local address
             _set(f"net/ipv6/conf/{network.link}/disable_ipv6", str(int(is_isolated)))
         index = socket.if_nametoindex(network.link)
+        # Changed behind its making, so that it stays when the bridge has no port: one that a bridge
+        # is made with is the kernel's to adjust.
         mtu = 0 if network.is_link_foreign else options.mtu
         sock.execute(
             *(netlink.add_address(index, a) for a in gateways(network)),
@@ -276,6 +279,18 @@ def route_loopback(network: Network, is_guarded: bool) -> None:
     """
     if is_guarded or not network.is_link_foreign:
         _set(f"net/ipv4/conf/{network.link}/route_localnet", str(int(is_guarded)))
+
+
+def _check_address(address: Interface) -> None:
+    """What a bridge cannot have. Raises InvalidParameter."""
+    if address.version == 4:
+        return
+    if address.network.prefixlen == 0:
+        raise InvalidParameter("ipv6 pool is empty")
+    if address.network.is_multicast:
+        raise InvalidParameter(f"multicast subnet '{address}' is not allowed")
+    if address.network != _LINK_LOCAL and address.network.overlaps(_LINK_LOCAL):
+        raise InvalidParameter(f"'{address}' clashes with the Link-Local prefix '{_LINK_LOCAL}'")
 
 
 def readdress(network: Network) -> None:
@@ -355,6 +370,8 @@ class Driver(driver.Driver):
         versions = [ip_network(s.subnet).version for s in network.subnets]
         if len(set(versions)) < len(versions):
             raise Forbidden("bridge driver doesn't support multiple subnets")
+        for address in gateways(network):
+            _check_address(address)
         for other in others:
             if other.driver == NAME and (fault := _conflict(network, other)):
                 raise Forbidden(

@@ -43,7 +43,7 @@ from engine.network.model import (
 from engine.storage import rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from ipaddress import IPv4Network, IPv6Network
 
     from engine.config import EngineConfig
@@ -301,6 +301,12 @@ class Catalogue:
         self._events.publish("network", action, network.id, attributes)
 
     # In the kernel
+
+    async def need_links(self, networks: Iterable[Network], *, again: bool) -> None:
+        """Set up those that are not; with `again`, all."""
+        for network in networks:
+            if again or not self.is_set_up(network):
+                await self.set_up(network)
 
     async def set_up(self, network: Network, *, is_new: bool = False) -> None:
         """Make what the network hangs on, or mend it. Raises WharfError."""

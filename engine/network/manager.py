@@ -2,7 +2,8 @@
 
 Order at boot: `open_engine`, then `adopt` for every container that runs, then `settle`, which makes
 the kernel agree with that in one transaction and sweeps what nobody claims. Which networks there
-are is kept in `catalogue`, who stands on them in `attachments`.
+are is kept in `catalogue`, who stands on them in `standing`; what changes that is `attachments` for
+a whole container and `connections` for one of its networks.
 """
 
 from __future__ import annotations
@@ -16,8 +17,15 @@ from engine.errors import NoSuchNetwork
 from engine.network import filters, sandbox
 from engine.network.attachments import Attachments
 from engine.network.catalogue import Catalogue
+from engine.network.connections import Connections
+from engine.network.discovery import Directory
+from engine.network.endpoints import Endpoints
 from engine.network.firewall import Firewall
+from engine.network.gateways import Gateways
 from engine.network.model import Network, NetworkView
+from engine.network.naming import Naming
+from engine.network.publishing import Publishing
+from engine.network.standing import Standings
 from engine.network.watch import Watch
 from engine.work import Work
 
@@ -57,16 +65,23 @@ class Networks:
             prefix = sandbox.link_prefix(config.instance)
             self._firewall = Firewall(config.instance, link_prefix=prefix, versions=versions)
             self._firewall.allows_direct = config.allow_direct_routing
-        self._attachments = Attachments(config, firewall=self._firewall, left=self._reap_later)
+        self._standings = Standings()
+        directory = Directory(config.exec_root)
         self._catalogue = Catalogue(
             config,
             database,
             events,
             firewall=self._firewall,
-            members_of=self._attachments.members,
-            forget=self._attachments.forget_network,
+            members_of=self._standings.members,
+            forget=directory.forget_network,
         )
-        self._attachments.catalogue = self._catalogue
+        gateways = Gateways(self._catalogue)
+        endpoints = Endpoints(config, self._catalogue)
+        self._publishing = Publishing(config, self._firewall, gateways)
+        self._naming = Naming(config, self._catalogue, self._standings, endpoints, directory)
+        together = (self._catalogue, self._standings, endpoints, self._naming, gateways)
+        self._attachments = Attachments(config, *together, self._publishing, left=self._reap_later)
+        self._connections = Connections(*together, self._publishing)
         self._left: list[str] = []
         self._something_left = asyncio.Event()
         self._work = Work()
@@ -78,7 +93,7 @@ class Networks:
 
     async def open_engine(self) -> None:
         """Read the networks and make their bridges; running containers notice nothing."""
-        await offload.kernel(self._attachments.learn_host)
+        await offload.kernel(self._publishing.learn_host)
         await self._catalogue.open()
         self._work.keep_running(self._reap(), what="remove links")
 
@@ -95,13 +110,13 @@ class Networks:
             found = await offload.kernel(sandbox.addresses, where)
             self._attachments.reserve(container_id, found, name=name)
         await offload.kernel(self._catalogue.write_firewall)
-        await self._attachments.settle_names(unread)
+        await self._naming.settle(unread)
         links = self._catalogue.links()
         await offload.kernel(
             lambda: sandbox.sweep(
                 self._config.exec_root,
                 self._config.instance,
-                keep_ids=self._attachments.container_ids() | set(unread),
+                keep_ids=self._standings.ids() | set(unread),
                 keep_links=None if unread else links | self._attachments.links(),
             )
         )
@@ -121,7 +136,7 @@ class Networks:
             await self._watch.close()
             self._watch = None
         # Before that, nobody knows yet what runs.
-        is_idle = not self._attachments.container_ids() and not self._unread
+        is_idle = not self._standings.ids() and not self._unread
         if self._is_settled and is_idle:
             await self._remove_from_host()
         if self._firewall is not None:
@@ -161,7 +176,7 @@ class Networks:
         return self._catalogue.find(ref)
 
     def _view(self, network: Network) -> NetworkView:
-        return NetworkView(network=network, members=self._attachments.members(network.id))
+        return NetworkView(network=network, members=self._standings.members(network.id))
 
     async def list(
         self, wanted: Mapping[str, Sequence[str]] | None = None
@@ -210,11 +225,11 @@ class Networks:
 
     async def answered(self, request: SandboxRequest) -> None:
         """The resolver that came of `connect` is the monitor's: the container is led to it."""
-        await self._attachments.answered(request)
+        await self._naming.answered(request)
 
     async def rename(self, container_id: str, new: str, hostname: str) -> None:
         """A running container is found by its new name, and by the old one no more."""
-        await self._attachments.rename(container_id, new, hostname)
+        await self._naming.rename(container_id, new, hostname)
 
     async def close(self, container_id: str) -> None:
         """Take a container's network away; one that has none is no error."""
@@ -241,7 +256,7 @@ class Networks:
         current: Sequence[Endpoint],
     ) -> Endpoint:
         """The endpoint that a container which does not run is to have; nothing is taken."""
-        return self._attachments.resolve(ref, config, request, current)
+        return self._connections.resolve(ref, config, request, current)
 
     async def connect(
         self,
@@ -251,7 +266,7 @@ class Networks:
         note: Callable[[Endpoint], Awaitable[None]],
     ) -> Joined:
         """Put a running container on one more network; `note` is told before the kernel is."""
-        return await self._attachments.connect(ref, config, request, note)
+        return await self._connections.connect(ref, config, request, note)
 
     async def disconnect(
         self,
@@ -266,8 +281,8 @@ class Networks:
         Ports that lead elsewhere are handed over before its address is anybody else's. `force` goes
         on where the kernel refuses, and where the network itself is gone.
         """
-        return await self._attachments.disconnect(ref, request, hand_over, force=force)
+        return await self._connections.disconnect(ref, request, hand_over, force=force)
 
     def released(self, moved: MovedPorts) -> None:
         """The monitor holds the sockets no more of ports that are gone: they are free."""
-        self._attachments.released(moved)
+        self._connections.released(moved)

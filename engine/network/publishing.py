@@ -7,6 +7,7 @@ leads out, also when that becomes another one while it runs. The host's ports st
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.errors import EngineError
-from engine.network import drivers, firewall, ports
+from engine.linux import conntrack
+from engine.network import drivers, files, firewall, ports
 from engine.network.model import HELD, Listener, PublishedPort
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from engine.network.firewall import Firewall
     from engine.network.gateways import Gateways
     from engine.network.model import Endpoint, SandboxRequest
+
+
+log = logging.getLogger(__name__)
 
 
 class ConnectivityFailed(EngineError):
@@ -65,14 +70,17 @@ class Publishing:
         config: EngineConfig,
         wall: Firewall | None,
         gateways: Gateways,
-        *,
-        host_has_ipv6: bool,
     ) -> None:
         self._config = config
         self._firewall = wall
         self._gateways = gateways
+        self._ports = ports.PortAllocator()
+        self._host_has_ipv6 = True
+
+    def learn_host(self) -> None:
+        """What of the host decides about ports; before any is opened or adopted; blocks."""
         self._ports = ports.PortAllocator(ports.ephemeral_range())
-        self._host_has_ipv6 = host_has_ipv6
+        self._host_has_ipv6 = files.host_has_ipv6()
 
     # On the event loop
 
@@ -240,6 +248,19 @@ class Publishing:
         """Nobody is led there any more; their numbers are to be released."""
         if self._firewall is not None:
             self._firewall.withdraw(container_id)
+
+
+def forget_flows(addresses: Sequence[str], published: Sequence[PublishedPort]) -> None:
+    """A client that goes on sending to a published port, or asks for a TCP connection once more,
+    would be led to the old address, whoever has that.
+    """
+    protocols = {port.protocol for port in published}
+    for address in addresses:
+        for protocol in protocols:
+            try:
+                conntrack.delete(ip_address(address), ports.NUMBERS[protocol])
+            except OSError as error:
+                log.warning("cannot delete the flows of %s: %s", address, error)
 
 
 def _numbers(before: Iterable[PublishedPort]) -> dict[tuple[str, int, str], list[int]]:

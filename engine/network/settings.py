@@ -10,12 +10,12 @@ import re
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Final
 
-from engine.errors import InvalidParameter
+from engine.errors import Forbidden, InvalidParameter
 from engine.network import drivers, host, none
 from engine.network.model import DEFAULT, HOST, NONE, PREDEFINED, Endpoint, EndpointConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
     from engine.network.model import EndpointIPAM, Network
@@ -27,7 +27,9 @@ INTERFACE: Final = "com.docker.network.endpoint.ifname"
 """What a container calls its end of a network, in the place of eth and a number."""
 SYSCTLS: Final = "com.docker.network.endpoint.sysctls"
 """Of that interface: net.X.Y.IFNAME.Z=V, with commas between them."""
-_MAC: Final = re.compile(r"[0-9A-Fa-f]{2}(?:([:-])[0-9A-Fa-f]{2})(?:\1[0-9A-Fa-f]{2}){4}")
+_MAC: Final = re.compile(
+    r"[0-9a-f]{2}(?:([:-])[0-9a-f]{2})(?:\1[0-9a-f]{2}){4}|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2}", re.I
+)
 
 
 class InvalidEndpoint(InvalidParameter):
@@ -61,13 +63,6 @@ def network_name(mode: str) -> str:
 def joined(mode: str) -> str | None:
     """The container whose namespace is shared, where one is."""
     return mode.removeprefix(CONTAINER) if mode.startswith(CONTAINER) else None
-
-
-def wanted(mode: str, endpoints: Mapping[str, EndpointConfig]) -> dict[str, EndpointConfig]:
-    """The networks to stand on, eth0's first: that of the mode, then by name."""
-    first = network_name(mode)
-    found = dict(endpoints) or {first: EndpointConfig()}
-    return {name: found[name] for name in sorted(found, key=lambda n: (n != first, n))}
 
 
 def check(name: str, network: Network | None, config: EndpointConfig, *, at_create: bool) -> None:
@@ -116,6 +111,12 @@ def _sysctl_faults(asked: Iterable[str]) -> Iterator[str]:
                 )
 
 
+def mac(text: str) -> str:
+    """00:11:22:33:44:55 out of any of the forms that `check` lets pass; "" stays."""
+    digits = re.sub(r"[^0-9a-f]", "", text.lower())
+    return ":".join(digits[i : i + 2] for i in range(0, len(digits), 2))
+
+
 def link_local(config: EndpointConfig) -> tuple[IPv4Interface | IPv6Interface, ...]:
     """The addresses of the link alone that were asked for, on the network that all such are on."""
     given = (config.ipam.link_local_ips if config.ipam else None) or ()
@@ -158,16 +159,23 @@ def _parse(text: str) -> Address | None:
         return None
 
 
-def check_together(networks: Sequence[Network]) -> None:
-    """Some networks bear no other beside them."""
-    if len(networks) < 2:
-        return
-    if networks[0].driver == host.NAME:
+def check_together(mode: str, networks: Sequence[Network]) -> None:
+    """Some networks bear no other beside them; that of the host is for those of its mode alone."""
+    for network in networks:
+        check_joinable(network)
+    is_host = network_name(mode) == HOST
+    if is_host and any(n.driver != host.NAME for n in networks):
         raise SharedNamespace
-    if any(n.driver == host.NAME for n in networks):
+    if not is_host and any(n.driver == host.NAME for n in networks):
         raise host.CannotConnect
-    if any(n.driver == none.NAME for n in networks):
+    if len(networks) > 1 and any(n.driver == none.NAME for n in networks):
         raise none.OnlyNetwork
+
+
+def check_joinable(network: Network) -> None:
+    """Raises Forbidden of one that is there to be copied from."""
+    if network.is_config_only:
+        raise Forbidden("cannot create endpoint on configuration-only network")
 
 
 def check_connect(mode: str, network: Network, current: Sequence[Endpoint]) -> None:

@@ -122,7 +122,7 @@ def _wire(switch: str, neighbour: str, router: str, far: str) -> None:
 
 def _add_bridge(name: str, number: int) -> None:
     with netlink.Socket() as sock:
-        sock.execute(netlink.add_bridge(name, mac=_mac(number), mtu=_MTU))
+        sock.execute(netlink.add_bridge(name, mac=_mac(number)))
         sock.execute(netlink.set_up(socket.if_nametoindex(name), name))
 
 

@@ -53,7 +53,7 @@ class FakeHost:
             file.write("0")  # a new namespace begins with what the machine has
         with netlink.Socket() as sock:
             sock.execute(netlink.set_up(1, "lo"))
-            sock.execute(netlink.add_bridge("uplink", mac="02:00:00:00:00:fe", mtu=1500))
+            sock.execute(netlink.add_bridge("uplink", mac="02:00:00:00:00:fe"))
             uplink = netlink.link(sock, "uplink")
             assert uplink is not None
             sock.execute(

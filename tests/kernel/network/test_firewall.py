@@ -239,7 +239,7 @@ async def test_a_flushed_ruleset_comes_back(host: FakeHost) -> None:
 @in_fake_host
 async def test_a_host_that_forwards_because_of_us_is_no_router(host: FakeHost) -> None:
     with netlink.Socket() as sock:
-        sock.execute(netlink.add_bridge("lan", mac="02:00:00:00:01:fe", mtu=1500))
+        sock.execute(netlink.add_bridge("lan", mac="02:00:00:00:01:fe"))
     host.ip("addr add 198.51.100.1/24 dev lan", "link set lan up")
     host.plug("lan", f"{host.folder}/office", "198.51.100.9", "198.51.100.1")
     host.serve(f"{host.folder}/office", 80, "office")

@@ -22,7 +22,7 @@ from engine.errors import (
 )
 from engine.ids import generate
 from engine.linux import netlink, netns
-from engine.network import bridge, catalogue, files, ipam, none, sandbox
+from engine.network import bridge, catalogue, files, ipam, none, ports, sandbox
 from engine.network import host as host_driver
 from engine.network.model import (
     IPAM,
@@ -171,8 +171,7 @@ async def test_the_next_engine_takes_over_what_runs(host: FakeHost) -> None:
     }
     assert [m.name for m in (await second.inspect("bridge")).members] == ["kept"]
     # Its address and its port are not given to the next; the lost one's are.
-    for item in lost.listeners:
-        os.close(item.fd)
+    ports.close(lost.listeners)
     new = await second.open(host.request("new", port_bindings=lost_request.port_bindings))
     assert new.endpoints[0].ipv4_address == lost.endpoints[0].ipv4_address
     with pytest.raises(EngineError, match="port is already allocated"):
@@ -193,7 +192,7 @@ async def test_sweeping_spares_what_is_not_ours(host: FakeHost) -> None:
     prefix = sandbox.link_prefix(host.config().instance)
     with netlink.Socket() as sock:
         for name in (f"{prefix}123456789", "wh0000abcdef012"):
-            sock.execute(netlink.add_bridge(name, mac="02:00:00:00:09:09", mtu=1500))
+            sock.execute(netlink.add_bridge(name, mac="02:00:00:00:09:09"))
     await networks.settle()
     assert host.sandboxes() == []
     assert host.links() == {networks.find("bridge").link, "wh0000abcdef012"}

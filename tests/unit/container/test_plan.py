@@ -32,8 +32,10 @@ from engine.container.model import (
     RestartPolicyName,
 )
 from engine.errors import EngineError, InvalidParameter, NotImplementedHere
+from engine.ids import NetworkId
 from engine.linux import tree
 from engine.linux.capability import NAMES
+from engine.network.model import Network
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,12 +87,31 @@ def test_privileged_has_no_masks_unless_asked() -> None:
     assert complete(HostConfig(masked_paths=())).masked_paths == ()
 
 
-def test_endpoints_of_the_mode_come_first() -> None:
-    wish = EndpointConfig(aliases=("a",))
-    found = defaults.endpoints(HostConfig(network_mode="mine"), {"other": wish, "mine": wish})
-    assert [e.network_name for e in found] == ["mine", "other"]
-    assert found[0].config == wish
-    assert defaults.endpoints(HostConfig(network_mode="container:x"), {}) == ()
+WISH = EndpointConfig(aliases=("a",))
+MINE = Network(id=NetworkId("1" * 64), name="mine", created_ns=0, driver="bridge")
+
+
+@pytest.mark.parametrize(
+    ("mode", "asked", "names"),
+    [
+        ("bridge", {}, ["bridge"]),
+        ("mine", {}, ["mine"]),
+        ("1" * 12, {}, ["mine"]),
+        ("bridge", {"other": WISH}, ["other"]),
+        ("mine", {"other": WISH}, ["other"]),
+        ("mine", {"1" * 64: WISH, "other": WISH}, ["mine", "other"]),
+        ("1" * 64, {"mine": WISH}, ["mine"]),
+        ("1" * 64, {"1" * 64: WISH}, ["mine"]),
+        ("bridge", {"default": WISH}, ["bridge"]),
+        ("container:x", {"other": WISH}, []),
+    ],
+)
+def test_endpoints(mode: str, asked: dict[str, EndpointConfig], names: list[str]) -> None:
+    main = None if mode in ("bridge", "container:x") else MINE
+    found = defaults.endpoints(Config(), HostConfig(network_mode=mode), asked, main)
+    assert [each.network_name for each in found] == names
+    assert [each.config for each in found if asked] == [WISH] * (len(names) if asked else 0)
+    assert defaults.endpoints(Config(network_disabled=True), HostConfig(), asked, main) == ()
 
 
 # Environment

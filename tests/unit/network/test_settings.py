@@ -108,21 +108,25 @@ def test_what_is_fine_passes() -> None:
     )
 
 
-def test_the_network_of_the_mode_is_first() -> None:
-    both = {"zzz": EndpointConfig(), "aaa": EndpointConfig()}
-    assert list(settings.wanted("zzz", both)) == ["zzz", "aaa"]
-    assert list(settings.wanted("", {})) == ["bridge"]
-    assert list(settings.wanted("default", {})) == ["bridge"]
-    # A container that was disconnected from its mode's network stays so.
-    assert list(settings.wanted("bridge", {"aaa": EndpointConfig()})) == ["aaa"]
-
-
 def test_host_and_none_bear_no_other() -> None:
-    settings.check_together([HOST])
-    with pytest.raises(settings.SharedNamespace):
-        settings.check_together([HOST, BRIDGE])
+    settings.check_together("host", [HOST])
+    settings.check_together("none", [USER])
+    settings.check_together("user", [])
+    for others in ([HOST, BRIDGE], [USER]):
+        with pytest.raises(settings.SharedNamespace):
+            settings.check_together("host", others)
+    with pytest.raises(host.CannotConnect):
+        settings.check_together("user", [HOST])
     with pytest.raises(none.OnlyNetwork):
-        settings.check_together([USER, NONE])
+        settings.check_together("user", [USER, NONE])
+
+
+@pytest.mark.parametrize(
+    "text", ["0a:0b:0c:0d:0e:0f", "0A-0B-0C-0D-0E-0F", "0a0b.0c0d.0E0F"], ids=str
+)
+def test_a_mac_address_has_several_forms(text: str) -> None:
+    settings.check("user", USER, EndpointConfig(mac_address=text), at_create=True)
+    assert settings.mac(text) == "0a:0b:0c:0d:0e:0f"
 
 
 def test_connecting() -> None:
