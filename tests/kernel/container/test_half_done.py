@@ -223,7 +223,7 @@ async def test_a_network_that_is_gone_is_left_by_force(house: House) -> None:
     await containers.connect(ref, "aaa", EndpointConfig())
     await containers.stop(ref, timeout_s=0)
     del catalogue._networks[gone.id]
-    with pytest.raises(NoSuchNetwork, match="network aaa not found"):
+    with pytest.raises(NoSuchNetwork, match=f"network {gone.id} not found"):
         await containers.start(ref)
     with pytest.raises(EngineError, match="is not connected to the network nosuch"):
         await containers.disconnect(ref, "nosuch")
