@@ -28,7 +28,17 @@ from engine.errors import (
     WharfError,
 )
 from engine.ids import NetworkId
-from engine.network import bridge, drivers, host, none, request, sandbox, subnets
+from engine.network import (
+    bridge,
+    bridge_options,
+    drivers,
+    forwarding,
+    host,
+    none,
+    request,
+    sandbox,
+    subnets,
+)
 from engine.network import filters as network_filters
 from engine.network.model import (
     DEFAULT,
@@ -337,7 +347,7 @@ class Catalogue:
         mark = os.path.join(config.exec_root, "forwarding")
         if config.ip_forward:
             routed = [n for n in list(self._networks.values()) if drivers.of(n).rules(n)]
-            if bridge.forward(ipv6=any(n.enable_ipv6 for n in routed)):
+            if forwarding.enable(ipv6=any(n.enable_ipv6 for n in routed)):
                 os.makedirs(config.exec_root, exist_ok=True)
                 os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
         self._forwards_for_us = os.path.exists(mark) and not config.ip_forward_no_drop
@@ -454,10 +464,10 @@ class Catalogue:
 
 def _default_options(config: EngineConfig, link: str) -> dict[str, str]:
     return {
-        bridge.DEFAULT_BRIDGE: "true",
-        bridge.ENABLE_ICC: str(config.icc).lower(),
-        bridge.ENABLE_MASQUERADE: str(config.ip_masq).lower(),
-        bridge.HOST_BINDING: config.ip,
-        bridge.BRIDGE_NAME: link,
-        bridge.MTU: str(config.mtu),
+        bridge_options.DEFAULT_BRIDGE: "true",
+        bridge_options.ENABLE_ICC: str(config.icc).lower(),
+        bridge_options.ENABLE_MASQUERADE: str(config.ip_masq).lower(),
+        bridge_options.HOST_BINDING: config.ip,
+        bridge_options.BRIDGE_NAME: link,
+        bridge_options.MTU: str(config.mtu),
     }

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from engine.errors import EngineError, InvalidParameter
-from engine.linux import listening
+from engine.linux import listening, sysctl
 from engine.network.model import SHARED, Listener, PortBinding, PublishedPort
 
 if TYPE_CHECKING:
@@ -300,8 +300,7 @@ def _pairs(text: str, place: Place) -> Iterator[tuple[Address, Address]]:
 def ephemeral_range() -> tuple[int, int]:
     """The kernel's range for ports that nobody chose."""
     try:
-        with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
-            first, last = map(int, file.read().split())
+        first, last = map(int, sysctl.get("net/ipv4/ip_local_port_range").split())
     except (OSError, ValueError):
         return EPHEMERAL
     return first, last

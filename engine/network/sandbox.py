@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from engine.errors import EngineError
-from engine.linux import iproute, netlink, netns, oserror
+from engine.linux import iproute, netlink, netns, oserror, sysctl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -235,7 +235,7 @@ def _furnish_link(inside: netlink.Socket, name: str, port: Port) -> int:
     """Give the container's end its addresses and its knobs; its index."""
     if not port.has_ipv6:
         # No address means no IPv6 at all, not a link-local one.
-        _set(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "1")
+        _try_to_set(f"net/ipv6/conf/{name}/disable_ipv6", "1")
     for text in port.sysctls:
         _set_own(text, name, port.link)
     index = socket.if_nametoindex(name)
@@ -252,8 +252,7 @@ def _is_isolated(via: Bridged) -> bool:
     if via.has_icc:
         return False
     try:
-        with open("/proc/sys/net/bridge/bridge-nf-call-iptables", encoding="ascii") as file:
-            return file.read().strip() != "1"
+        return sysctl.get("net/bridge/bridge-nf-call-iptables") != "1"
     except OSError:
         return True
 
@@ -298,14 +297,14 @@ def _announce(inside: netlink.Socket, index: int, name: str, port: Port) -> None
 @contextlib.contextmanager
 def _announced(name: str, port: Port) -> Iterator[None]:
     """Who comes up or sets his MAC meanwhile has the kernel tell the neighbours."""
-    knobs = [f"/proc/sys/net/ipv4/conf/{name}/arp_notify"]
+    knobs = [f"net/ipv4/conf/{name}/arp_notify"]
     if port.has_ipv6:
-        knobs.append(f"/proc/sys/net/ipv6/conf/{name}/ndisc_notify")
+        knobs.append(f"net/ipv6/conf/{name}/ndisc_notify")
     for knob in knobs:
-        _set(knob, "1")
+        _try_to_set(knob, "1")
     yield
     for knob in knobs:
-        _set(knob, "0")
+        _try_to_set(knob, "0")
 
 
 def _set_own(text: str, name: str, link: str) -> None:
@@ -328,9 +327,9 @@ def _set_own(text: str, name: str, link: str) -> None:
         raise InterfaceFailed(link, f"unable to set sysctl {path}: {error}") from error
 
 
-def _set(knob: str, value: str) -> None:
-    with contextlib.suppress(OSError), open(knob, "w", encoding="ascii") as file:
-        file.write(value)
+def _try_to_set(name: str, value: str) -> None:
+    with contextlib.suppress(OSError):
+        sysctl.put(name, value)
 
 
 def _routes(

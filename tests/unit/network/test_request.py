@@ -10,10 +10,10 @@ import pytest
 
 from engine.config import EngineConfig
 from engine.errors import InvalidParameter, WharfError
-from engine.network import bridge, driver, ipam, parent, request
+from engine.network import bridge, bridge_options, driver, ipam, parent, request
 from engine.network.model import IPAM, NetworkRequest, Subnet
 
-CONFIG = EngineConfig(default_network_opts={"bridge": {bridge.MTU: "1400", "x": "y"}})
+CONFIG = EngineConfig(default_network_opts={"bridge": {bridge_options.MTU: "1400", "x": "y"}})
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_name_may_be_anything_and_reaches_no_link() -> None:
     network = request.compose(wanted, None, CONFIG)
     assert network.name == wanted.name
     assert network.link == f"wh{CONFIG.instance[:4]}{network.id[:9]}"
-    assert network.options == {bridge.MTU: "1400", "x": "y", "mine": "1"}
+    assert network.options == {bridge_options.MTU: "1400", "x": "y", "mine": "1"}
 
 
 def test_a_template_gives_what_the_request_does_not() -> None:
@@ -160,17 +160,17 @@ def test_a_template_gives_what_the_request_does_not() -> None:
 
 
 def test_options_of_a_bridge() -> None:
-    found = bridge.parse(
+    found = bridge_options.parse(
         {
-            bridge.BRIDGE_NAME: "mine",
-            bridge.ENABLE_ICC: "False",
-            bridge.ENABLE_MASQUERADE: "0",
-            bridge.HOST_BINDING: "127.0.0.1",
-            bridge.MTU: "9000",
+            bridge_options.BRIDGE_NAME: "mine",
+            bridge_options.ENABLE_ICC: "False",
+            bridge_options.ENABLE_MASQUERADE: "0",
+            bridge_options.HOST_BINDING: "127.0.0.1",
+            bridge_options.MTU: "9000",
             "unknown": "let be",
         }
     )
-    assert found == bridge.Options(
+    assert found == bridge_options.Options(
         link="mine", has_icc=False, has_masquerade=False, binding="127.0.0.1", mtu=9000
     )
 
@@ -179,20 +179,20 @@ def test_options_of_a_bridge() -> None:
     ("name", "value", "said"),
     [
         (
-            bridge.MTU,
+            bridge_options.MTU,
             "x",
             'failed to parse com.docker.network.driver.mtu value: x (strconv.Atoi: parsing "x": '
             "invalid syntax)",
         ),
-        (bridge.MTU, "-1", "invalid MTU number: -1"),
+        (bridge_options.MTU, "-1", "invalid MTU number: -1"),
         (
-            bridge.ENABLE_ICC,
+            bridge_options.ENABLE_ICC,
             "yes",
             "failed to parse com.docker.network.bridge.enable_icc value: yes "
             '(strconv.ParseBool: parsing "yes": invalid syntax)',
         ),
         (
-            bridge.HOST_BINDING,
+            bridge_options.HOST_BINDING,
             "z",
             "failed to parse com.docker.network.bridge.host_binding_ipv4 value: z (nil ip)",
         ),
@@ -200,32 +200,32 @@ def test_options_of_a_bridge() -> None:
 )
 def test_bad_options(name: str, value: str, said: str) -> None:
     with pytest.raises(InvalidParameter) as refused:
-        bridge.parse({name: value})
+        bridge_options.parse({name: value})
     assert str(refused.value) == said
 
 
 @pytest.mark.parametrize("name", ["n5%d", "a" * 16, "a/b", "..", "a b", "a\n"])
 def test_a_bridge_s_name_must_be_a_link_s(name: str) -> None:
     with pytest.raises(InvalidParameter):
-        bridge.parse({bridge.BRIDGE_NAME: name})
+        bridge_options.parse({bridge_options.BRIDGE_NAME: name})
 
 
 def test_gateway_modes() -> None:
-    for version, name in bridge.GATEWAY_MODES.items():
-        for mode in bridge.Mode:
-            options = bridge.parse({name: mode.value})
+    for version, name in bridge_options.GATEWAY_MODES.items():
+        for mode in bridge_options.Mode:
+            options = bridge_options.parse({name: mode.value})
             assert options.mode(version) is mode
-            assert options.mode(10 - version) is bridge.Mode.NAT
+            assert options.mode(10 - version) is bridge_options.Mode.NAT
         for word in ("", "NAT", "foo"):
             with pytest.raises(InvalidParameter) as caught:
-                bridge.parse({name: word})
+                bridge_options.parse({name: word})
             assert str(caught.value) == (
                 f"failed to parse {name} value: {word} (unknown gateway mode {word})"
             )
 
 
 def test_an_isolated_network_is_internal() -> None:
-    options = {bridge.GATEWAY_MODES[6]: "isolated"}
+    options = {bridge_options.GATEWAY_MODES[6]: "isolated"}
     for is_internal in (True, False):
         wanted = NetworkRequest(name="n", options=options, is_internal=is_internal)
         made = request.compose(wanted, None, EngineConfig())
@@ -236,7 +236,9 @@ def test_an_isolated_network_is_internal() -> None:
 
 
 def test_who_bears_an_address() -> None:
-    options = bridge.parse({bridge.INHIBIT_IPV4: "true", bridge.GATEWAY_MODES[6]: "isolated"})
+    options = bridge_options.parse(
+        {bridge_options.INHIBIT_IPV4: "true", bridge_options.GATEWAY_MODES[6]: "isolated"}
+    )
     assert not options.has_address(4)
     assert not options.has_address(6)
     assert options.needs_gateway(4, is_internal=False)
@@ -245,19 +247,21 @@ def test_who_bears_an_address() -> None:
 
 
 def test_addresses_that_packets_leave_from() -> None:
-    given = {bridge.SOURCES[4]: "192.0.2.2", bridge.SOURCES[6]: "fd00::2"}
-    assert bridge.parse(given).sources == ("192.0.2.2", "fd00::2")
+    given = {bridge_options.SOURCES[4]: "192.0.2.2", bridge_options.SOURCES[6]: "fd00::2"}
+    assert bridge_options.parse(given).sources == ("192.0.2.2", "fd00::2")
     for name, text, reason in (
-        (bridge.SOURCES[4], "foo", "nil ip"),
-        (bridge.SOURCES[6], "", "nil ip"),
-        (bridge.SOURCES[4], "fd00::2", "not an IPv4 address"),
+        (bridge_options.SOURCES[4], "foo", "nil ip"),
+        (bridge_options.SOURCES[6], "", "nil ip"),
+        (bridge_options.SOURCES[4], "fd00::2", "not an IPv4 address"),
     ):
         with pytest.raises(InvalidParameter, match=re.escape(f"value: {text} ({reason})")):
-            bridge.parse({name: text})
+            bridge_options.parse({name: text})
 
 
 def test_trusted_links_are_those_that_can_be() -> None:
-    found = bridge.parse({bridge.TRUSTED: "eth0::a b:eth0:averyveryverylongname:wg0"})
+    found = bridge_options.parse(
+        {bridge_options.TRUSTED: "eth0::a b:eth0:averyveryverylongname:wg0"}
+    )
     assert found.trusted == ("eth0", "a b", "wg0")
 
 
