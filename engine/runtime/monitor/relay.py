@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import os
 import socket
 from _weakref import ref  # weakref itself is heavier than what it is for
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 _BUFFER_BYTES = 1 << 18
 _READS_A_ROUND = 8
+_READS_TO_SPLICE = 4
+_PIPE_BYTES = 1 << 20  # /proc/sys/fs/pipe-max-size
 _DATAGRAM_BYTES = 1 << 16
 # As dockerd's proxy: a peer that said nothing for so long is forgotten.
 _UDP_IDLE_S = 90.0
@@ -264,7 +268,7 @@ class _Stream:
         self._streams.discard(self)
         for pipe in self._pipes:
             self._loop.remove(pipe.source.fileno())
-            pipe.source.close()
+            pipe.close()
 
 
 def _buffer() -> memoryview:
@@ -286,19 +290,53 @@ def _no_buffer() -> memoryview | None:
 _shared: Callable[[], memoryview | None] = _no_buffer
 
 
-class _Pipe:
-    """One direction, with at most one read's worth on its way."""
+def _open_pipe() -> tuple[int, int] | None:
+    """None where there is no room for one: then what comes is copied, as before."""
+    try:
+        fds = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    with contextlib.suppress(OSError):  # a smaller one does as well
+        fcntl.fcntl(fds[1], fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return fds
 
-    __slots__ = ("_buffer", "is_open", "is_unwatched", "pending", "source", "target", "watched")
+
+class _Pipe:
+    """One direction, with at most one read's worth on its way.
+
+    What goes on filling whole buffers is led through a pipe of the kernel's from then on, which
+    copies nothing (splice(2)).
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_full_reads",
+        "_in_pipe",
+        "_pipe",
+        "_rest",
+        "is_open",
+        "is_unwatched",
+        "source",
+        "target",
+        "watched",
+    )
 
     def __init__(self, source: socket.socket, target: socket.socket, buffer: memoryview) -> None:
         self._buffer = buffer
+        self._full_reads = 0
+        self._pipe: tuple[int, int] | None = None  # to read from, to write to
+        self._in_pipe = 0
+        self._rest = memoryview(b"")
         self.source = source
         self.target = target
-        self.pending = memoryview(b"")
         self.is_open = True
         self.is_unwatched = False
         self.watched = -1  # the events of the source that are asked for
+
+    @property
+    def pending(self) -> int:
+        """Bytes that the target has not taken yet."""
+        return self._in_pipe or len(self._rest)
 
     @property
     def wants_more(self) -> bool:
@@ -307,26 +345,55 @@ class _Pipe:
     def fill(self) -> bool:
         """Pass on what is there; whether there may be more."""
         try:
-            count = self.source.recv_into(self._buffer)
+            if self._pipe is None:
+                count = self.source.recv_into(self._buffer)
+            else:
+                count = os.splice(
+                    self.source.fileno(), self._pipe[1], _PIPE_BYTES, flags=os.SPLICE_F_NONBLOCK
+                )
         except BlockingIOError:
             return False
         if not count:
             self.is_open = False
             self._end()
             return False
+        if self._pipe is not None:
+            self._in_pipe = count
+            self._drain()
+            return not self._in_pipe
         sent = 0
         with contextlib.suppress(BlockingIOError):
             sent = self.target.send(self._buffer[:count], socket.MSG_NOSIGNAL)
         if sent < count:
-            self.pending = memoryview(bytes(self._buffer[sent:count]))
-        return count == len(self._buffer)
+            self._rest = memoryview(bytes(self._buffer[sent:count]))
+        is_full = count == len(self._buffer)
+        self._full_reads += is_full
+        if self._full_reads == _READS_TO_SPLICE:
+            self._pipe = _open_pipe()
+        return is_full
+
+    def _drain(self) -> None:
+        """Out of the pipe. Python has SIGPIPE ignored, which splice(2) knows no flag against."""
+        with contextlib.suppress(BlockingIOError):
+            while self._in_pipe and self._pipe is not None:
+                self._in_pipe -= os.splice(
+                    self._pipe[0], self.target.fileno(), self._in_pipe, flags=os.SPLICE_F_NONBLOCK
+                )
 
     def flush(self) -> None:
-        if self.pending:
+        if self._rest:
             with contextlib.suppress(BlockingIOError):
-                self.pending = self.pending[self.target.send(self.pending, socket.MSG_NOSIGNAL) :]
+                self._rest = self._rest[self.target.send(self._rest, socket.MSG_NOSIGNAL) :]
+        elif self._in_pipe:
+            self._drain()
         if not self.is_open and not self.pending:
             self._end()
+
+    def close(self) -> None:
+        self.source.close()
+        for fd in self._pipe or ():
+            os.close(fd)
+        self._pipe = None
 
     def _end(self) -> None:
         with contextlib.suppress(OSError):

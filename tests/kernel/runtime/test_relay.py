@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -17,7 +18,7 @@ from engine.runtime.monitor.relay import Relay, key_of
 from engine.runtime.protocol import ListenerOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CHUNK = b"x" * (64 << 10)
 
@@ -214,3 +215,68 @@ def test_one_family_of_a_socket_is_given_up(gone: int, protocol: str) -> None:
                         other.bind((dual.leads[number].host_ip, dual.port))
     finally:
         dual.close()
+
+
+def test_much_arrives_as_it_was_sent_in_both_directions() -> None:
+    """So much that it goes through a pipe of the kernel's; the readers are slower than that."""
+    dual = Dual("tcp")
+    payload = os.urandom(1 << 20) * 24
+    try:
+        with socket.create_connection(("127.0.0.1", dual.port), 20) as client:
+            inner, _ = dual.servers[0].accept()
+            with inner:
+                inner.settimeout(20)
+                for source, target in ((client, inner), (inner, client)):
+                    sender = threading.Thread(target=_send_all, args=(source, payload))
+                    sender.start()
+                    assert _read_slowly(target, len(payload)) == payload
+                    sender.join(20)
+                client.shutdown(socket.SHUT_WR)
+                assert inner.recv(9) == b""
+                inner.sendall(b"late")
+                inner.shutdown(socket.SHUT_WR)
+                assert client.recv(9) == b"late"
+                assert client.recv(9) == b""
+        _await(lambda: not dual.relay._streams)
+    finally:
+        dual.close()
+
+
+def test_a_reader_that_breaks_off_in_the_middle_of_much() -> None:
+    dual = Dual("tcp")
+    try:
+        with socket.create_connection(("127.0.0.1", dual.port), 20) as client:
+            inner, _ = dual.servers[0].accept()
+            sender = threading.Thread(target=_send_all, args=(client, bytes(64 << 20)))
+            sender.start()
+            _read_slowly(inner, 8 << 20)
+            inner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            inner.close()
+            sender.join(20)
+            assert not sender.is_alive()
+        _await(lambda: not dual.relay._streams)
+        with socket.create_connection(("127.0.0.1", dual.port), 20):
+            dual.servers[0].accept()[0].close()
+    finally:
+        dual.close()
+
+
+def _send_all(sock: socket.socket, data: bytes) -> None:
+    with contextlib.suppress(ConnectionError):
+        sock.sendall(data)
+
+
+def _read_slowly(sock: socket.socket, count: int) -> bytes:
+    found = bytearray()
+    while len(found) < count:
+        found += sock.recv(min(100_000, count - len(found)))
+        if len(found) % 7 == 0:
+            time.sleep(0.001)
+    return bytes(found)
+
+
+def _await(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
