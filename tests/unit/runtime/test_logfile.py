@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import gzip
+import itertools
 import json
 import os
+import random
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.linux import process
@@ -54,10 +56,56 @@ def go_escape(data: bytes) -> bytes:
     return bytes(out)
 
 
-@given(st.binary() | st.text().map(lambda t: t.encode("utf-8", "surrogatepass")))
+# What UTF-8 is near to: cut off, overlong, surrogates, beyond U+10FFFF, separators.
+near_utf8 = st.sampled_from(
+    [
+        *(b"\xe2", b"\xe2\x80", b"\xf0\x9f\x98", b"\x80", b"\xbf", b"\xff", b"\xfe"),
+        *(b"\xc0\xaf", b"\xe0\x80\xaf", b"\xf0\x80\x80\xaf", b"\xc1\xbf", b"\xe0\x9f\xbf"),
+        *(b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80"),
+        *(b"\xf0\x8f\xbf\xbf", b"\xf8\x88\x80\x80\x80"),
+        *("\u2028".encode(), "\u2029".encode(), "\u2026".encode(), "\ufffd".encode()),
+        *("é".encode(), "語".encode(), "😀".encode(), b"\xed\x9f\xbf", b"\xee\x80\x80"),
+        *(b"\\", b"\\u0008", b"\\b", b'"', b"\b", b"\t", b"\f", b"\r", b"<>&", b"\n", b"\0", b"?"),
+    ]
+)
+parts = st.lists(
+    st.binary(max_size=40)
+    | st.text(max_size=20).map(lambda t: t.encode("utf-8", "surrogatepass"))
+    | near_utf8
+    | st.tuples(near_utf8, st.integers(1, 50)).map(lambda run: run[0] * run[1]),
+    max_size=12,
+).map(b"".join)
+
+
+@given(parts)
 @example(b"\xed\xa0\x80\xf4\x90\x80\x80\xc0\xaf\xe2\x80")
 @example('\u2028<&>"\\\r\t\x7f\x00'.encode())
+@example(bytes(range(256)))
 def test_escaping_is_gos(data: bytes) -> None:
+    assert escape(data) == go_escape(data)
+
+
+@pytest.mark.parametrize("before", range(5))
+@pytest.mark.parametrize("filling", [b"x", b'"', b"\0", b"\xff", b"\x80", "😀".encode()])
+@given(parts)
+@settings(max_examples=20)
+def test_escaping_is_gos_where_reads_are_cut(before: int, filling: bytes, data: bytes) -> None:
+    """Dense output is escaped in pieces of 8 KiB."""
+    long = (filling * 8192)[: 8192 - before] + data
+    assert escape(long) == go_escape(long)
+
+
+def test_escaping_every_three_bytes_that_are_not_ascii_is_gos() -> None:
+    """All that a first byte may be followed by, among bytes that end it."""
+    data = b"".join(
+        bytes(chain)
+        for chain in itertools.product(range(0xBF, 0x100), range(0x7F, 0xC1, 4), (0x41, 0x80, 0xC2))
+    )
+    assert escape(data) == go_escape(data)
+
+
+def test_escaping_random_bytes_is_gos() -> None:
+    data = random.Random(0).randbytes(100_000)
     assert escape(data) == go_escape(data)
 
 
