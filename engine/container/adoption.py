@@ -58,7 +58,7 @@ async def _attempt(rooms: Rooms, handle: Handle, *, may_restart: bool) -> bool:
             await _take_over(rooms, handle, task)
         else:
             how = await offload.disk(exit.recorded, rooms, handle.id, handle.state)
-            await exit.exited(rooms, handle, how, may_restart=may_restart)
+            await exit.exited(rooms, handle, how.exit, reason=how.reason, may_restart=may_restart)
             handle.drop_queued()
     except NewerMonitor:
         raise

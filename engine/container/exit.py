@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -25,37 +25,53 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def recorded(rooms: Rooms, container_id: str, known: State) -> Exit:
+_LOST = "the monitor of the container has died, and the container was killed with it"
+
+
+class Recorded(NamedTuple):
+    """`reason` is the sentence for State.Error, "" where the container ended by itself."""
+
+    exit: Exit
+    reason: str = ""
+
+
+def recorded(rooms: Rooms, container_id: str, known: State) -> Recorded:
     """What the journal says; without a word the monitor was killed, and its container with it.
 
-    An exit with `again_ns` is one whose restart has not come.
+    An exit with `again_ns` is one whose restart has not come. Without a journal, the host was
+    started anew, which is nobody's fault.
     """
     entries = rooms.runtime.recorded(container_id)
     if not entries and known.status is Status.RESTARTING:
-        return Exit(
+        waits = Exit(
             code=known.exit_code,
             at_ns=known.finished_ns,
             count=known.restart_count,
             again_ns=1,
         )
+        return Recorded(waits)
     count: int | None = None
     has_oom = False
     for entry in reversed(entries):
         if entry.event == Entry.EXITED:
-            return Exit.from_json(entry.facts)
+            return Recorded(Exit.from_json(entry.facts))
         has_oom = has_oom or entry.event == Entry.OOM
         if entry.event == Entry.STARTED:
             count = entry.facts.get("count")
             break
     log.error("container %s has ended with its monitor, or was ended for want of one", container_id)
     again_ns = None if count is None else 0
-    return Exit(code=137, at_ns=time.time_ns(), oom=has_oom, count=count, again_ns=again_ns)
+    killed = Exit(code=137, at_ns=time.time_ns(), oom=has_oom, count=count, again_ns=again_ns)
+    return Recorded(killed, _LOST if entries else "")
 
 
-async def exited(rooms: Rooms, handle: Handle, exit: Exit, *, may_restart: bool = True) -> None:
+async def exited(
+    rooms: Rooms, handle: Handle, exit: Exit, *, reason: str = "", may_restart: bool = True
+) -> None:
     """Take note of an exit; the lock is held by the caller. One that was noted is ignored.
 
-    `may_restart` is False at boot, which starts again what has ended before.
+    `reason` is as in `Recorded`. `may_restart` is False at boot, which starts again what has ended
+    before.
     """
     before = handle.state
     if before.status not in ACTIVE or handle.retry is not None:
@@ -75,7 +91,7 @@ async def exited(rooms: Rooms, handle: Handle, exit: Exit, *, may_restart: bool 
         restart.waiting(before, exit),
         status=status,
         finished_ns=exit.at_ns or time.time_ns(),
-        error=before.error if exit.failure is None else _said(exit.failure),
+        error=reason or (before.error if exit.failure is None else _said(exit.failure)),
     )
     if count is not None:
         state = msgspec.structs.replace(state, restart_count=count)

@@ -29,6 +29,9 @@ pytestmark = pytest.mark.beyond
 ROUNDS = int(os.environ.get("WHARF_TEST_KILLS", "10"))
 
 
+LOST = "the monitor of the container has died, and the container was killed with it"
+
+
 @pytest.fixture
 def engine() -> Iterator[Wharf]:
     with own_wharf() as wharf:
@@ -198,9 +201,32 @@ def test_a_dead_monitor_takes_its_container_along(engine: Wharf) -> None:
     os.kill(monitor, 9)
     after = eventually(lambda: state(engine, "box"), lambda s: s["Status"] == "exited")
     assert after["Status"] == "exited"
-    assert after["ExitCode"] != 0
+    assert (after["ExitCode"], after["Error"]) == (137, LOST)
     gone = eventually(lambda: Path(f"/proc/{pid}").exists(), lambda exists: not exists)
     assert not gone
+
+    engine.docker("start", "box")
+    assert (state(engine, "box")["ExitCode"], state(engine, "box")["Error"]) == (0, "")
+
+
+def test_why_it_ended_is_told_although_the_daemon_was_away(engine: Wharf) -> None:
+    for name, *flags in (("box",), ("again", "--restart", "always"), ("gone", "--rm")):
+        engine.docker("run", "-d", "--name", name, *flags, "busybox", "sleep", "60")
+    first = [with_monitor(engine, name) for name in ("box", "again", "gone")]
+    engine.kill()
+    for _, monitor in first:
+        os.kill(monitor, 9)
+    engine.start()
+    for pid, _ in first:
+        assert not eventually(lambda n=pid: Path(f"/proc/{n}").exists(), lambda there: not there)
+    box = eventually(lambda: state(engine, "box"), lambda s: s["Status"] == "exited")
+    assert (box["Status"], box["ExitCode"], box["Error"]) == ("exited", 137, LOST)
+    again = eventually(lambda: state(engine, "again"), lambda s: s["Status"] == "running")
+    assert (again["Status"], again["Error"]) == ("running", "")
+    names = eventually(
+        lambda: engine.out("ps", "-a", "--format", "{{.Names}}"), lambda n: "gone" not in n
+    )
+    assert sorted(names.split()) == ["again", "box"]
 
 
 def test_sigterm_leaves_containers_running(engine: Wharf) -> None:
