@@ -303,8 +303,16 @@ async def _exists(call: Call) -> None:
     await call.engine.containers.inspect(call.ref)
 
 
+async def _has_path(call: Call) -> None:
+    if not call.query.text("path"):
+        raise InvalidParameter("bad parameter: pathcannot be empty")  # moby's, without a space
+    await _exists(call)
+
+
 ROUTES = (
-    Route("HEAD", "/containers/{ref}/archive", "containers.stat", later("copying files", _exists)),
+    Route(
+        "HEAD", "/containers/{ref}/archive", "containers.stat", later("copying files", _has_path)
+    ),
     Route("GET", "/containers/json", "containers.list", list_),
     Route("GET", "/containers/{ref}/export", "containers.export", export),
     Route("GET", "/containers/{ref}/changes", "containers.changes", changes),
@@ -322,7 +330,7 @@ ROUTES = (
         "GET",
         "/containers/{ref}/archive",
         "containers.get-archive",
-        later("copying files", _exists),
+        later("copying files", _has_path),
     ),
     Route("POST", "/containers/create", "containers.create", create),
     Route("POST", "/containers/prune", "containers.prune", prune),
@@ -341,7 +349,7 @@ ROUTES = (
         "PUT",
         "/containers/{ref}/archive",
         "containers.put-archive",
-        later("copying files", _exists),
+        later("copying files", _has_path),
     ),
     Route("DELETE", "/containers/{ref}", "containers.remove", remove),
 )

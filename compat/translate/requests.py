@@ -59,7 +59,7 @@ def create(
         host, endpoints, warning = step(body, host, endpoints, version)
         several += [warning] if warning else []
     request = model.CreateRequest(
-        name=name.removeprefix("/") or name,
+        name=name,
         platform=platform,
         config=config(body),
         host_config=host,
@@ -88,7 +88,7 @@ def config(body: wire.Config) -> model.Config:
     health = _maybe(body.healthcheck)
     stop_signal = _or(body.stop_signal, "")
     return model.Config(
-        image=body.image,
+        image=_or(body.image, ""),
         hostname=body.hostname,
         domainname=body.domainname,
         user=body.user,
@@ -194,7 +194,7 @@ def _ipc_mode(sent: str, version: Version) -> str:
 
 
 def restart_policy(sent: wire.RestartPolicy) -> model.RestartPolicy:
-    """Raises InvalidParameter for a name that is none; a count without a name means nothing."""
+    """Raises InvalidParameter for a name that is none; no name is "no"."""
     if sent.name not in {"", "no", "always", "on-failure", "unless-stopped"}:
         raise InvalidParameter(
             f"invalid restart policy: unknown policy '{sent.name}'; "
@@ -202,7 +202,7 @@ def restart_policy(sent: wire.RestartPolicy) -> model.RestartPolicy:
         )
     return model.RestartPolicy(
         name=model.RestartPolicyName(sent.name or "no"),
-        maximum_retry_count=sent.maximum_retry_count if sent.name else 0,
+        maximum_retry_count=sent.maximum_retry_count,
     )
 
 

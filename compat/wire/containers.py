@@ -53,7 +53,7 @@ class Config(Request, frozen=True, kw_only=True):
     cmd: StrSlice | None = None
     healthcheck: HealthConfig | Omitted | None = UNSET
     args_escaped: bool | Omitted = UNSET
-    image: str = ""
+    image: str | Omitted = UNSET
     volumes: dict[str, Empty] | None = None
     working_dir: str = ""
     entrypoint: StrSlice | None = None

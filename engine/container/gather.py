@@ -35,6 +35,7 @@ from engine.errors import (
 )
 from engine.linux import oserror, syscalls
 from engine.linux import path as paths
+from engine.runtime.client import RuntimeFailure
 
 if TYPE_CHECKING:
     from engine.container.model import Container, MountPoint
@@ -186,6 +187,9 @@ def _ensure_source(point: MountPoint) -> None:
         return
     try:
         os.makedirs(point.source, 0o755, exist_ok=True)
+    except NotADirectoryError as exc:
+        text = f"failed to fulfil mount request: open {point.source}: {oserror.reason(exc)}"
+        raise RuntimeFailure("mount", exc.errno or 0, text) from exc
     except OSError as exc:
         raise EngineError(
             f"error while creating mount source path '{point.source}': mkdir {point.source}: "

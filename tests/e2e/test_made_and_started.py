@@ -87,6 +87,10 @@ LOGGING = "failed to create task for container: failed to initialize logging dri
             "dst=/etc, dstFd=[^,]*, flags=MS_BIND\\|MS_REC: not a directory" + HINT,
         ),
         (
+            {"HostConfig": {"Binds": ["/dev/null/x:/a"]}},
+            INIT + "failed to fulfil mount request: open /dev/null/x: not a directory" + HINT,
+        ),
+        (
             {"HostConfig": {"Binds": ["/proc:/etc/passwd/x"]}},
             INIT + 'error mounting "/proc" to rootfs at "/etc/passwd/x": create mountpoint for '
             "/etc/passwd/x mount: lookup mountpoint target: securejoin.OpenInRoot /etc/passwd/x: "

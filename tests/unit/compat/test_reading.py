@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from compat.wire import containers as wire
 from compat.wire import reading, system
@@ -38,7 +39,7 @@ def test_null_leaves_the_zero_value_and_tells_from_empty_where_that_matters() ->
         '"PortBindings":{"80/tcp":null},"RestartPolicy":null}}'
     )
     host = body.host_config
-    assert (body.image, body.tty, body.env) == ("", False, None)
+    assert (body.image, body.tty, body.env) == (UNSET, False, None)
     assert body.labels == {"a": ""}
     assert body.volumes == {"/v": wire.Empty()}
     assert host is not None
