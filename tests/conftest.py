@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from xdist.remote import Producer
 
 # How fast examples come says something of the machine, which may be busy, and nothing of the code.
 settings.register_profile("wharf", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -20,13 +23,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 2 if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One engine serves all end-to-end tests. The others do not meet it: what they touch of the
-    kernel is theirs alone. Within a group the order stays.
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return Suites(config, log)
+
+
+class Suites(LoadScopeScheduling):
+    """One engine serves all end-to-end tests, in their order. The others do not meet it: what they
+    touch of the kernel is theirs alone.
     """
-    for item in items:
-        group = "e2e" if "tests/e2e" in str(item.path) else "rest"
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "e2e" if nodeid.startswith("tests/e2e/") else "rest"
 
 
 @pytest.hookimpl(wrapper=True)
