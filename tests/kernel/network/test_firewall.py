@@ -227,9 +227,18 @@ async def test_a_flushed_ruleset_comes_back(host: FakeHost) -> None:
         host.request(port_bindings={"80/tcp": (PortBinding(host_port="80"),)})
     )
     host.serve(opened.netns_path, 80, "back")
+    firewall = networks._firewall
+    assert firewall is not None
+    real, seen = firewall.mend, threading.Event()
+
+    def mend(*, is_touched: bool = False) -> None:
+        seen.wait(10)  # else it would be back before anybody could ask
+        real(is_touched=is_touched)
+
+    firewall.mend = mend  # type: ignore[method-assign]
     commit(nft.delete_table(INET, table(host)))
     assert await host.ask(host.neighbour, opened.endpoints[0].ipv4_address, 80) is not None
-
+    seen.set()
     assert await host.becomes(True, lambda: has_table(host))
     assert await host.ask(host.neighbour, UPLINK, 80) == f"back {NEIGHBOUR}"
     assert await host.ask(host.neighbour, opened.endpoints[0].ipv4_address, 80) is None
