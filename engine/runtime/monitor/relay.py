@@ -59,8 +59,7 @@ class Relay:
 
     def __init__(self, loop: Loop, fd: int, leads: list[ListenerOptions]) -> None:
         self._loop = loop
-        self._sock = socket.socket(fileno=fd)
-        self._sock.setblocking(False)
+        self._take(fd)
         self._leads = leads
         self._streams: set[_Stream] = set()
         self._flows: dict[tuple[Address, bytes], _Flow] = {}
@@ -93,9 +92,7 @@ class Relay:
         self._stop_listening()
         self._end_flows()
         with contextlib.suppress(OSError):  # somebody may have been quicker
-            fd = listening.bind(rest[0].protocol, rest[0].host_ip, rest[0].host_port)
-            self._sock = socket.socket(fileno=fd)
-            self._sock.setblocking(False)
+            self._take(listening.bind(rest[0].protocol, rest[0].host_ip, rest[0].host_port))
             self._listen()
 
     def close(self) -> None:
@@ -116,6 +113,10 @@ class Relay:
             lead = next(each for each in self._leads if (":" in each.host_ip) != is_ipv4)
         return lead.target_ip, lead.target_port
 
+    def _take(self, fd: int) -> None:
+        self._sock = socket.socket(fileno=fd)
+        self._sock.setblocking(False)
+
     def _stop_listening(self) -> None:
         self._loop.remove(self._sock.fileno())
         self._sock.close()
@@ -124,6 +125,8 @@ class Relay:
         if self._sock.fileno() >= 0:
             is_udp = self._leads[0].protocol == "udp"
             handler = self._on_datagram if is_udp else self._on_accept
+            # A retry may come when another socket is watched already, bound meanwhile.
+            self._loop.remove(self._sock.fileno())
             self._loop.add(self._sock.fileno(), EPOLLIN, handler)
 
     def _on_accept(self, _events: int) -> None:
