@@ -13,7 +13,7 @@ from engine.container import links, modes
 from engine.container.model import Status
 from engine.container.state import ALIVE
 from engine.errors import Conflict, EngineError, NoSuchNetwork, WharfError
-from engine.network import names
+from engine.network import names, ports
 from engine.network.model import PREDEFINED, SandboxRequest
 from engine.runtime.client import Listener, Resolver, RuntimeFailure
 
@@ -156,13 +156,11 @@ async def _hand_over_ports(rooms: Rooms, handle: Handle, moved: MovedPorts | Non
     """
     if moved is None:
         return
-    held = listeners(moved.listeners)
     try:
         if handle.task is not None:
-            await handle.task.publish(held)
+            await handle.task.publish(listeners(moved.listeners))
         else:
-            for fd in (each.fd for each in held if each.fd >= 0):
-                os.close(fd)
+            ports.close(moved.listeners)
     except RuntimeFailure as exc:
         log.warning("the monitor of container %s holds other ports: %s", handle.id, exc)
     rooms.networks.released(moved)

@@ -42,6 +42,7 @@ from engine.errors import (
     WharfError,
 )
 from engine.linux import namespace, oserror, process
+from engine.network import ports
 from engine.oci import runtime as oci
 from engine.runtime.client import Bundle, RuntimeFailure
 
@@ -141,8 +142,8 @@ async def _start(rooms: Rooms, handle: Handle, count: int) -> Container:
 
 
 def _close_unused(unused: contextlib.ExitStack, sandbox: Sandbox) -> None:
-    resolver = sandbox.resolver.fds if sandbox.resolver else ()
-    for fd in (*(each.fd for each in sandbox.listeners if each.fd >= 0), *resolver):
+    unused.callback(ports.close, sandbox.listeners)
+    for fd in sandbox.resolver.fds if sandbox.resolver else ():
         unused.callback(os.close, fd)
 
 

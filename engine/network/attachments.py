@@ -29,7 +29,7 @@ from engine.network import (
     settings,
 )
 from engine.network.endpoints import EndpointExists
-from engine.network.model import DEFAULT, HOST, EndpointConfig, Resolver, Sandbox
+from engine.network.model import DEFAULT, HOST, Resolver, Sandbox
 from engine.network.standing import Standing
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from engine.network.gateways import Gateways
     from engine.network.model import (
         Endpoint,
+        EndpointConfig,
         Listener,
         Network,
         PublishedPort,
@@ -180,12 +181,9 @@ class Attachments:
 
     def _chosen(self, request: SandboxRequest) -> list[tuple[Network, EndpointConfig]]:
         """The networks to stand on, eth0's first: that of the mode, then by name."""
-        wanted = request.endpoints
-        if wanted is None:
-            wanted = {request.mode: EndpointConfig()}
         chosen = [
             (self._catalogue.find(settings.network_name(ref)), config)
-            for ref, config in wanted.items()
+            for ref, config in request.endpoints.items()
         ]
         main = self._endpoints.main(request.mode)
         chosen.sort(key=lambda pair: (pair[0] is not main, pair[0].name))
@@ -224,7 +222,7 @@ class Attachments:
         )
 
     def _plan(self, request: SandboxRequest, standing: Standing) -> _Plan:
-        places = self._naming.places(standing)
+        places, networks = self._naming.places(standing), self._endpoints.networks(standing)
         return _Plan(
             request=request,
             path=standing.path,
@@ -233,8 +231,8 @@ class Attachments:
             addresses=tuple(standing.addresses),
             host_gateways=self._catalogue.host_gateways(),
             ports=self._publishing.plan(request, standing.endpoints),
-            places=places if discovery.is_served(self._endpoints.networks(standing)) else None,
-            editions=self._naming.editions(self._endpoints.networks(standing)),
+            places=places if discovery.is_served(networks) else None,
+            editions=self._naming.editions(networks),
         )
 
     def _do(self, plan: _Plan) -> _Made:

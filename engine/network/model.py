@@ -231,8 +231,8 @@ class Joined:
 class SandboxRequest:
     """All that a container needs of the network to start.
 
-    The three paths are files to write ("" for none). `endpoints` is by names or ids of networks,
-    and None for that of the mode alone. `extra_hosts` are "name:address" with
+    The three paths are files to write ("" for none). `endpoints` is by names or ids of networks.
+    `extra_hosts` are "name:address" with
     "host-gateway" for the address of the host; `port_bindings` as in "80/tcp" → bindings.
     """
 
@@ -241,7 +241,7 @@ class SandboxRequest:
     hostname: str = ""
     domainname: str = ""
     mode: str = DEFAULT
-    endpoints: dict[str, EndpointConfig] | None = None
+    endpoints: dict[str, EndpointConfig] = field(default_factory=dict[str, EndpointConfig])
     exposed_ports: tuple[str, ...] = ()
     port_bindings: dict[str, tuple[PortBinding, ...]] = field(
         default_factory=dict[str, tuple[PortBinding, ...]]

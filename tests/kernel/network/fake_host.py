@@ -31,7 +31,7 @@ from engine.events import EventBus
 from engine.ids import ContainerId, generate
 from engine.linux import netlink, netns, syscalls
 from engine.network.manager import Networks
-from engine.network.model import SandboxRequest
+from engine.network.model import DEFAULT, EndpointConfig, SandboxRequest
 from engine.storage.database import Database
 
 if TYPE_CHECKING:
@@ -175,6 +175,7 @@ class FakeHost:
             "hosts_path": f"{folder}/hosts",
             "resolv_conf_path": f"{folder}/resolv.conf",
             "hostname_path": f"{folder}/hostname",
+            "endpoints": {str(changes.get("mode", DEFAULT)): EndpointConfig()},
         }
         if isinstance(bindings := changes.get("port_bindings"), dict):
             facts["exposed_ports"] = tuple(bindings)
